@@ -1,0 +1,38 @@
+# make setup   everything into .venv, from the lock file
+# make demo    build, serve, detect on one image, stop:  make demo MODEL=yolox_nano.onnx [IMAGE=dog.jpg]
+# make test    unit tests, and server tests against a real tritonserver
+PYTHON ?= python3
+VENV   ?= .venv
+MODEL  ?=
+IMAGE  ?=
+BIN    := $(VENV)/bin
+
+.PHONY: setup demo test test-gpu lint lock clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(BIN)/pinstream demo $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-gpu:
+	python3 -m pytest tests/gpu -m gpu
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
+	  --extra draw --extra server --extra gpu --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .run build dist

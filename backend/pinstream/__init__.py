@@ -1,0 +1,1 @@
+"""The pinstream backend plugin for Triton Inference Server."""

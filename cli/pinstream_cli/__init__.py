@@ -1,0 +1,1 @@
+"""The pinstream command line."""
