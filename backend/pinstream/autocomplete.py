@@ -1,0 +1,91 @@
+"""Completes and checks a model configuration against the engine. Knows config.pbtxt's terms, but not Triton's API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pinstream.errors import ConfigError
+from pinstream.tensors import ModelSpec, TensorSpec
+
+# A model with one of these decides itself how requests become batches.
+SCHEDULERS = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a configuration lacks.
+
+    Attributes:
+        inputs: Inputs it does not name.
+        outputs: Outputs it does not name.
+        max_batch_size: To be set, or None where it is configured or there is no batch dimension.
+        dynamic_batching: Whether to turn dynamic batching on.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int | None
+    dynamic_batching: bool
+
+
+def complete(config: Mapping[str, Any], spec: ModelSpec) -> Completion:
+    """Work out what `config` lacks, and hold what it has against the engine.
+
+    Args:
+        config: The model configuration as Triton's JSON.
+        spec: The engine.
+
+    Raises:
+        ConfigError: The two disagree; the text shows both sides.
+    """
+    configured = int(config.get("max_batch_size", 0))
+    if configured and spec.batch is None:
+        raise ConfigError(
+            f"config.pbtxt has max_batch_size {configured}, but the model has no batch dimension "
+            f"({_describe(spec.inputs)} -> {_describe(spec.outputs)}); set max_batch_size: 0 "
+            "or export the model with one"
+        )
+    missing_inputs = _missing("input", config.get("input") or [], spec.inputs)
+    missing_outputs = _missing("output", config.get("output") or [], spec.outputs)
+    largest = configured or (spec.batch.largest if spec.batch else 0)
+    return Completion(
+        missing_inputs,
+        missing_outputs,
+        largest if spec.batch and not configured else None,
+        largest > 1 and not any(key in config for key in SCHEDULERS),
+    )
+
+
+def max_batch_size(config: Mapping[str, Any], spec: ModelSpec) -> int:
+    """The most items a request may have: as configured, else the engine's largest batch; 0 without batching."""
+    if spec.batch is None:
+        return 0
+    return int(config.get("max_batch_size", 0)) or spec.batch.largest
+
+
+def _missing(kind: str, entries: Sequence[Mapping[str, Any]], tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for entry in entries:
+        _check_entry(kind, entry, by_name)
+    named = {entry["name"] for entry in entries}
+    return tuple(tensor for tensor in tensors if tensor.name not in named)
+
+
+def _check_entry(kind: str, entry: Mapping[str, Any], tensors: Mapping[str, TensorSpec]) -> None:
+    name = entry["name"]
+    if name not in tensors:
+        raise ConfigError(f"config.pbtxt has {kind} '{name}', but the model's {kind}s are {', '.join(tensors)}")
+    tensor = tensors[name]
+    dims = [int(d) for d in entry["dims"]]
+    if entry["data_type"] != tensor.config_dtype or not tensor.accepts(dims):
+        raise ConfigError(
+            f"{kind} '{name}': config.pbtxt has {entry['data_type']} {dims}, the model has "
+            f"{tensor.config_dtype} {list(tensor.shape)}; correct config.pbtxt, or leave the {kind} out "
+            "to have it completed"
+        )
+
+
+def _describe(tensors: Sequence[TensorSpec]) -> str:
+    return ", ".join(map(str, tensors))

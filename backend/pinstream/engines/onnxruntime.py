@@ -1,0 +1,169 @@
+"""ONNX models on the CPU, by ONNX Runtime. One session, its runs spread over LANES threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from pinstream.engines.base import Engine, Slot
+from pinstream.errors import ConfigError, EngineError, ModelFileError
+from pinstream.memory import InputBuffer
+from pinstream.options import DEFAULT_MAX_BATCH_SIZE, Options
+from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
+
+# ONNX element types, as ONNX Runtime prints them, in Triton's terms.
+DTYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+Dims = Sequence[int | str | None]
+
+
+class HostSlot:
+    """Input buffers in host memory, and the run that reads them."""
+
+    def __init__(self, inputs: Sequence[TensorSpec]) -> None:
+        self._buffers = {tensor.name: InputBuffer(tensor) for tensor in inputs}
+        self.feeds: dict[str, Array] = {}
+        self.run: Future[dict[str, Array]] | None = None
+
+    def input(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Memory for input `name`; see base.Slot."""
+        self.feeds[name] = self._buffers[name].view(shape)
+        return self.feeds[name]
+
+
+class OnnxRuntimeEngine(Engine):
+    """An ONNX Runtime session behind the engine interface.
+
+    Args:
+        model_file: The ONNX file.
+        options: Lanes, threads, slots and batch sizes.
+
+    Raises:
+        ModelFileError: The file is not an ONNX model that this ONNX Runtime can load.
+        ConfigError: BUCKETS asks for what the model cannot do.
+    """
+
+    def __init__(self, model_file: Path, options: Options) -> None:
+        self._session = _open_session(model_file, options.threads)
+        self.spec = model_spec(self._session.get_inputs(), self._session.get_outputs(), options)
+        self._pool = ThreadPoolExecutor(options.lanes, "pinstream-lane")
+        self.slots = [HostSlot(self.spec.inputs) for _ in range(options.slots or options.lanes + 1)]
+
+    def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
+        """Hand the slot's batch to a free lane; see base.Engine."""
+        assert isinstance(slot, HostSlot)
+        slot.run = self._pool.submit(self._run, slot.feeds, [t.name for t in self.spec.outputs if t.name in wanted])
+
+    def _run(self, feeds: dict[str, Array], names: list[str]) -> dict[str, Array]:
+        return dict(zip(names, self._session.run(names, feeds), strict=True)) if names else {}
+
+    def wait(self, slot: Slot) -> Mapping[str, Array]:
+        """Wait for the slot's lane; see base.Engine."""
+        assert isinstance(slot, HostSlot)
+        assert slot.run is not None
+        try:
+            return slot.run.result()
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise EngineError(f"ONNX Runtime: {first_line(error)}") from error
+
+    def close(self) -> None:
+        """Stop the lanes and drop the session."""
+        self._pool.shutdown()
+        del self._session
+
+
+def _open_session(model_file: Path, threads: int) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    # Spinning threads of one lane would take the cores from the others.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(str(model_file), settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        size = model_file.stat().st_size
+        raise ModelFileError(
+            f"{model_file} ({size:,} bytes) is not an ONNX model that ONNX Runtime {ort.__version__} can load: "
+            f"{first_line(error)}; check the file with onnx.checker or export it again"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without the lines that follow."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def model_spec(inputs: Sequence[Any], outputs: Sequence[Any], options: Options) -> ModelSpec:
+    """What a session takes and gives, in Triton's terms.
+
+    Args:
+        inputs: The session's inputs (name, type, shape).
+        outputs: The session's outputs.
+        options: max_batch_size bounds a dynamic batch; BUCKETS narrows the sizes that run.
+    """
+    unbatched = {(i.name, len(i.shape)) for i in inputs} & set(options.unbatched_inputs)
+    batch = None if unbatched else batch_sizes([i.shape for i in inputs], [o.shape for o in outputs], options)
+    drop = 1 if batch else 0
+    return ModelSpec(
+        tuple(_tensor(i, drop) for i in inputs),
+        tuple(_tensor(o, drop) for o in outputs),
+        batch,
+    )
+
+
+def _tensor(node: Any, drop: int) -> TensorSpec:
+    if node.type not in DTYPES:
+        raise ModelFileError(
+            f"tensor '{node.name}' has type {node.type}, which Triton has no data type for; "
+            f"supported are {', '.join(DTYPES)}"
+        )
+    return TensorSpec(node.name, DTYPES[node.type], tuple(_fixed(d) for d in node.shape[drop:]))
+
+
+def _fixed(dim: int | str | None) -> int:
+    return dim if isinstance(dim, int) else -1
+
+
+def batch_sizes(inputs: Sequence[Dims], outputs: Sequence[Dims], options: Options) -> BatchSizes | None:
+    """Find the batch dimension: the first of every input and output, all of one size or all dynamic.
+
+    Inputs with differently named dynamic first dimensions are not batched together: nothing says they are one length.
+
+    Returns:
+        The sizes that run, or None where there is no batch dimension.
+    """
+    tensors = [*inputs, *outputs]
+    if not inputs or not all(tensors):
+        return None
+    first = inputs[0][0]
+    if any(dims[0] != first for dims in inputs) or any(_fixed(dims[0]) != _fixed(first) for dims in outputs):
+        return None
+    if isinstance(first, int):
+        if options.buckets not in ((), (first,)):
+            raise ConfigError(
+                f"BUCKETS is {','.join(map(str, options.buckets))}, but the model's batch dimension is fixed at "
+                f"{first}; remove the parameter or export the model with a dynamic batch dimension"
+            )
+        return BatchSizes((first,), lanes=options.lanes)
+    if options.buckets:
+        return BatchSizes(options.buckets, lanes=options.lanes)
+    return BatchSizes((options.max_batch_size or DEFAULT_MAX_BATCH_SIZE,), exact=True, lanes=options.lanes)

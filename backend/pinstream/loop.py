@@ -1,0 +1,194 @@
+"""The asynchronous execution loop over a ring of slots, written once for any engine.
+
+The order of one batch is the classic one: gather into host memory, copy in, execute, copy out, wait, scatter. The loop
+keeps several batches in that order at once: while the engine computes batch k, batch k+1 is gathered and batch k-1
+handed out. Called by model.py from one thread; touches engines only through engines.base.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pinstream.batching import Batch, Piece, Request, plan_batches
+from pinstream.engines.base import Engine, Slot
+from pinstream.errors import EngineError
+from pinstream.memory import copy_bytes
+from pinstream.tensors import Array, BatchSizes
+
+# Triton drops cancelled requests while they queue there. Only those that then wait here are asked again.
+CANCEL_CHECK_AFTER_S = 0.005
+
+
+@dataclass(frozen=True)
+class BatchTimes:
+    """What one batch took, in seconds, as the loop saw it.
+
+    Attributes:
+        items: Items in the batch.
+        size: The bucket it ran in; the difference is padding.
+        gather: Copying requests into host buffers and starting the run.
+        wait: Waiting for the engine, beyond what overlapped with other batches.
+        scatter: Handing results to requests.
+    """
+
+    items: int
+    size: int
+    gather: float
+    wait: float
+    scatter: float
+
+
+@dataclass
+class Answer:
+    """What becomes of one request: outputs by name, or an error, or neither where it was cancelled.
+
+    Attributes:
+        outputs: Whole outputs of the request; views are valid until the loop's next run.
+        error: Why there are none.
+        cancelled: Its sender has given up; nothing was computed that could be left out.
+    """
+
+    outputs: dict[str, Array] = field(default_factory=dict)
+    error: EngineError | None = None
+    cancelled: bool = False
+
+
+@dataclass
+class _Flight:
+    """A batch under way."""
+
+    batch: Batch
+    slot: Slot
+    gather: float
+    last_use: bool
+
+
+class Loop:
+    """Runs requests through an engine.
+
+    Args:
+        engine: What runs the batches; the loop never closes it.
+        observe: Told about every finished batch.
+    """
+
+    def __init__(self, engine: Engine, observe: Callable[[BatchTimes], None] | None = None) -> None:
+        self._engine = engine
+        self._observe = observe
+
+    def run(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer `requests`, in their order.
+
+        A batch that fails in the engine fails its own requests; the others get their results.
+        """
+        answers = [Answer() for _ in requests]
+        batches = deque(plan_batches(requests, self._engine.spec.batch))
+        free = deque(self._engine.slots)
+        flying: deque[_Flight] = deque()
+        started = time.perf_counter()
+        while batches or flying:
+            if batches and free:
+                batch = batches.popleft()
+                self._drop_cancelled(batch, requests, answers, started)
+                if all(answers[p.request].cancelled for p in batch.pieces):
+                    continue
+                slot = free.popleft()
+                # Outputs are handed out as views where nothing will overwrite them during this run.
+                flight = self._launch(batch, slot, requests, answers, last_use=len(batches) < len(self._engine.slots))
+                if flight:
+                    flying.append(flight)
+                else:
+                    free.append(slot)
+            else:
+                flight = flying.popleft()
+                self._land(flight, requests, answers)
+                free.append(flight.slot)
+        return answers
+
+    def _drop_cancelled(self, batch: Batch, requests: Sequence[Request], answers: list[Answer], started: float) -> None:
+        if time.perf_counter() - started < CANCEL_CHECK_AFTER_S:
+            return
+        for piece in batch.pieces:
+            answer = answers[piece.request]
+            answer.cancelled = answer.cancelled or requests[piece.request].cancelled()
+
+    def _launch(
+        self, batch: Batch, slot: Slot, requests: Sequence[Request], answers: list[Answer], *, last_use: bool
+    ) -> _Flight | None:
+        began = time.perf_counter()
+        try:
+            self._gather(batch, slot, requests)
+            wanted = frozenset[str]().union(*(requests[p.request].wanted for p in batch.pieces))
+            self._engine.enqueue(slot, wanted)
+        except EngineError as error:
+            _fail(batch, error, answers)
+            return None
+        return _Flight(batch, slot, time.perf_counter() - began, last_use)
+
+    def _gather(self, batch: Batch, slot: Slot, requests: Sequence[Request]) -> None:
+        first = requests[batch.pieces[0].request]
+        for tensor in self._engine.spec.inputs:
+            shape = first.inputs[tensor.name].shape
+            if self._engine.spec.batch is None:
+                copy_bytes(slot.input(tensor.name, shape), first.inputs[tensor.name])
+                continue
+            whole = slot.input(tensor.name, (batch.size, *shape[1:]))
+            for p in batch.pieces:
+                source = requests[p.request].inputs[tensor.name]
+                copy_bytes(whole[p.offset : p.offset + p.count], source[p.start : p.start + p.count])
+
+    def _land(self, flight: _Flight, requests: Sequence[Request], answers: list[Answer]) -> None:
+        began = time.perf_counter()
+        try:
+            outputs = self._engine.wait(flight.slot)
+            waited = time.perf_counter()
+            _check_batch_dimension(outputs, flight.batch, self._engine.spec.batch)
+        except EngineError as error:
+            _fail(flight.batch, error, answers)
+            return
+        for piece in flight.batch.pieces:
+            if not answers[piece.request].cancelled:
+                self._scatter(piece, outputs, requests[piece.request], answers[piece.request], flight.last_use)
+        if self._observe:
+            batch, now = flight.batch, time.perf_counter()
+            self._observe(BatchTimes(batch.count, batch.size, flight.gather, waited - began, now - waited))
+
+    def _scatter(
+        self, piece: Piece, outputs: Mapping[str, Array], request: Request, answer: Answer, last_use: bool
+    ) -> None:
+        for name in request.wanted:
+            whole = outputs[name]
+            if self._engine.spec.batch is None:
+                answer.outputs[name] = whole if last_use else whole.copy()
+                continue
+            part = whole[piece.offset : piece.offset + piece.count]
+            if piece.count == request.items:
+                answer.outputs[name] = part if last_use else part.copy()
+                continue
+            joined = answer.outputs.setdefault(name, np.empty((request.items, *part.shape[1:]), part.dtype))
+            if joined.shape[1:] != part.shape[1:]:
+                answer.error = EngineError(
+                    f"output '{name}' has shape {list(part.shape[1:])} in one part of the request and "
+                    f"{list(joined.shape[1:])} in another, so the parts cannot be joined; send fewer items a request"
+                )
+                return
+            joined[piece.start : piece.start + piece.count] = part
+
+
+def _fail(batch: Batch, error: EngineError, answers: list[Answer]) -> None:
+    for piece in batch.pieces:
+        answers[piece.request].error = error
+
+
+def _check_batch_dimension(outputs: Mapping[str, Array], batch: Batch, sizes: BatchSizes | None) -> None:
+    """A model whose outputs do not follow the batch would give one request another's results."""
+    for name, array in outputs.items():
+        if sizes is not None and (array.ndim == 0 or array.shape[0] != batch.size):
+            raise EngineError(
+                f"output '{name}' has shape {list(array.shape)} for a batch of {batch.size}: the model does not keep "
+                "the batch dimension; configure max_batch_size: 0 with the inputs' full dims"
+            )

@@ -1,0 +1,153 @@
+"""Triton requests in, Triton responses out: the plugin's entry, and the one file that knows Triton's Python API.
+
+Triton's Python stub imports this file by itself, from <backends>/pinstream. It calls batching, loop and engines.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def _import_package_beside() -> None:
+    """Make `pinstream` the package this file lies in, whatever else of that name is installed or on sys.path.
+
+    The stub puts <backends>/pinstream on sys.path, not <backends>. Adding that would make every backend's directory a
+    package: <backends>/tensorrt would answer to `import tensorrt`.
+    """
+    here = Path(__file__).resolve().parent
+    spec = importlib.util.spec_from_file_location(
+        "pinstream", here / "__init__.py", submodule_search_locations=[str(here)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["pinstream"] = package
+    spec.loader.exec_module(package)
+
+
+if "pinstream" not in sys.modules:
+    _import_package_beside()
+
+import numpy as np  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
+
+from pinstream.autocomplete import complete, max_batch_size  # noqa: E402
+from pinstream.batching import Request, check_request  # noqa: E402
+from pinstream.engines import find_model_file, open_engine  # noqa: E402
+from pinstream.errors import InvalidRequest, PinstreamError  # noqa: E402
+from pinstream.loop import Answer, Loop  # noqa: E402
+from pinstream.options import Options  # noqa: E402
+from pinstream.tensors import Array, TensorSpec  # noqa: E402
+
+# Triton's types that a DLPack view cannot carry into NumPy: strings, and what DLPack of this NumPy does not know.
+NOT_IN_DLPACK = frozenset({"BYTES", "BOOL", "BF16"})
+
+
+class TritonPythonModel:
+    """One model instance: an engine, its loop, and nothing shared with other instances."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Fill in inputs, outputs, max_batch_size and dynamic batching from the engine."""
+        config = auto_complete_model_config.as_dict()
+        options = Options.from_model_config(config)
+        engine = open_engine(find_model_file(Path(pb_utils.get_model_dir()), options), options)
+        missing = complete(config, engine.spec)
+        engine.close()
+        for tensor in missing.inputs:
+            auto_complete_model_config.add_input(_config_entry(tensor))
+        for tensor in missing.outputs:
+            auto_complete_model_config.add_output(_config_entry(tensor))
+        if missing.max_batch_size is not None:
+            auto_complete_model_config.set_max_batch_size(missing.max_batch_size)
+        if missing.dynamic_batching:
+            auto_complete_model_config.set_dynamic_batching()
+        return auto_complete_model_config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the engine and hold it against the configuration."""
+        config = json.loads(args["model_config"])
+        options = Options.from_model_config(config)
+        model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
+        self._engine = open_engine(model_file, options)
+        self._spec = self._engine.spec
+        complete(config, self._spec)
+        self._max_batch_size = max_batch_size(config, self._spec)
+        self._loop = Loop(self._engine)
+        pb_utils.Logger.log_info(f"[pinstream] {args['model_instance_name']}: {model_file.name}, {self._describe()}")
+
+    def _describe(self) -> str:
+        inputs, outputs = (", ".join(map(str, tensors)) for tensors in (self._spec.inputs, self._spec.outputs))
+        sizes = self._spec.batch
+        runs = (
+            f"batches of {'up to ' if sizes.exact else ''}{', '.join(map(str, sizes.buckets))}" if sizes else "no batch"
+        )
+        return f"{inputs} -> {outputs}, {runs}, {len(self._engine.slots)} slots"
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer every request by itself: a wrong one gets INVALID_ARGUMENT, its neighbours their results."""
+        responses: list[Any] = [None] * len(requests)
+        checked: list[Request] = []
+        places: list[int] = []
+        for i, request in enumerate(requests):
+            try:
+                checked.append(self._check(request))
+                places.append(i)
+            except InvalidRequest as error:
+                responses[i] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+            except Exception as error:
+                responses[i] = self._unexpected(error)
+        try:
+            for place, answer in zip(places, self._loop.run(checked), strict=True):
+                responses[place] = self._respond(answer)
+        except Exception as error:
+            for place in places:
+                responses[place] = self._unexpected(error)
+        return responses
+
+    def _check(self, request: Any) -> Request:
+        inputs = {tensor.name(): _array(tensor) for tensor in request.inputs()}
+        items = check_request(inputs, self._spec, self._max_batch_size)
+        return Request(inputs, items, frozenset(request.requested_output_names()), request.is_cancelled)
+
+    def _respond(self, answer: Answer) -> Any:
+        if answer.cancelled:
+            return _error("the request was cancelled by its sender", pb_utils.TritonError.CANCELLED)
+        if answer.error is not None:
+            pb_utils.Logger.log_error(f"[pinstream] {answer.error}")
+            return _error(str(answer.error), pb_utils.TritonError.INTERNAL)
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in answer.outputs.items()]
+        )
+
+    def _unexpected(self, error: Exception) -> Any:
+        # The traceback is for the server's log; the client gets what it can act on.
+        pb_utils.Logger.log_error(f"[pinstream] {''.join(traceback.format_exception(error))}")
+        text = str(error) if isinstance(error, PinstreamError) else f"internal error ({type(error).__name__})"
+        return _error(f"{text}; see the server's log", pb_utils.TritonError.INTERNAL)
+
+    def finalize(self) -> None:
+        """Free the engine; also called after an initialize that failed half-way."""
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.close()
+
+
+def _config_entry(tensor: TensorSpec) -> dict[str, Any]:
+    return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}
+
+
+def _array(tensor: Any) -> Array:
+    """A tensor of Triton's as an array: a view of its shared memory where NumPy can hold one."""
+    if tensor.triton_dtype() in NOT_IN_DLPACK:
+        return np.asarray(tensor.as_numpy())
+    return np.from_dlpack(tensor)
+
+
+def _error(text: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

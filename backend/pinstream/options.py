@@ -1,0 +1,146 @@
+"""config.pbtxt, as Triton hands it over (JSON), -> one frozen Options. Every parameter is documented here.
+
+| parameter | values | default | meaning |
+|---|---|---|---|
+| ENGINE | auto, onnxruntime, tensorrt, tensorrt_rtx | auto | What runs it; auto goes by the file: .onnx or .plan |
+| BUCKETS | "1,4,8,16" | the engine's | Batch sizes that run; others are padded to the next or split |
+| SLOTS | 1 to 64 | lanes + 1, GPU: 3 | Batches in flight in one instance; each owns its buffers |
+| LANES | 1 to 256 | CPU cores, at most 4 | ONNX Runtime: batches computed at the same time |
+| THREADS | 1 to 1024 | CPU cores / LANES | ONNX Runtime: threads of one batch (intra-op) |
+
+Triton's own fields keep Triton's meaning: max_batch_size, input, output, dynamic_batching, instance_group,
+default_model_filename, cc_model_filenames, model_warmup, version_policy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from pinstream.errors import ConfigError
+
+T = TypeVar("T")
+
+# Parameters of Triton's Python backend itself, read there and not by us.
+PYTHON_BACKEND_PARAMETERS = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"})
+ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx")
+# Batch sizes for a model whose batch dimension is dynamic and without a limit of its own.
+DEFAULT_MAX_BATCH_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """A model's settings.
+
+    Attributes:
+        engine: What runs the model.
+        max_batch_size: As configured; 0 where the configuration leaves it to the engine.
+        buckets: Batch sizes that run, ascending; empty for the engine's own.
+        slots: Batches in flight; 0 for the engine's default.
+        lanes: ONNX Runtime batches computed at the same time.
+        threads: ONNX Runtime threads of one batch.
+        model_filename: The file to load; empty for model.plan, else model.onnx.
+        cc_model_filenames: Compute capability ("9.0") to file name.
+        unbatched_inputs: Inputs configured with their ranks under max_batch_size 0. Where such a rank is the engine's
+            own, batch dimension and all, the operator has decided against batching.
+    """
+
+    engine: str = "auto"
+    max_batch_size: int = 0
+    buckets: tuple[int, ...] = ()
+    slots: int = 0
+    lanes: int = 1
+    threads: int = 1
+    model_filename: str = ""
+    cc_model_filenames: tuple[tuple[str, str], ...] = ()
+    unbatched_inputs: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def from_model_config(cls, config: Mapping[str, Any]) -> Options:
+        """Read the settings of one model.
+
+        Args:
+            config: The model configuration as Triton's JSON.
+
+        Raises:
+            ConfigError: A parameter is unknown or out of range; the text names it, its value and what it may be.
+        """
+        parameters = _string_parameters(config)
+        _refuse_unknown(parameters)
+        cores = len(os.sched_getaffinity(0))
+        lanes = _read(parameters, "LANES", _integer(1, 256), min(cores, 4))
+        return cls(
+            engine=_read(parameters, "ENGINE", _choice(ENGINES), "auto"),
+            max_batch_size=int(config.get("max_batch_size", 0)),
+            buckets=_read(parameters, "BUCKETS", _buckets, ()),
+            slots=_read(parameters, "SLOTS", _integer(1, 64), 0),
+            lanes=lanes,
+            threads=_read(parameters, "THREADS", _integer(1, 1024), max(1, cores // lanes)),
+            model_filename=str(config.get("default_model_filename", "")),
+            cc_model_filenames=tuple(sorted(dict(config.get("cc_model_filenames") or {}).items())),
+            unbatched_inputs=_unbatched_inputs(config),
+        )
+
+
+# Fields that come from Triton's own configuration, not from a parameter.
+_TRITONS_FIELDS = {"max_batch_size", "model_filename", "cc_model_filenames", "unbatched_inputs"}
+PARAMETERS = frozenset(f.name.upper() for f in fields(Options) if f.name not in _TRITONS_FIELDS)
+
+
+def _unbatched_inputs(config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    if int(config.get("max_batch_size", 0)):
+        return ()
+    return tuple((entry["name"], len(entry["dims"])) for entry in config.get("input") or [])
+
+
+def _string_parameters(config: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value.get("string_value", "")) for key, value in (config.get("parameters") or {}).items()}
+
+
+def _refuse_unknown(parameters: Mapping[str, str]) -> None:
+    # Lower-case keys belong to the native backend's vocabulary or to the user; only our own kind of name is checked.
+    unknown = [k for k in parameters if k.isupper() and k not in PARAMETERS | PYTHON_BACKEND_PARAMETERS]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], PARAMETERS, n=1)
+        raise ConfigError(
+            f"unknown parameter {unknown[0]} in config.pbtxt; known are {', '.join(sorted(PARAMETERS))}"
+            + (f"; did you mean {close[0]}?" if close else "")
+        )
+
+
+def _read(parameters: Mapping[str, str], key: str, parse: Callable[[str], T], default: T) -> T:
+    text = parameters.get(key)
+    if text is None:
+        return default
+    try:
+        return parse(text.strip())
+    except ValueError as error:
+        raise ConfigError(f'parameter {key} is "{text}" in config.pbtxt; it must be {error}') from None
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _buckets(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError('batch sizes separated by commas, as in "1,4,8"')
+    return tuple(sorted({int(part) for part in parts}))

@@ -1,0 +1,113 @@
+"""What a tensor is: its name, Triton data type and shape. No Triton, no CUDA, no engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Triton's data types and how NumPy holds them. BF16 has no NumPy type: it travels as its bits.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an engine.
+
+    Attributes:
+        name: The engine's name for it.
+        dtype: Triton's data type without the TYPE_ prefix ("FP32", "BYTES").
+        shape: Item shape: without the batch dimension where the model batches. -1 is a dynamic dimension.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype that holds this tensor."""
+        return NUMPY_DTYPES[self.dtype]
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every dimension is known."""
+        return all(d >= 0 for d in self.shape)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one item; for a dynamic shape, dynamic dimensions count as 1."""
+        return math.prod(abs(d) for d in self.shape) * self.numpy_dtype.itemsize
+
+    def accepts(self, shape: Iterable[int]) -> bool:
+        """Whether an item of `shape` fits, -1 on either side fitting anything."""
+        shape = tuple(shape)
+        return len(shape) == len(self.shape) and all(
+            a == b or -1 in (a, b) for a, b in zip(self.shape, shape, strict=True)
+        )
+
+    @property
+    def config_dtype(self) -> str:
+        """The data type as config.pbtxt writes it."""
+        return "TYPE_STRING" if self.dtype == "BYTES" else f"TYPE_{self.dtype}"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The batch sizes one run of an engine can have.
+
+    Attributes:
+        buckets: Ascending sizes that run. A batch in between is padded up to the next one, unless `exact`.
+        exact: Every size from 1 to the largest bucket runs as it is.
+        lanes: Runs that go on at the same time without slowing each other (CPU cores, not one GPU).
+        costs: Measured time of each bucket in any one unit; without it, a fixed share plus a share per item.
+    """
+
+    buckets: tuple[int, ...]
+    exact: bool = False
+    lanes: int = 1
+    costs: tuple[float, ...] = ()
+
+    @property
+    def largest(self) -> int:
+        """The most items one run takes."""
+        return self.buckets[-1]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What an engine takes and gives.
+
+    Attributes:
+        inputs: In the engine's order.
+        outputs: In the engine's order.
+        batch: The batch sizes, or None where the model has no batch dimension.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: BatchSizes | None
