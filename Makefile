@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 lock: setup
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
 	  --extra draw --extra server --extra gpu --extra dev pyproject.toml -o requirements.lock
 

@@ -92,6 +92,17 @@ def _check_input(tensor: TensorSpec, array: Array, batched: bool) -> None:
         raise InvalidRequest(f"input '{tensor.name}' has shape {list(array.shape)}; expected [{', '.join(wanted)}]")
     if array.dtype != tensor.numpy_dtype:
         raise InvalidRequest(f"input '{tensor.name}' has data type {array.dtype}; expected {tensor.dtype}")
+    if tensor.dtype == "BYTES":
+        _check_text(tensor.name, array)
+
+
+def _check_text(name: str, array: Array) -> None:
+    """Engines that take strings take text; bytes that are none would fail the whole batch there."""
+    for i, element in enumerate(array.reshape(-1)):
+        try:
+            element.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"input '{name}', element {i} is not UTF-8 text: {error.reason}") from None
 
 
 def plan_batches(requests: Sequence[Request], sizes: BatchSizes | None) -> list[Batch]:

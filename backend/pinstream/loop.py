@@ -83,8 +83,21 @@ class Loop:
     def run(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer `requests`, in their order.
 
-        A batch that fails in the engine fails its own requests; the others get their results.
+        Where a batch of several requests fails in the engine, each is run again by itself, so that only the one at
+        fault is answered with the error.
         """
+        answers = self._run_together(requests)
+        suspects = [i for i, answer in enumerate(answers) if answer.error is not None]
+        if suspects and len(requests) > 1:
+            for answer in answers:
+                # The runs that follow use the slots these are views of.
+                answer.outputs = {name: array.copy() for name, array in answer.outputs.items()}
+            for i in suspects:
+                answers[i] = self._run_together([requests[i]])[0]
+                answers[i].outputs = {name: array.copy() for name, array in answers[i].outputs.items()}
+        return answers
+
+    def _run_together(self, requests: Sequence[Request]) -> list[Answer]:
         answers = [Answer() for _ in requests]
         batches = deque(plan_batches(requests, self._engine.spec.batch))
         free = deque(self._engine.slots)

@@ -78,6 +78,7 @@ class TritonPythonModel:
         self._spec = self._engine.spec
         complete(config, self._spec)
         self._max_batch_size = max_batch_size(config, self._spec)
+        self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         self._loop = Loop(self._engine)
         pb_utils.Logger.log_info(f"[pinstream] {args['model_instance_name']}: {model_file.name}, {self._describe()}")
 
@@ -111,9 +112,15 @@ class TritonPythonModel:
         return responses
 
     def _check(self, request: Any) -> Request:
-        inputs = {tensor.name(): _array(tensor) for tensor in request.inputs()}
+        inputs = {tensor.name(): self._array(tensor) for tensor in request.inputs()}
         items = check_request(inputs, self._spec, self._max_batch_size)
         return Request(inputs, items, frozenset(request.requested_output_names()), request.is_cancelled)
+
+    def _array(self, tensor: Any) -> Array:
+        """A tensor of Triton's as an array: a view of its shared memory where NumPy can hold one."""
+        if tensor.name() in self._copied_inputs:
+            return np.asarray(tensor.as_numpy())
+        return np.from_dlpack(tensor)
 
     def _respond(self, answer: Answer) -> Any:
         if answer.cancelled:
@@ -140,13 +147,6 @@ class TritonPythonModel:
 
 def _config_entry(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}
-
-
-def _array(tensor: Any) -> Array:
-    """A tensor of Triton's as an array: a view of its shared memory where NumPy can hold one."""
-    if tensor.triton_dtype() in NOT_IN_DLPACK:
-        return np.asarray(tensor.as_numpy())
-    return np.from_dlpack(tensor)
 
 
 def _error(text: str, code: Any) -> Any:

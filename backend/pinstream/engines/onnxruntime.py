@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
 from pinstream.engines.base import Engine, Slot
@@ -73,7 +74,8 @@ class OnnxRuntimeEngine(Engine):
         slot.run = self._pool.submit(self._run, slot.feeds, [t.name for t in self.spec.outputs if t.name in wanted])
 
     def _run(self, feeds: dict[str, Array], names: list[str]) -> dict[str, Array]:
-        return dict(zip(names, self._session.run(names, feeds), strict=True)) if names else {}
+        texts = {name: _decoded(array) for name, array in feeds.items() if array.dtype.hasobject}
+        return dict(zip(names, self._session.run(names, {**feeds, **texts}), strict=True)) if names else {}
 
     def wait(self, slot: Slot) -> Mapping[str, Array]:
         """Wait for the slot's lane; see base.Engine."""
@@ -105,6 +107,13 @@ def _open_session(model_file: Path, threads: int) -> Any:
             f"{model_file} ({size:,} bytes) is not an ONNX model that ONNX Runtime {ort.__version__} can load: "
             f"{first_line(error)}; check the file with onnx.checker or export it again"
         ) from error
+
+
+def _decoded(array: Array) -> Array:
+    """ONNX Runtime takes str and would write bytes out as their repr."""
+    texts = np.empty(array.size, np.object_)
+    texts[:] = [element.decode() for element in array.reshape(-1)]
+    return texts.reshape(array.shape)
 
 
 def first_line(error: Exception) -> str:

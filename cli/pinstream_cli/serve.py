@@ -1,0 +1,225 @@
+"""`pinstream serve`: a Triton with the pinstream backend, from one command."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+from google.protobuf import text_format
+from rich.console import Console
+from tritonclient.grpc import model_config_pb2
+
+from pinstream.sidecar import read_sidecar
+from pinstream_cli.build import BuildError, build_service
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton import (
+    Endpoints,
+    RunDirectory,
+    TritonServer,
+    check_ports,
+    check_shared_memory,
+    find_triton,
+)
+from pinstream_cli.triton.assemble import DETECTOR
+from pinstream_cli.triton.preflight import service_shared_memory
+from pinstream_cli.triton.server import NO_GPU_NOISE
+from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
+
+WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
+# The models of the service that hold whole batches of images.
+HOLD_IMAGES = ("yolox_preprocess", DETECTOR)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="What to serve: what `pinstream build` made, or any .onnx."
+)
+@click.option("--name", help="Serve --model under this name as a plain model, YOLOX or not.")
+@click.option(
+    "--model-repository",
+    "repositories",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Serve a model repository of your own as it is; may be given several times.",
+)
+@click.option(
+    "--tritonserver", type=click.Path(path_type=Path), help="The tritonserver to run, instead of the wheel's."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--http-port", default=8000, show_default=True)
+@click.option("--grpc-port", default=8001, show_default=True)
+@click.option("--metrics-port", default=8002, show_default=True)
+@click.option("--startup-timeout", default=180.0, show_default=True, help="Seconds until every model must be ready.")
+@click.option("-v", "--verbose", is_flag=True, help="Show Triton's whole log, not only its warnings and errors.")
+@click.argument("triton_arguments", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    model: Path | None,
+    name: str | None,
+    repositories: tuple[Path, ...],
+    tritonserver: Path | None,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    startup_timeout: float,
+    verbose: bool,
+    triton_arguments: tuple[str, ...],
+) -> None:
+    r"""Serve models from a real Triton Inference Server until Ctrl-C.
+
+    Arguments that are not listed here go to tritonserver as they are.
+
+    \b
+    pinstream serve --model yolox_m.onnx             the YOLOX service: model 'yolox', encoded image in, boxes out
+    pinstream serve --model classifier.onnx          any ONNX model, under its file's name
+    pinstream serve --model-repository models        your own repository, with backend: "pinstream" in it
+    pinstream serve --model built/ --log-verbose=1   more of tritonserver's own arguments
+    """
+    console = Console(stderr=True, highlight=False)
+    endpoints = Endpoints(host, http_port, grpc_port, metrics_port)
+    # A supervisor's SIGTERM ends the service the way Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with serving(
+            model,
+            name=name,
+            repositories=repositories,
+            tritonserver=tritonserver,
+            endpoints=endpoints,
+            extra=triton_arguments,
+            startup_timeout_s=startup_timeout,
+            console=console,
+            verbose=verbose,
+        ) as server:
+            _announce(console, endpoints)
+            code = server.wait()
+            raise CommandError(f"Triton ended by itself with code {code}; run again with --verbose to see its log")
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+    except (CommandError, BuildError) as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def serving(
+    model: Path | None,
+    *,
+    name: str | None = None,
+    repositories: Sequence[Path] = (),
+    tritonserver: Path | None = None,
+    endpoints: Endpoints,
+    extra: Sequence[str] = (),
+    startup_timeout_s: float = 180.0,
+    console: Console,
+    verbose: bool = False,
+) -> Iterator[TritonServer]:
+    """A Triton with every model ready, stopped and cleaned up after on exit.
+
+    Args:
+        model: Directory made by `pinstream build`, a YOLOX export, or any ONNX file; None where `repositories` is all.
+        name: Serve `model` as a plain model of this name.
+        repositories: Model repositories to be served as they are.
+        tritonserver: The binary, where it is not to be looked for.
+        endpoints: Where to listen.
+        extra: More arguments for tritonserver.
+        startup_timeout_s: Seconds until every model must be ready.
+        console: Where progress is shown.
+        verbose: Whether to show Triton's whole log.
+
+    Raises:
+        CommandError: The machine, the model or the server is not fit; one line says why and what to do.
+    """
+    if model is None and not repositories:
+        raise CommandError("nothing to serve; name a model with --model, or a repository with --model-repository")
+    for repository in repositories:
+        if not repository.is_dir():
+            raise CommandError(f"--model-repository {repository} is not a directory")
+    install = find_triton(tritonserver)
+    _check_ports(endpoints)
+    with RunDirectory(install) as run:
+        if model is not None:
+            _add_model(run, model, name, console)
+        _check_shared_memory(run)
+        server = TritonServer(
+            install,
+            run,
+            [*([run.models] if model is not None else []), *repositories],
+            endpoints,
+            extra,
+            on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
+            on_log=lambda line: _show_log(line, console, verbose),
+        )
+        console.print(f"Starting {install.binary}")
+        server.start()
+        try:
+            server.wait_ready(startup_timeout_s)
+            yield server
+        finally:
+            began = time.monotonic()
+            server.stop()
+            console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+def _check_ports(endpoints: Endpoints) -> None:
+    ports = {
+        "HTTP": ("--http-port", endpoints.http),
+        "gRPC": ("--grpc-port", endpoints.grpc),
+        "metrics": ("--metrics-port", endpoints.metrics),
+    }
+    check_ports(endpoints.host, ports)
+
+
+def _add_model(run: RunDirectory, model: Path, name: str | None, console: Console) -> None:
+    """Put `model` into the run's repository: the YOLOX service where it is one, else a plain model."""
+    if not model.exists():
+        raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
+    if model.is_dir():
+        if not (model / "model.json").is_file():
+            raise CommandError(f"--model {model} has no model.json; make the directory with `pinstream build`")
+        run.add_yolox_service(model)
+    elif name is None and is_yolox_export(model):
+        console.print(f"{model.name} is a YOLOX export: building its serving graph")
+        build_service(model, run.path / "built")
+        run.add_yolox_service(run.path / "built")
+    elif name is None and is_serving_graph(model):
+        run.add_yolox_service(model.parent)
+    else:
+        run.add_model(name or model.stem, model)
+
+
+def _check_shared_memory(run: RunDirectory) -> None:
+    sidecar = run.models / DETECTOR / "1" / "model.json"
+    if not sidecar.is_file():
+        check_shared_memory(16 << 20, "a few regions of Triton's Python backend")
+        return
+    shape = read_sidecar(sidecar).inputs[0].shape[1:]
+    configs = [_model_config(run.models / name) for name in HOLD_IMAGES]
+    instances = sum(max(1, sum(group.count for group in config.instance_group)) for config in configs)
+    batch = max(config.max_batch_size for config in configs)
+    needed = service_shared_memory(shape, batch, instances)
+    check_shared_memory(needed, f"{instances} instances x {batch} images x {' x '.join(map(str, shape))} bytes")
+
+
+def _model_config(model_dir: Path) -> model_config_pb2.ModelConfig:
+    text = (model_dir / "config.pbtxt").read_text()
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def _show_log(line: str, console: Console, verbose: bool) -> None:
+    if verbose or (WARNING_OR_ERROR.match(line) and not NO_GPU_NOISE.search(line)):
+        console.print(line, markup=False, soft_wrap=True, style="dim")
+
+
+def _announce(console: Console, endpoints: Endpoints) -> None:
+    host = endpoints.host
+    console.print("[bold]Ready.[/]")
+    console.print(f"  gRPC     {host}:{endpoints.grpc}")
+    console.print(f"  HTTP     http://{host}:{endpoints.http}")
+    console.print(f"  metrics  http://{host}:{endpoints.metrics}/metrics")
+    console.print(f"Try:  pinstream detect IMAGE -u {host}:{endpoints.grpc}      Stop with Ctrl-C.")

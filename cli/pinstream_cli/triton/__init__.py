@@ -1,0 +1,16 @@
+"""Starts a real tritonserver on this machine: find it, assemble what it reads, check the machine, run it."""
+
+from pinstream_cli.triton.assemble import RunDirectory
+from pinstream_cli.triton.install import TritonInstall, find_triton
+from pinstream_cli.triton.preflight import check_ports, check_shared_memory
+from pinstream_cli.triton.server import Endpoints, TritonServer
+
+__all__ = [
+    "Endpoints",
+    "RunDirectory",
+    "TritonInstall",
+    "TritonServer",
+    "check_ports",
+    "check_shared_memory",
+    "find_triton",
+]

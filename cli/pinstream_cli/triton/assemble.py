@@ -1,0 +1,91 @@
+"""The run directory: everything tritonserver reads, put together afresh for one run, so that the sources stay clean."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import pinstream
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.install import TritonInstall
+
+_NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".gitkeep")
+DETECTOR = "yolox_detector"
+
+
+class RunDirectory:
+    """A temporary directory with `backends/` and `models/`, removed on exit.
+
+    Args:
+        install: The Triton whose Python backend goes into it.
+    """
+
+    def __init__(self, install: TritonInstall) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="pinstream-"))
+        self.backends = self.path / "backends"
+        self.models = self.path / "models"
+        self.log = self.path / "tritonserver.log"
+        self.models.mkdir()
+        _assemble_python_backend(install, self.backends / "python")
+        # A copy, so that Python's caches are not written into the source tree.
+        shutil.copytree(Path(pinstream.__file__).parent, self.backends / "pinstream", ignore=_NOT_COPIED)
+
+    def add_yolox_service(self, model_dir: Path) -> None:
+        """Add the YOLOX ensemble with the detector's files (model.onnx or model.plan, model.json) from `model_dir`."""
+        shutil.copytree(service_repository(), self.models, ignore=_NOT_COPIED, dirs_exist_ok=True)
+        for ensemble in self.models.iterdir():
+            (ensemble / "1").mkdir(exist_ok=True)
+        for file in sorted(model_dir.iterdir()):
+            if file.is_file():
+                link_or_copy(file, self.models / DETECTOR / "1" / file.name)
+
+    def add_model(self, name: str, file: Path) -> None:
+        """Add a plain model, configured by the one line it needs."""
+        version = self.models / name / "1"
+        version.mkdir(parents=True)
+        (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
+        link_or_copy(file, version / f"model{file.suffix}")
+
+    def remove(self) -> None:
+        """Delete the directory."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def _assemble_python_backend(install: TritonInstall, target: Path) -> None:
+    target.mkdir(parents=True)
+    for file in install.python_backend.iterdir():
+        if file.is_file() and file.name != install.stub.name:
+            # Triton refuses a backend library that is a link leading out of the backend directory.
+            link_or_copy(file, target / file.name)
+    # The stub finds its libraries relative to where it really lies, so it stays there.
+    (target / install.stub.name).symlink_to(install.stub)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` where the file system allows it, a copy otherwise."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def service_repository() -> Path:
+    """The model repository of the YOLOX service: beside the packages in a checkout, inside them once installed."""
+    here = Path(__file__).resolve().parent.parent
+    for candidate in (here / "model_repository", here.parent.parent / "model_repository"):
+        if (candidate / DETECTOR / "config.pbtxt").is_file():
+            return candidate
+    raise CommandError(
+        f"the YOLOX model repository is missing from this installation ({here}); install pinstream again"
+    )

@@ -1,0 +1,224 @@
+"""One tritonserver process: start it, follow its log, wait until its models are ready, stop it, clean up after it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.assemble import RunDirectory
+from pinstream_cli.triton.install import TritonInstall
+from pinstream_cli.triton.preflight import SHARED_MEMORY
+
+# Triton's log: 'I1122 18:22:00.022609 2344 model_lifecycle.cc:849] "successfully loaded 'yolox'"'.
+LOADED = re.compile(r"successfully loaded '([^']+)'")
+FAILED = re.compile(r"failed to load '([^']+)' version (\S+): (.*)")
+STARTED = re.compile(r"Started HTTPService")
+# Python puts the exception first and its own traceback behind "At:".
+TRACEBACK = re.compile(r"\s*(At:|Traceback).*", re.DOTALL)
+# A machine without a GPU makes Triton say these at every start; they mean nothing more than that.
+NO_GPU_NOISE = re.compile(
+    r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|CUDA memory pool|no CUDA-capable"
+)
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the server listens.
+
+    Attributes:
+        host: Address; 127.0.0.1 unless told otherwise.
+        http: HTTP port.
+        grpc: gRPC port.
+        metrics: Prometheus port.
+    """
+
+    host: str = "127.0.0.1"
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def arguments(self) -> list[str]:
+        """As tritonserver's command line has it."""
+        return [
+            f"--http-address={self.host}",
+            f"--grpc-address={self.host}",
+            f"--metrics-address={self.host}",
+            f"--http-port={self.http}",
+            f"--grpc-port={self.grpc}",
+            f"--metrics-port={self.metrics}",
+        ]
+
+
+class TritonServer:
+    """A tritonserver child process.
+
+    Args:
+        install: The Triton to run.
+        run: Its run directory; the log goes there.
+        repositories: Model repositories.
+        endpoints: Where to listen.
+        extra: More of tritonserver's own arguments; they come last, so they win.
+        on_ready: Told a model's name and the seconds since the start when it has loaded.
+        on_log: Given every line of the log.
+    """
+
+    def __init__(
+        self,
+        install: TritonInstall,
+        run: RunDirectory,
+        repositories: Sequence[Path],
+        endpoints: Endpoints,
+        extra: Sequence[str] = (),
+        on_ready: Callable[[str, float], None] = lambda name, seconds: None,
+        on_log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        # Unique, so that what a killed server leaves in /dev/shm is known to be ours.
+        self.shm_prefix = f"pinstream_{os.getpid()}_{run.path.name[-8:]}_"
+        self.exit_timeout_s = 10
+        self._command = [
+            str(install.binary),
+            *(f"--model-repository={path.resolve()}" for path in repositories),
+            f"--backend-directory={run.backends}",
+            f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
+            f"--exit-timeout-secs={self.exit_timeout_s}",
+            *endpoints.arguments(),
+            *extra,
+        ]
+        self._environment = install.environment()
+        self._log_path = run.log
+        self._on_ready = on_ready
+        self._on_log = on_log
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._started = threading.Event()
+        self._failures: dict[str, str] = {}
+        self._tail: deque[str] = deque(maxlen=8)
+
+    def start(self) -> None:
+        """Start the process; returns at once."""
+        self._began = time.monotonic()
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C in a terminal must not reach Triton's stubs: they would die under the requests they serve.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
+        self._reader.start()
+
+    def _follow_log(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        with self._log_path.open("w", buffering=1) as log:
+            for line in self._process.stdout:
+                log.write(line)
+                self._read_line(line.rstrip("\n"))
+
+    def _read_line(self, line: str) -> None:
+        self._on_log(line)
+        if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
+            self._tail.append(line)
+        if loaded := LOADED.search(line):
+            self._on_ready(loaded[1], time.monotonic() - self._began)
+        elif failed := FAILED.search(line):
+            self._failures[failed[1]] = TRACEBACK.sub("", failed[3])
+        elif STARTED.search(line):
+            self._started.set()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Wait until every model is loaded and the server takes requests.
+
+        Raises:
+            CommandError: It ended before, with each model's reason; or it was not ready in time.
+        """
+        assert self._process is not None
+        deadline = time.monotonic() + timeout_s
+        while not self._started.wait(0.02):
+            if self._process.poll() is not None:
+                raise CommandError(self._why_ended())
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"Triton was not ready within {timeout_s:.0f} s; its last words: {self._last_words()}; "
+                    "give it longer with --startup-timeout, or look at the whole log with --verbose"
+                )
+
+    def _why_ended(self) -> str:
+        if self._reader is not None:
+            self._reader.join(timeout=2)
+        assert self._process is not None
+        if self._failures:
+            return "Triton could not load " + "; ".join(f"'{name}': {why}" for name, why in self._failures.items())
+        return f"Triton ended with code {self._process.returncode}: {self._last_words()}"
+
+    def _last_words(self) -> str:
+        return " / ".join(list(self._tail)[-3:]) or "nothing"
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the process to end; its exit code, or None where it still runs after `timeout_s`."""
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    @property
+    def pid(self) -> int:
+        """Process id of tritonserver."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> int | None:
+        """Let requests in flight finish, end the process, and remove what it left in /dev/shm.
+
+        Returns:
+            Its exit code; None where it was never started.
+        """
+        if self._process is None:
+            return None
+        if self._process.poll() is None:
+            self._process.terminate()
+            # Triton gives requests its exit timeout, and its stubs as long again.
+            if self.wait(2 * self.exit_timeout_s + 5) is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        if self._reader is not None:
+            self._reader.join(timeout=5)
+        self._remove_shared_memory()
+        return self._process.returncode
+
+    def _remove_shared_memory(self) -> None:
+        for region in SHARED_MEMORY.glob(f"{self.shm_prefix}*"):
+            region.unlink(missing_ok=True)
+
+    def __enter__(self) -> TritonServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _die_with_parent() -> None:
+    """In the child: be asked to stop should the parent be killed, so that no server is left without an owner."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

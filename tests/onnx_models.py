@@ -1,0 +1,133 @@
+"""Small ONNX models, one for each way a model can be shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Dim = int | str
+
+
+def save(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[tuple[str, int, Sequence[Dim]]],
+    outputs: Sequence[tuple[str, int, Sequence[Dim]]],
+    weights: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """Write a model of `nodes`; tensors are (name, element type, dims)."""
+    graph = helper.make_graph(
+        list(nodes),
+        path.stem,
+        [helper.make_tensor_value_info(*i) for i in inputs],
+        [helper.make_tensor_value_info(*o) for o in outputs],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+def classifier(path: Path, batch: Dim = "batch", seed: int = 0) -> Path:
+    """FP32 `pixels` [batch,3,8,8] -> FP32 `probabilities` [batch,10]."""
+    weights = np.random.default_rng(seed).normal(size=(192, 10)).astype(np.float32)
+    return save(
+        path,
+        [
+            helper.make_node("Flatten", ["pixels"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        [("pixels", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [("probabilities", TensorProto.FLOAT, [batch, 10])],
+        {"w": weights},
+    )
+
+
+def two_by_two(path: Path) -> Path:
+    """FP32 `left` [batch,4] and INT64 `right` [batch,4] -> FP32 `sum` [batch,4] and INT64 `double` [batch,4]."""
+    return save(
+        path,
+        [
+            helper.make_node("Cast", ["right"], ["right_f"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["left", "right_f"], ["sum"]),
+            helper.make_node("Add", ["right", "right"], ["double"]),
+        ],
+        [("left", TensorProto.FLOAT, ["batch", 4]), ("right", TensorProto.INT64, ["batch", 4])],
+        [("sum", TensorProto.FLOAT, ["batch", 4]), ("double", TensorProto.INT64, ["batch", 4])],
+    )
+
+
+def identity(path: Path) -> Path:
+    """One input and output a data type, each [batch,3] and passed through unchanged: `in_FP16` -> `out_FP16`."""
+    types = {
+        "BOOL": TensorProto.BOOL,
+        "UINT8": TensorProto.UINT8,
+        "INT32": TensorProto.INT32,
+        "INT64": TensorProto.INT64,
+        "FP16": TensorProto.FLOAT16,
+        "FP32": TensorProto.FLOAT,
+        "BYTES": TensorProto.STRING,
+    }
+    return save(
+        path,
+        [helper.make_node("Identity", [f"in_{t}"], [f"out_{t}"]) for t in types],
+        [(f"in_{t}", element, ["batch", 3]) for t, element in types.items()],
+        [(f"out_{t}", element, ["batch", 3]) for t, element in types.items()],
+    )
+
+
+def whole(path: Path) -> Path:
+    """No batch dimension: FP32 `a` [n] and FP32 `b` [m] -> FP32 `outer` [n,m]."""
+    return save(
+        path,
+        [
+            helper.make_node("Unsqueeze", ["a", "axis1"], ["column"]),
+            helper.make_node("Unsqueeze", ["b", "axis0"], ["row"]),
+            helper.make_node("Mul", ["column", "row"], ["outer"]),
+        ],
+        [("a", TensorProto.FLOAT, ["n"]), ("b", TensorProto.FLOAT, ["m"])],
+        [("outer", TensorProto.FLOAT, ["n", "m"])],
+        {"axis1": np.array([1]), "axis0": np.array([0])},
+    )
+
+
+def dynamic_width(path: Path) -> Path:
+    """FP32 `row` [batch,width] -> FP32 `doubled` [batch,width]; fails in the engine where width is 13."""
+    return save(
+        path,
+        [
+            helper.make_node("Add", ["row", "row"], ["sum"]),
+            helper.make_node("Shape", ["row"], ["shape"], start=1, end=2),
+            helper.make_node("Equal", ["shape", "thirteen"], ["is_thirteen"]),
+            helper.make_node("Cast", ["is_thirteen"], ["index"], to=TensorProto.INT64),
+            # An index of 1 into a tensor of one element is out of bounds.
+            helper.make_node("Gather", ["one", "index"], ["factor"]),
+            helper.make_node("Mul", ["sum", "factor"], ["doubled"]),
+        ],
+        [("row", TensorProto.FLOAT, ["batch", "width"])],
+        [("doubled", TensorProto.FLOAT, ["batch", "width"])],
+        {"thirteen": np.array([13]), "one": np.ones(1, np.float32)},
+    )
+
+
+def slow(path: Path, work: int = 60) -> Path:
+    """Static batch 1: FP32 `x` [1,512,512] -> FP32 `y` [1,512,512], tens of milliseconds an item."""
+    nodes = []
+    for i in range(work):
+        source = "x" if i == 0 else f"t{i - 1}"
+        nodes.append(helper.make_node("MatMul", [source, "w"], [f"t{i}" if i < work - 1 else "y"]))
+    weights = (np.eye(512) * 0.5).astype(np.float32)
+    return save(
+        path,
+        nodes,
+        [("x", TensorProto.FLOAT, [1, 512, 512])],
+        [("y", TensorProto.FLOAT, [1, 512, 512])],
+        {"w": weights},
+    )

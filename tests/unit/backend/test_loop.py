@@ -1,0 +1,104 @@
+"""The loop answers every request once, with its own data, whatever the engine does. Runs real ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pinstream.batching import Request
+from pinstream.engines import open_engine
+from pinstream.engines.base import Engine
+from pinstream.loop import BatchTimes, Loop
+from pinstream.options import Options
+from tests import onnx_models
+
+
+@pytest.fixture
+def doubling(tmp_path: Path) -> Iterator[Engine]:
+    """Doubles rows of any width; fails on rows of width 13."""
+    engine = open_engine(onnx_models.dynamic_width(tmp_path / "m.onnx"), Options(max_batch_size=4, lanes=2, slots=2))
+    yield engine
+    engine.close()
+
+
+def rows(items: int, width: int = 5, seed: int = 0, *, wanted: bool = True) -> Request:
+    data = np.random.default_rng(seed).normal(size=(items, width)).astype(np.float32)
+    return Request({"row": data}, items, frozenset({"doubled"} if wanted else ()))
+
+
+def test_many_requests_over_few_slots_each_get_their_own_rows(doubling: Engine) -> None:
+    requests = [rows(1 + i % 9, 3 + i % 3, seed=i) for i in range(40)]
+    answers = Loop(doubling).run(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        np.testing.assert_array_equal(answer.outputs["doubled"], request.inputs["row"] * 2)
+
+
+def test_answers_stay_right_until_the_next_run(doubling: Engine) -> None:
+    requests = [rows(4, seed=i) for i in range(7)]
+    answers = Loop(doubling).run(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        np.testing.assert_array_equal(answer.outputs["doubled"], request.inputs["row"] * 2)
+
+
+def test_a_request_the_engine_fails_on_does_not_fail_the_others(doubling: Engine) -> None:
+    loop = Loop(doubling)
+    requests = [rows(2), rows(2, width=13), rows(3, seed=2)]
+    answers = loop.run(requests)
+    assert answers[1].error is not None
+    assert "out of data bounds" in str(answers[1].error)
+    for i in (0, 2):
+        np.testing.assert_array_equal(answers[i].outputs["doubled"], requests[i].inputs["row"] * 2)
+    assert loop.run([rows(1)])[0].error is None, "the loop is usable after an error"
+
+
+def test_only_wanted_outputs_are_answered(doubling: Engine) -> None:
+    answers = Loop(doubling).run([rows(1), rows(1, wanted=False)])
+    assert list(answers[0].outputs) == ["doubled"]
+    assert answers[1].outputs == {}
+
+
+def test_a_request_cancelled_while_it_waits_is_not_computed(tmp_path: Path) -> None:
+    engine = open_engine(onnx_models.slow(tmp_path / "slow.onnx"), Options(max_batch_size=8, lanes=1, slots=1))
+    seen: list[BatchTimes] = []
+    data = np.zeros((4, 512, 512), np.float32)
+    requests = [
+        Request({"x": data}, 4, frozenset({"y"})),
+        Request({"x": data}, 4, frozenset({"y"}), cancelled=lambda: True),
+    ]
+    answers = Loop(engine, observe=seen.append).run(requests)
+    engine.close()
+    assert [answer.cancelled for answer in answers] == [False, True]
+    assert len(seen) == 4, "the four items of the cancelled request never ran"
+
+
+def test_a_static_batch_is_padded_and_the_padding_stays_inside(tmp_path: Path) -> None:
+    engine = open_engine(onnx_models.classifier(tmp_path / "c.onnx", batch=4), Options())
+    pixels = np.random.default_rng(1).normal(size=(6, 3, 8, 8)).astype(np.float32)
+    requests = [Request({"pixels": part}, len(part), frozenset({"probabilities"})) for part in (pixels[:1], pixels[1:])]
+    answers = Loop(engine).run(requests)
+    engine.close()
+    got = np.concatenate([answer.outputs["probabilities"] for answer in answers])
+    assert got.shape == (6, 10)
+    np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+    assert len(np.unique(got.round(6), axis=0)) == 6
+
+
+def test_a_model_that_does_not_keep_the_batch_is_an_error_and_not_a_mix_up(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    model = onnx_models.save(
+        tmp_path / "sum.onnx",
+        [helper.make_node("ReduceMax", ["x"], ["y"], axes=[0], keepdims=1)],
+        [("x", TensorProto.FLOAT, ["n", 2])],
+        [("y", TensorProto.FLOAT, ["n", 2])],
+    )
+    engine = open_engine(model, Options(max_batch_size=4))
+    requests = [Request({"x": np.ones((1, 2), np.float32) * i}, 1, frozenset({"y"})) for i in range(3)]
+    answers = Loop(engine).run(requests)
+    engine.close()
+    # By itself a request of one item is fine; what may never happen is an answer made from a neighbour's data.
+    for i, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer.outputs["y"], [[i, i]])

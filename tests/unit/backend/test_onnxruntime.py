@@ -1,0 +1,76 @@
+"""What the ONNX Runtime engine makes of model files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pinstream.engines import find_model_file, open_engine
+from pinstream.engines.onnxruntime import batch_sizes
+from pinstream.errors import ConfigError, ModelFileError
+from pinstream.options import Options
+from pinstream.tensors import BatchSizes
+from tests import onnx_models
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "expected"),
+    [
+        ([["n", 3]], [["n", 10]], BatchSizes((8,), exact=True)),
+        ([["n", 3]], [[None, 10]], BatchSizes((8,), exact=True)),
+        ([[4, 3]], [[4, 10]], BatchSizes((4,))),
+        ([["n", 3], ["m", 3]], [["n", 3]], None),
+        ([["n", 3]], [[1]], None),
+        ([[4, 3]], [[2, 10]], None),
+        ([[]], [[]], None),
+    ],
+)
+def test_the_batch_dimension_is_the_first_one_that_all_share(
+    inputs: list[list[int | str | None]], outputs: list[list[int | str | None]], expected: BatchSizes | None
+) -> None:
+    assert batch_sizes(inputs, outputs, Options()) == expected
+
+
+def test_buckets_of_a_static_batch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="BUCKETS is 1,8, but the model's batch dimension is fixed at 4"):
+        batch_sizes([[4, 3]], [[4, 10]], Options(buckets=(1, 8)))
+
+
+def test_a_model_configured_with_its_full_dims_is_not_batched(tmp_path: Path) -> None:
+    options = Options.from_model_config({"input": [{"name": "pixels", "dims": [1, 3, 8, 8]}]})
+    engine = open_engine(onnx_models.classifier(tmp_path / "model.onnx", batch=1), options)
+    assert engine.spec.batch is None
+    assert engine.spec.inputs[0].shape == (1, 3, 8, 8)
+    engine.close()
+
+
+@pytest.mark.parametrize("content", [b"not a model", b"\xff\xd8\xff\xe0" * 100])
+def test_a_file_that_is_no_onnx_model_is_named_with_its_size(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=rf"model.onnx \({len(content)} bytes\) is not an ONNX model"):
+        open_engine(path, Options())
+
+
+def test_a_missing_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(ModelFileError, match=r"no model.plan or model.onnx in .* \(there is: weights.bin\)"):
+        find_model_file(tmp_path, Options())
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ModelFileError, match=r"model.onnx is empty"):
+        find_model_file(tmp_path, Options())
+
+
+def test_strings_pass_through_as_text(tmp_path: Path) -> None:
+    engine = open_engine(onnx_models.identity(tmp_path / "model.onnx"), Options())
+    slot = engine.slots[0]
+    for tensor in engine.spec.inputs:
+        view = slot.input(tensor.name, (1, 3))
+        view[...] = [["ä".encode(), b"", b"c"]] if tensor.dtype == "BYTES" else np.ones((1, 3), tensor.numpy_dtype)
+    engine.enqueue(slot, frozenset({"out_BYTES"}))
+    outputs = engine.wait(slot)
+    engine.close()
+    assert list(outputs) == ["out_BYTES"]
+    assert outputs["out_BYTES"].tolist() == [["ä", "", "c"]]

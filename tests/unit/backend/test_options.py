@@ -1,0 +1,42 @@
+"""Parameters are read, bounded, and unknown ones refused with a suggestion."""
+
+from __future__ import annotations
+
+import pytest
+
+from pinstream import options
+from pinstream.errors import ConfigError
+from pinstream.options import PARAMETERS, Options
+
+
+def config(**parameters: str) -> dict[str, object]:
+    return {"parameters": {key: {"string_value": value} for key, value in parameters.items()}}
+
+
+def test_every_parameter_is_documented_in_the_table() -> None:
+    documented = {line.split("|")[1].strip() for line in (options.__doc__ or "").splitlines() if line.startswith("| ")}
+    assert documented - {"parameter"} == PARAMETERS
+
+
+def test_parameters_are_read() -> None:
+    read = Options.from_model_config(config(ENGINE="onnxruntime", BUCKETS="8, 1,4", SLOTS="5", LANES="2", THREADS="3"))
+    assert (read.engine, read.buckets, read.slots, read.lanes, read.threads) == ("onnxruntime", (1, 4, 8), 5, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"BUCKETS": "1,x"}, 'BUCKETS is "1,x".*batch sizes separated by commas'),
+        ({"BUCKETS": "0"}, "BUCKETS"),
+        ({"SLOTS": "0"}, "whole number from 1 to 64"),
+        ({"ENGINE": "torch"}, "one of auto, onnxruntime"),
+        ({"LANE": "1"}, "unknown parameter LANE.*did you mean LANES"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_what_it_may_be(parameters: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Options.from_model_config(config(**parameters))
+
+
+def test_names_that_are_not_ours_pass() -> None:
+    Options.from_model_config(config(FORCE_CPU_ONLY_INPUT_TENSORS="no", execution_context_allocation_strategy="STATIC"))
