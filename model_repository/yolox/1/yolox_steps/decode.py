@@ -1,0 +1,156 @@
+"""Encoded images to pixels, and clear words for what is no image."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+# Importing a format's plugin registers it; Pillow would otherwise import every format it has at the first WebP.
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from yolox_steps.errors import RequestError
+
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        BmpImagePlugin.BmpImageFile,
+        WebPImagePlugin.WebPImageFile,
+    )
+)
+
+DEFAULT_MAX_PIXELS = 8192 * 8192
+
+# EXIF's tag and its values as the turns that undo them: mirror first, then turn.
+_ORIENTATION_TAG = 0x0112
+_MIRRORED = frozenset({2, 4, 5, 7})
+_TURNS = {
+    3: cv2.ROTATE_180,
+    4: cv2.ROTATE_180,
+    5: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    6: cv2.ROTATE_90_CLOCKWISE,
+    7: cv2.ROTATE_90_CLOCKWISE,
+    8: cv2.ROTATE_90_COUNTERCLOCKWISE,
+}
+_END_OF_JPEG = b"\xff\xd9"
+_START_OF_SCAN = 0xDA
+
+
+def prepare_process() -> None:
+    """Sets the process-wide switches that decoding many images side by side wants; call it once.
+
+    One thread for OpenCV, since the parallelism is in the instances; no log lines of OpenCV and Pillow about what
+    clients send, since those get the error; Pillow's own pixel limit off, since `decode` applies the configured one.
+    """
+    cv2.setNumThreads(1)
+    cv2.setLogLevel(0)
+    warnings.filterwarnings("ignore", module="PIL")
+    Image.MAX_IMAGE_PIXELS = None
+
+
+def configured_max_pixels(config: Mapping[str, str]) -> int:
+    """MAX_IMAGE_PIXELS of the `parameters` of config.pbtxt.
+
+    Raises:
+        ValueError: It is no whole number above 0.
+    """
+    text = config.get("MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(
+            f"parameter MAX_IMAGE_PIXELS in config.pbtxt: expected a whole number of pixels above 0, found {text!r}"
+        )
+    return int(text)
+
+
+def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Decodes one image, turned upright if its EXIF orientation says so.
+
+    Grey, palette and CMYK images become BGR, of 16 bits the high 8 are kept, and an alpha channel is dropped. Of an
+    animation it is the first picture.
+
+    Args:
+        data: A whole JPEG, PNG, BMP or WebP file.
+        max_pixels: Images of more pixels are refused on the strength of their header, before anything is decoded.
+
+    Returns:
+        The image, UINT8 [h, w, 3], BGR.
+
+    Raises:
+        RequestError: The bytes are no such image, are cut short or damaged, or hold more pixels than allowed.
+    """
+    orientation = _check_header(data, max_pixels)
+    # OpenCV applies the orientation of JPEG and PNG, and of WebP in some versions only: there it is done here.
+    flags = cv2.IMREAD_COLOR if orientation is None else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise RequestError(f"cut short or damaged: found {_found(data)}; the header can be read, the pixels cannot")
+    return upright(image, orientation or 1)  # type: ignore[arg-type]  # OpenCV's stubs do not say UINT8
+
+
+def upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """Turns an image as its EXIF orientation asks.
+
+    Args:
+        image: The image as stored, UINT8 [h, w, 3].
+        orientation: EXIF's number, 1 to 8; any other leaves the image as it is.
+    """
+    if orientation in _MIRRORED:
+        image = cv2.flip(image, 1)  # type: ignore[assignment]
+    if orientation in _TURNS:
+        image = cv2.rotate(image, _TURNS[orientation])  # type: ignore[assignment]
+    return image
+
+
+def _check_header(data: bytes, max_pixels: int) -> int | None:
+    """Refuses what the header alone shows to be no image, too large, or a JPEG cut short.
+
+    Returns:
+        The EXIF orientation where decoding has to be told, else None.
+    """
+    if not data:
+        raise RequestError("found no bytes at all; send the content of an image file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
+            width, height = header.size
+            file_format = header.format
+            orientation = header.getexif().get(_ORIENTATION_TAG, 1) if file_format == "WEBP" else None
+    except UnidentifiedImageError:
+        raise RequestError(
+            f"no image: found {_found(data)}; expected the content of one JPEG, PNG, BMP or WebP file"
+        ) from None
+    # Pillow's plugins raise whatever their reading of damaged bytes leads to.
+    except Exception as error:
+        raise RequestError(f"cut short or damaged: found {_found(data)}; reading its header: {error}") from None
+    if width * height > max_pixels:
+        raise RequestError(
+            f"too large: found {width} x {height} = {width * height} pixels, allowed are {max_pixels}; send it "
+            "smaller, or raise MAX_IMAGE_PIXELS in yolox_preprocess/config.pbtxt"
+        )
+    if file_format in ("JPEG", "MPO") and data.rfind(_END_OF_JPEG, _first_scan(data)) < 0:
+        raise RequestError(f"cut short: found {_found(data)}, and no end-of-image marker; send the whole JPEG file")
+    return orientation
+
+
+def _first_scan(data: bytes) -> int:
+    """Where a JPEG's pixels begin: an end-of-image marker before that is a thumbnail's, within the metadata."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        if data[position + 1] == _START_OF_SCAN:
+            return position
+        # 0xFF before a marker is padding; what follows a marker begins with its length.
+        padding = data[position + 1] == 0xFF
+        position += 1 if padding else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return min(position, len(data))
+
+
+def _found(data: bytes) -> str:
+    return f"{len(data)} bytes that begin with {data[:16]!r}"

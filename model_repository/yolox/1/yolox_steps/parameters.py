@@ -1,0 +1,112 @@
+"""The thresholds of a detection: their defaults in config.pbtxt, and what a request says instead."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from yolox_steps.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What makes a candidate a detection.
+
+    Attributes:
+        conf: Lowest score, 0 to 1.
+        iou: Highest intersection over union of two detections of one class, 0 to 1.
+        max_det: Most detections per image, 1 to the detector's number of candidates.
+    """
+
+    conf: float = 0.25
+    iou: float = 0.45
+    max_det: int = 100
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The values that a threshold can have, both ends included."""
+
+    kind: type[int] | type[float]
+    lowest: int
+    highest: int
+
+    def __contains__(self, value: object) -> bool:
+        # JSON's true and false are integers to Python. NaN, which Triton passes on, fails the comparison.
+        number = isinstance(value, (self.kind, int)) and not isinstance(value, bool)
+        return number and self.lowest <= value <= self.highest  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        return f"{'a whole' if self.kind is int else 'a'} number from {self.lowest} to {self.highest}"
+
+
+class Parameters:
+    """Reads the thresholds out of requests.
+
+    Args:
+        config: The model's `parameters` of config.pbtxt by name: CONF, IOU, MAX_DET and IGNORED_PARAMETERS, each
+            optional. A MAX_DET above the detector's number of candidates means that number.
+        candidates: The detector's number of candidates per image, the highest `max_det` there can be.
+
+    Raises:
+        ValueError: A default is no number or out of range, or IGNORED_PARAMETERS is no regular expression.
+    """
+
+    def __init__(self, config: Mapping[str, str], candidates: int) -> None:
+        self._ranges = {"conf": _Range(float, 0, 1), "iou": _Range(float, 0, 1), "max_det": _Range(int, 1, candidates)}
+        self.defaults = self._configured(config)
+        self._ignored = _ignored_names(config)
+
+    def of_request(self, text: str) -> Thresholds:
+        """The thresholds of one request: the defaults, overridden by what the request says.
+
+        Args:
+            text: The request's parameters as Triton hands them over, a JSON object.
+
+        Raises:
+            RequestError: A parameter is unknown, of the wrong type, or out of range.
+        """
+        # Almost every request has none.
+        given = {} if text in ("", "{}") else json.loads(text)
+        known: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in self._ranges:
+                if self._ignored.fullmatch(name):
+                    continue
+                names = ", ".join(f"{known_name} ({values})" for known_name, values in self._ranges.items())
+                raise RequestError(f"unknown request parameter {name!r} (given: {value!r}); known are {names}")
+            if value not in self._ranges[name]:
+                found = f"{value!r} ({type(value).__name__})"
+                raise RequestError(f"request parameter {name!r}: expected {self._ranges[name]}, found {found}")
+            known[name] = value
+        return replace(self.defaults, **known) if known else self.defaults
+
+    def _configured(self, config: Mapping[str, str]) -> Thresholds:
+        """The defaults: those of config.pbtxt, and for what it leaves out those of `Thresholds`."""
+        defaults: dict[str, Any] = {}
+        for name, values in self._ranges.items():
+            text = config.get(name.upper(), str(getattr(Thresholds(), name)))
+            try:
+                value = values.kind(text)
+            except ValueError:
+                value = None
+            if name == "max_det" and value is not None:
+                value = min(value, values.highest)
+            if value not in values:
+                raise ValueError(f"parameter {name.upper()} in config.pbtxt: expected {values}, found {text!r}")
+            defaults[name] = value
+        return Thresholds(**defaults)
+
+
+def _ignored_names(config: Mapping[str, str]) -> re.Pattern[str]:
+    """What to pass over: names that Triton keeps to itself, and those that config.pbtxt names."""
+    text = config.get("IGNORED_PARAMETERS", "")
+    try:
+        return re.compile(f"triton_.*|{text}")
+    except re.error as error:
+        raise ValueError(
+            f"parameter IGNORED_PARAMETERS in config.pbtxt: expected a regular expression, found {text!r}: {error}"
+        ) from None

@@ -1,0 +1,56 @@
+"""The last step of the yolox ensemble: the detector's candidates in, detections in original pixels out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+# What the steps share lies with the ensemble.
+sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
+
+from yolox_steps.detector import DEFAULT_NAME, read_detector
+from yolox_steps.nms import CLASS, SCORE, Y2, select, to_original_pixels
+from yolox_steps.parameters import Parameters
+from yolox_steps.replies import config_parameters, reply_to_each
+
+
+class TritonPythonModel:
+    """One instance: suppresses, scales and clips, image by image."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads the defaults of the thresholds from config.pbtxt."""
+        config = config_parameters(json.loads(args["model_config"]))
+        detector = read_detector(pb_utils.get_model_dir(), config.get("DETECTOR", DEFAULT_NAME))
+        self._parameters = Parameters(config, detector.candidates)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answers each request by itself."""
+        return reply_to_each(requests, self._postprocess)
+
+    def _postprocess(self, request: Any) -> list[Any]:
+        thresholds = self._parameters.of_request(request.parameters())
+        candidates = pb_utils.get_input_tensor_by_name(request, "candidates").as_numpy()
+        letterboxes = pb_utils.get_input_tensor_by_name(request, "letterbox").as_numpy()
+        rows = (len(candidates), thresholds.max_det)
+        counts = np.zeros((len(candidates), 1), np.int32)
+        boxes = np.zeros((*rows, 4), np.float32)
+        scores = np.zeros(rows, np.float32)
+        classes = np.zeros(rows, np.int32)
+        for index, letterbox in enumerate(letterboxes):
+            detections = select(candidates[index], thresholds)
+            count = len(detections)
+            counts[index] = count
+            boxes[index, :count] = to_original_pixels(detections[:, : Y2 + 1], letterbox)
+            scores[index, :count] = detections[:, SCORE]
+            classes[index, :count] = detections[:, CLASS]
+        return [
+            pb_utils.Tensor("num_dets", counts),
+            pb_utils.Tensor("det_boxes", boxes),
+            pb_utils.Tensor("det_scores", scores),
+            pb_utils.Tensor("det_classes", classes),
+        ]

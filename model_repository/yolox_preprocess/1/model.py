@@ -1,0 +1,74 @@
+"""The first step of the yolox ensemble: encoded images in, the detector's input out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+# What the steps share lies with the ensemble.
+sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
+
+from yolox_steps.decode import configured_max_pixels, decode, prepare_process
+from yolox_steps.detector import DEFAULT_NAME, read_detector
+from yolox_steps.errors import RequestError
+from yolox_steps.letterbox import letterbox
+from yolox_steps.parameters import Parameters
+from yolox_steps.replies import config_parameters, reply_to_each
+
+
+class TritonPythonModel:
+    """One instance: decodes and letterboxes the images of its requests, one after the other."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config: Any) -> Any:
+        """Completes `images` from the detector's input."""
+        parameters = config_parameters(auto_complete_model_config.as_dict())
+        detector = read_detector(pb_utils.get_model_dir(), parameters.get("DETECTOR", DEFAULT_NAME))
+        auto_complete_model_config.add_output(
+            {"name": "images", "data_type": "TYPE_UINT8", "dims": [detector.height, detector.width, 3]}
+        )
+        return auto_complete_model_config
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads what the detector wants and what config.pbtxt allows."""
+        config = config_parameters(json.loads(args["model_config"]))
+        self._detector = read_detector(pb_utils.get_model_dir(), config.get("DETECTOR", DEFAULT_NAME))
+        self._max_pixels = configured_max_pixels(config)
+        self._parameters = Parameters(config, self._detector.candidates)
+        self._class_names = np.array([label.encode() for label in self._detector.labels], np.object_)
+        prepare_process()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answers each request by itself."""
+        return reply_to_each(requests, self._preprocess)
+
+    def _preprocess(self, request: Any) -> list[Any]:
+        # They are for the last step; read here too, so that a wrong one does not cost a run of the detector first.
+        self._parameters.of_request(request.parameters())
+        encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
+        wanted = request.requested_output_names()
+        outputs = []
+        if "class_names" in wanted:
+            outputs.append(pb_utils.Tensor("class_names", np.tile(self._class_names, (len(encoded), 1))))
+        if "images" in wanted or "letterbox" in wanted:
+            images, letterboxes = self._letterbox_all(encoded[:, 0])
+            outputs += [pb_utils.Tensor("images", images), pb_utils.Tensor("letterbox", letterboxes)]
+        return outputs
+
+    def _letterbox_all(self, encoded: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Makes `images` [n, H, W, 3] and `letterbox` [n, 3] of n encoded images."""
+        images = np.empty((len(encoded), self._detector.height, self._detector.width, 3), np.uint8)
+        letterboxes = np.empty((len(encoded), 3), np.float32)
+        for index, data in enumerate(encoded):
+            try:
+                image = decode(data, self._max_pixels)
+            except RequestError as error:
+                raise RequestError(f"image {index} of {len(encoded)} (counted from 0): {error}") from None
+            letterboxes[index] = letterbox(image, out=images[index]), image.shape[1], image.shape[0]
+        return images, letterboxes
