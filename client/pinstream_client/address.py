@@ -1,0 +1,66 @@
+"""Where a server is: ``localhost``, ``localhost:8001``, ``grpc://host:8001``, ``http://host``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+from urllib.parse import urlsplit
+
+from .errors import InvalidURL
+
+Protocol = Literal["grpc", "http"]
+
+DEFAULT_PORTS: dict[str, int] = {"grpc": 8001, "http": 8000}
+_PROTOCOLS = get_args(Protocol)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A protocol, a host and a port."""
+
+    protocol: Protocol
+    host: str
+    port: int
+
+    @property
+    def netloc(self) -> str:
+        """``host:port``, an IPv6 host in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.netloc}"
+
+
+def parse_url(url: str, protocol: str | None = None) -> Address:
+    """Reads a server URL, with or without a scheme.
+
+    Args:
+        url: ``[grpc://|http://]host[:port]``; an IPv6 host in brackets.
+        protocol: "grpc" or "http". None takes the URL's scheme, else gRPC.
+
+    Raises:
+        InvalidURL: The URL cannot be read, or its scheme contradicts ``protocol``.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator:
+        scheme, rest = "", url.strip()
+    if scheme and protocol and scheme != protocol:
+        raise InvalidURL(f"the URL '{url}' says {scheme} but the protocol is '{protocol}': leave out one of the two")
+    chosen = scheme or protocol or "grpc"
+    if chosen not in _PROTOCOLS:
+        raise InvalidURL(f"unknown protocol '{chosen}' for '{url}': expected one of {', '.join(_PROTOCOLS)}")
+    host, port = _host_and_port(url, rest)
+    return Address(cast(Protocol, chosen), host, DEFAULT_PORTS[chosen] if port is None else port)
+
+
+def _host_and_port(url: str, rest: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(f"//{rest}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidURL(f"cannot read the URL '{url}' ({error}): expected [grpc://|http://]host[:port]") from None
+    # urlsplit would take what stands before an @ for a password, and a path, query or fragment would be lost unsaid.
+    if not host or port == 0 or parts.path.strip("/") or parts.query or parts.fragment or "@" in rest:
+        raise InvalidURL(f"cannot use the URL '{url}': expected [grpc://|http://]host[:port] and nothing else")
+    return host, port

@@ -1,0 +1,99 @@
+"""What can go wrong between a client and the service, one class for each thing a caller would do differently.
+
+Every message is one line: what was found, what was expected, what to do.
+"""
+
+from __future__ import annotations
+
+import re
+
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
+_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+
+
+class PinstreamError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class InvalidURL(PinstreamError, ValueError):
+    """The server's URL or protocol cannot be used."""
+
+
+class ServerUnreachable(PinstreamError):
+    """No Triton server answers at the address, or the connection broke."""
+
+
+class ServerNotReady(PinstreamError):
+    """The server is there, but it or the model does not take requests now."""
+
+
+class ModelNotFound(PinstreamError):
+    """The server has no model of that name, or it is no detection service."""
+
+
+class InvalidRequest(PinstreamError, ValueError):
+    """The server refused the request (INVALID_ARGUMENT): sending it again will not help."""
+
+
+class InvalidImage(InvalidRequest):
+    """The image cannot be read or encoded; nothing was sent."""
+
+
+class DeadlineExceeded(PinstreamError, TimeoutError):
+    """No answer within the timeout."""
+
+
+class ServerError(PinstreamError):
+    """The server failed while it worked on the request."""
+
+
+class MissingExtra(PinstreamError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def unreachable(address: object, reason: str) -> ServerUnreachable:
+    """The error for a connection that cannot be made or broke.
+
+    Args:
+        address: Where the client tried to connect.
+        reason: What the network said, as short as it is known.
+    """
+    return ServerUnreachable(
+        f"no Triton server answers at {address} ({first_line(reason)}): "
+        "is it running, and is this the port of this protocol (gRPC 8001, HTTP 8000 by default)?"
+    )
+
+
+def deadline_exceeded(address: object, seconds: float) -> DeadlineExceeded:
+    """The error for a call that took longer than ``seconds``."""
+    return DeadlineExceeded(
+        f"no answer from {address} within {max(round(seconds, 1), 0.1):g} s: "
+        "the server is overloaded or stuck, or something else listens there; look at its log or allow a longer timeout"
+    )
+
+
+def from_status(code: str, text: str, address: object, model: str) -> PinstreamError:
+    """The error for a Triton server's own refusal.
+
+    Args:
+        code: Name of the gRPC status code; the HTTP transport translates its status first.
+        text: The server's message. A traceback in it stays on the server: only the first line is kept.
+        address: Where the server is.
+        model: The model that was asked, or "".
+    """
+    reason = first_line(text)
+    if code == "INVALID_ARGUMENT":
+        return InvalidRequest(f"the server refused the request: {reason}")
+    if code == "NOT_FOUND" and "no available versions" in reason:
+        return ServerNotReady(f"model '{model}' at {address} is not ready: it failed to load or was unloaded")
+    if code == "NOT_FOUND":
+        return ModelNotFound(f"the server at {address} has no model '{model}': check the model's name and repository")
+    if code == "UNAVAILABLE":
+        return ServerNotReady(f"the server at {address} takes no request now: {reason}; try again later")
+    return ServerError(f"the server at {address} failed ({code}): {reason}; the server's log has the details")
+
+
+def first_line(text: str) -> str:
+    """Triton's message without its prefixes and without the lines (a stub's traceback) that follow the first."""
+    line = (text.strip() or "no reason given").splitlines()[0].strip()
+    return _ENSEMBLE.sub("", _REQUEST_ID.sub("", line)).rstrip(".: ")

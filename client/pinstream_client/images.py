@@ -1,0 +1,98 @@
+"""What `detect` accepts, as the encoded bytes that the service takes.
+
+A file is sent as it is: its own bytes are the smallest and most exact form of the picture. An array is wrapped as an
+uncompressed BMP, which loses nothing, costs one copy and needs no image library.
+"""
+
+from __future__ import annotations
+
+import struct
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidImage
+
+ImageLike: TypeAlias = "str | PathLike[str] | bytes | bytearray | memoryview | NDArray[Any]"
+
+_FILE_HEADER = struct.Struct("<2sIHHI")
+_INFO_HEADER = struct.Struct("<IiiHHIIiiII")
+_GRAY_PALETTE = np.repeat(np.arange(256, dtype=np.uint8), 4).reshape(256, 4) * np.array([1, 1, 1, 0], np.uint8)
+_MAX_FILE_BYTES = 2**32 - 1
+
+
+def encode(image: ImageLike) -> bytes:
+    """Returns the bytes of an image file.
+
+    Args:
+        image: A path, the bytes of a JPEG, PNG, BMP or WebP file, or a uint8 array: [height, width, 3] in BGR order,
+            [height, width] or [height, width, 1] in grey.
+
+    Raises:
+        InvalidImage: No such file, no bytes, or an array of another dtype or shape.
+    """
+    if isinstance(image, np.ndarray):
+        return encode_bmp(image)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        data, source = bytes(image), "the image given as bytes"
+    elif isinstance(image, (str, PathLike)):
+        data, source = _read(Path(image)), f"image file {image}"
+    else:
+        raise InvalidImage(f"cannot send a {type(image).__name__}: expected a path, bytes or a NumPy array")
+    if not data:
+        raise InvalidImage(f"{source} is empty: expected a JPEG, PNG, BMP or WebP file")
+    return data
+
+
+def encode_bmp(pixels: NDArray[Any]) -> bytes:
+    """Wraps pixels as an uncompressed BMP file: 24 bits for colour, 8 bits with a grey palette for grey.
+
+    Args:
+        pixels: uint8, [height, width, 3] in BGR order, [height, width] or [height, width, 1].
+
+    Raises:
+        InvalidImage: Another dtype or shape, no pixels, or more than a BMP file can hold.
+    """
+    if pixels.dtype != np.uint8:
+        raise InvalidImage(f"the image array is {pixels.dtype}: expected uint8 with values 0 to 255")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise InvalidImage(
+            f"the image array has shape {pixels.shape}: expected [height, width, 3] in BGR order, or [height, width]"
+        )
+    height, width = pixels.shape[:2]
+    row_bytes = pixels[0].size
+    stride = -(-row_bytes // 4) * 4
+    palette = _GRAY_PALETTE.tobytes() if pixels.ndim == 2 else b""
+    offset = _FILE_HEADER.size + _INFO_HEADER.size + len(palette)
+    file_bytes = offset + stride * height
+    if file_bytes > _MAX_FILE_BYTES:
+        raise InvalidImage(f"the image array of {width} x {height} pixels is larger than 4 GiB: send an encoded file")
+    # Rows go bottom-up, the one order that every decoder reads, each padded to 4 bytes.
+    rows = np.zeros((height, stride), np.uint8)
+    rows[:, :row_bytes] = pixels[::-1].reshape(height, row_bytes)
+    bits, colours = (8, 256) if palette else (24, 0)
+    return b"".join(
+        (
+            _FILE_HEADER.pack(b"BM", file_bytes, 0, 0, offset),
+            _INFO_HEADER.pack(_INFO_HEADER.size, width, height, 1, bits, 0, stride * height, 0, 0, colours, 0),
+            palette,
+            rows.data,
+        )
+    )
+
+
+def array_size(image: ImageLike) -> tuple[int, int] | None:
+    """(width, height) of an array; None for a file, whose size the decoder alone knows (EXIF may turn it)."""
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) and image.ndim >= 2 else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidImage(f"cannot read image file {path}: {error.strerror or error}") from None

@@ -1,0 +1,95 @@
+"""The `yolox` ensemble as a client sees it: names of tensors and parameters, requests, answers.
+
+No network in here, so that every kind of client shares it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .detections import Detections
+from .errors import InvalidRequest, ModelNotFound
+from .labels import COCO
+from .transport import InferRequest, Json, Parameter
+
+IMAGE = "image"
+NUM_DETS, BOXES, SCORES, CLASSES = "num_dets", "det_boxes", "det_scores", "det_classes"
+CLASS_NAMES = "class_names"
+DETECTION_OUTPUTS = (NUM_DETS, BOXES, SCORES, CLASSES)
+
+
+def detection_request(
+    model: str, image: bytes, parameters: dict[str, Parameter], with_class_names: bool = False
+) -> InferRequest:
+    """The request for one encoded image: ``image`` BYTES [1, 1]."""
+    # An object array: np.bytes_ would strip the zeros at the end of a file.
+    tensor = np.empty((1, 1), dtype=np.object_)
+    tensor[0, 0] = image
+    outputs = (*DETECTION_OUTPUTS, CLASS_NAMES) if with_class_names else DETECTION_OUTPUTS
+    return InferRequest(model, {IMAGE: tensor}, outputs, parameters)
+
+
+def request_parameters(conf: float | None, iou: float | None, max_det: int | None) -> dict[str, Parameter]:
+    """The parameters that were given; the service has the defaults and checks the ranges.
+
+    Raises:
+        InvalidRequest: Not a number.
+    """
+    given: dict[str, Parameter] = {}
+    for name, value, kind in (("conf", conf, float), ("iou", iou, float), ("max_det", max_det, int)):
+        if value is None:
+            continue
+        try:
+            number = kind(value)
+        except (TypeError, ValueError):
+            raise InvalidRequest(f"{name} is {value!r}: expected a number") from None
+        # JSON has no such numbers: over HTTP the whole request would be unreadable.
+        if not np.isfinite(number) or number != value:
+            raise InvalidRequest(f"{name} is {value!r}: expected {'a whole number' if kind is int else 'a finite one'}")
+        given[name] = number
+    return given
+
+
+def read_detections(
+    outputs: dict[str, NDArray[Any]],
+    names: tuple[str, ...],
+    image_size: tuple[int, int] | None = None,
+    round_trip_ms: float | None = None,
+) -> Detections:
+    """The answer for one image, without the zeros that pad it."""
+    count = int(outputs[NUM_DETS].ravel()[0])
+    return Detections(
+        boxes=outputs[BOXES].reshape(-1, 4)[:count],
+        scores=outputs[SCORES].ravel()[:count],
+        class_ids=outputs[CLASSES].ravel()[:count],
+        names=names,
+        image_size=image_size,
+        round_trip_ms=round_trip_ms,
+    )
+
+
+def read_class_names(outputs: dict[str, NDArray[Any]]) -> tuple[str, ...]:
+    """The model's labels out of the answer; COCO's for a service that does not tell them."""
+    names = outputs.get(CLASS_NAMES)
+    if names is None or names.size == 0:
+        return COCO
+    return tuple(bytes(name).decode("utf-8", "replace") for name in names.reshape(-1, names.shape[-1])[0])
+
+
+def tells_class_names(model: str, metadata: Json) -> bool:
+    """Whether the model has the output ``class_names``.
+
+    Raises:
+        ModelNotFound: The model's inputs and outputs are not those of the detection service.
+    """
+    inputs = {tensor["name"] for tensor in metadata.get("inputs", [])}
+    outputs = {tensor["name"] for tensor in metadata.get("outputs", [])}
+    if inputs != {IMAGE} or not outputs.issuperset(DETECTION_OUTPUTS):
+        raise ModelNotFound(
+            f"model '{model}' is no detection service: it has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
+            f"expected ['{IMAGE}'] and {list(DETECTION_OUTPUTS)}"
+        )
+    return CLASS_NAMES in outputs
