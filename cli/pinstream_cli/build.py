@@ -1,0 +1,282 @@
+"""`pinstream build`: an official YOLOX export in, a proven serving graph and its sidecar out.
+
+The steps: recognise the export, fuse the serving graph, verify it against the export, write both files. A plan is made
+from the fused graph, so its step belongs between fusing and writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pinstream.sidecar import FILE_NAME, Sidecar, TensorEntry, file_sha256, write
+from pinstream_cli.build_error import BuildError, NotYoloxError
+
+if TYPE_CHECKING:
+    from pinstream_cli.yolox_recognise import YoloxExport
+    from pinstream_cli.yolox_verify import Check
+
+__all__ = ["BuildError", "BuildReport", "NotYoloxError", "build", "build_service"]
+
+MODEL_FILE = "model.onnx"
+DEFAULT_CANDIDATES = 300
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made.
+
+    Attributes:
+        model: The serving graph, `model.onnx` in the output directory.
+        sidecar: Its `model.json`.
+        source: The export.
+        source_kind: The export in words.
+        input_size: Height and width in pixels.
+        labels: One name for each class.
+        candidates: K, the candidates per image.
+        checks: Every comparison of the serving graph with the export.
+        source_bytes: Size of the export.
+        model_bytes: Size of the serving graph.
+        seconds: Duration of the whole build.
+        hint: What the user may want to know or do, or empty.
+    """
+
+    model: Path
+    sidecar: Path
+    source: Path
+    source_kind: str
+    input_size: tuple[int, int]
+    labels: tuple[str, ...]
+    candidates: int
+    checks: tuple[Check, ...]
+    source_bytes: int
+    model_bytes: int
+    seconds: float
+    hint: str
+
+    @property
+    def max_box_error_px(self) -> float:
+        """The largest difference of a box coordinate in all checks, in letterbox pixels."""
+        return max(check.max_box_error_px for check in self.checks)
+
+    @property
+    def max_score_error(self) -> float:
+        """The largest difference of a score in all checks."""
+        return max(check.max_score_error for check in self.checks)
+
+
+def build_service(
+    model: Path,
+    out: Path,
+    *,
+    candidates: int = DEFAULT_CANDIDATES,
+    labels: Path | None = None,
+    images: Sequence[Path] = (),
+    progress: Callable[[str], None] = lambda step: None,
+) -> BuildReport:
+    """Builds the serving graph of a YOLOX export and proves it against the export.
+
+    Args:
+        model: A YOLOX export: static or --dynamic, with or without --decode_in_inference.
+        out: The directory to write `model.onnx` and `model.json` into; made if it is not there.
+        candidates: How many of the best boxes per image leave the network, 1 to 3840.
+        labels: A text file of class names, one a line. COCO's names if None and there are 80 classes, else class_0 on.
+        images: Real images to check the serving graph with, besides drawn ones.
+        progress: Called with a few words at the start of every step.
+
+    Raises:
+        NotYoloxError: The model is ONNX, but not a YOLOX export.
+        BuildError: Anything else; nothing has been written then.
+    """
+    try:
+        from pinstream_cli.yolox_graph import MOST_CANDIDATES, fuse
+        from pinstream_cli.yolox_recognise import recognise
+        from pinstream_cli.yolox_verify import verify
+    except ImportError as error:
+        raise BuildError(f"{error}; building needs more packages: pip install 'pinstream[server]'") from error
+
+    started = time.monotonic()
+    if not 1 <= candidates <= MOST_CANDIDATES:
+        raise BuildError(f"--candidates must be 1 to {MOST_CANDIDATES} (TensorRT's limit), found {candidates}")
+    _check_destination(out, model)
+    progress(f"reading {model.name}")
+    export = recognise(model)
+    names, hint = class_names(labels, export.num_classes)
+    count = min(candidates, export.num_anchors)
+    progress("fusing the serving graph")
+    fused = fuse(export, count, names)
+    progress("checking it against the export")
+    checks = verify(export, fused, images)
+    progress(f"writing {out}")
+    content = fused.SerializeToString()
+    _write(out, content, _sidecar(export, content, count, names, checks))
+    return BuildReport(
+        model=out / MODEL_FILE,
+        sidecar=out / FILE_NAME,
+        source=model,
+        source_kind=_kind(export),
+        input_size=export.input_size,
+        labels=names,
+        candidates=count,
+        checks=checks,
+        source_bytes=model.stat().st_size,
+        model_bytes=len(content),
+        seconds=time.monotonic() - started,
+        hint=hint,
+    )
+
+
+def class_names(path: Path | None, num_classes: int) -> tuple[tuple[str, ...], str]:
+    """The class names, from a file or by default, and a hint about them (empty if there is nothing to say).
+
+    Raises:
+        BuildError: The file cannot be read, has an empty line, or does not name every class exactly once.
+    """
+    from pinstream_client.labels import COCO
+
+    if path is None and num_classes == len(COCO):
+        return COCO, ""
+    if path is None:
+        names = tuple(f"class_{index}" for index in range(num_classes))
+        return names, f"class names are {names[0]} to {names[-1]}; give the real ones with --labels FILE, one a line"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except OSError as error:
+        raise BuildError(f"{path}: the labels cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise BuildError(f"{path}: the labels must be UTF-8 text, one name a line ({error.reason})") from error
+    names = tuple(line.strip() for line in lines)
+    if len(names) != num_classes:
+        raise BuildError(
+            f"{path}: {len(names)} labels, but the model has {num_classes} classes; give one name a line for each class"
+        )
+    if "" in names:
+        raise BuildError(f"{path}: line {names.index('') + 1} is empty; give one name a line for each class")
+    return names, ""
+
+
+def _check_destination(out: Path, model: Path) -> None:
+    """Fails early on what would fail after minutes of checks."""
+    if (out / MODEL_FILE).exists() and model.exists() and (out / MODEL_FILE).samefile(model):
+        raise BuildError(f"{out}: {MODEL_FILE} would overwrite the export itself; choose another directory with -o")
+    existing = out
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise BuildError(f"{out}: {existing} is a file; choose a directory with -o")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise BuildError(f"{out}: {existing} cannot be written; choose another directory with -o")
+
+
+def _sidecar(
+    export: YoloxExport, content: bytes, candidates: int, labels: tuple[str, ...], checks: Sequence[Check]
+) -> Sidecar:
+    from pinstream_cli.yolox_graph import INPUT, OUTPUT
+
+    height, width = export.input_size
+    sections: dict[str, Any] = {
+        "yolox": {"input_size": [height, width], "num_classes": export.num_classes, "candidates": candidates},
+        "source": {"file": export.path.name, "sha256": file_sha256(export.path)},
+        "built_with": {name: _version(name) for name in ("pinstream", "onnx", "onnxruntime")},
+        "checks": [asdict(check) for check in checks],
+    }
+    return Sidecar(
+        kind="onnx",
+        file=MODEL_FILE,
+        sha256=hashlib.sha256(content).hexdigest(),
+        inputs=(TensorEntry(INPUT, "UINT8", (-1, height, width, 3)),),
+        outputs=(TensorEntry(OUTPUT, "FP32", (-1, candidates, 6)),),
+        labels=labels,
+        sections=sections,
+    )
+
+
+def _write(out: Path, content: bytes, sidecar: Sidecar) -> None:
+    """Writes both files beside their final places first, so that a full disk leaves an earlier build untouched."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as scratch:
+            (Path(scratch) / MODEL_FILE).write_bytes(content)
+            write(Path(scratch) / FILE_NAME, sidecar)
+            for name in (MODEL_FILE, FILE_NAME):
+                os.replace(Path(scratch) / name, out / name)
+    except OSError as error:
+        raise BuildError(f"{out}: cannot be written ({error.strerror}); choose another directory with -o") from error
+
+
+def _kind(export: YoloxExport) -> str:
+    batch = "dynamic batch" if export.batch is None else f"batch {export.batch}"
+    return f"{batch}, {'decoded' if export.output_decoded else 'undecoded'}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Directory to write into.")
+@click.option("--candidates", default=DEFAULT_CANDIDATES, show_default=True, help="Best boxes per image, 1 to 3840.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line. [default: COCO's, if 80]")
+@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Real image to check with.")
+def build(model: Path, out: Path, candidates: int, labels: Path | None, images: tuple[Path, ...]) -> None:
+    """Build the serving graph of a YOLOX export, MODEL.
+
+    Takes an ONNX file from YOLOX's own export tool (static or --dynamic, with or without --decode_in_inference) and
+    writes model.onnx and model.json: uint8 images in, the best boxes out, any batch size. The result is compared with
+    the export before it is written.
+    """
+    console = Console(highlight=False)
+    try:
+        with console.status("building") as status:
+            report = build_service(
+                model, out, candidates=candidates, labels=labels, images=images, progress=status.update
+            )  # fmt: skip
+    except BuildError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    console.print(summary(report))
+    if report.hint:
+        console.print(Text(f"hint: {report.hint}"), soft_wrap=True)
+
+
+def summary(report: BuildReport) -> Table:
+    """A report as a table of two columns."""
+    height, width = report.input_size
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    batches = sorted({check.batch for check in report.checks})
+    rows = {
+        "model": f"{report.model} ({_megabytes(report.model_bytes)})",
+        "from": f"{report.source.name} ({_megabytes(report.source_bytes)}; {report.source_kind})",
+        "input": f"images uint8 [batch, {height}, {width}, 3], BGR, letterboxed",
+        "output": f"candidates float32 [batch, {report.candidates}, 6]",
+        "classes": f"{len(report.labels)}: {', '.join(report.labels[:3])}{', ...' if len(report.labels) > 3 else ''}",
+        "checked": f"{len(report.checks)} times against the export, batch {' and '.join(map(str, batches))}: "
+        f"largest error {report.max_box_error_px:.2g} px, score {report.max_score_error:.2g}",
+        "took": f"{report.seconds:.1f} s",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))  # not markup: shapes are in brackets
+    return table
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
