@@ -39,11 +39,14 @@ class TensorSpec:
         name: The engine's name for it.
         dtype: Triton's data type without the TYPE_ prefix ("FP32", "BYTES").
         shape: Item shape: without the batch dimension where the model batches. -1 is a dynamic dimension.
+        bounds: What dynamic dimensions may be: (smallest, largest) item shapes, one pair for each optimisation profile.
+            Empty where the engine sets no limits.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    bounds: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -65,6 +68,14 @@ class TensorSpec:
         shape = tuple(shape)
         return len(shape) == len(self.shape) and all(
             a == b or -1 in (a, b) for a, b in zip(self.shape, shape, strict=True)
+        )
+
+    def within_bounds(self, shape: Iterable[int]) -> bool:
+        """Whether an item of `shape` lies in the bounds of some profile."""
+        shape = tuple(shape)
+        return not self.bounds or any(
+            all(low <= d <= high for low, d, high in zip(smallest, shape, largest, strict=True))
+            for smallest, largest in self.bounds
         )
 
     @property

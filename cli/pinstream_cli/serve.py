@@ -14,8 +14,8 @@ from google.protobuf import text_format
 from rich.console import Console
 from tritonclient.grpc import model_config_pb2
 
-from pinstream.sidecar import read_sidecar
-from pinstream_cli.build import BuildError, build_service
+from pinstream import sidecar as sidecars
+from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import (
     Endpoints,
@@ -101,7 +101,7 @@ def serve(
             raise CommandError(f"Triton ended by itself with code {code}; run again with --verbose to see its log")
     except KeyboardInterrupt:
         console.print("Stopped.")
-    except (CommandError, BuildError) as error:
+    except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 
@@ -198,7 +198,7 @@ def _check_shared_memory(run: RunDirectory) -> None:
     if not sidecar.is_file():
         check_shared_memory(16 << 20, "a few regions of Triton's Python backend")
         return
-    shape = read_sidecar(sidecar).inputs[0].shape[1:]
+    shape = sidecars.read(sidecar).inputs[0].shape[1:]
     configs = [_model_config(run.models / name) for name in HOLD_IMAGES]
     instances = sum(max(1, sum(group.count for group in config.instance_group)) for config in configs)
     batch = max(config.max_batch_size for config in configs)

@@ -1,0 +1,254 @@
+"""The thin, checked layer over cuda.bindings.runtime: device, memory, copies, streams, events, graphs.
+
+The one file that imports CUDA. Every return code is looked at; a failure says what was being done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+
+from pinstream.errors import EngineError
+from pinstream.tensors import Array
+
+SUCCESS = cudart.cudaError_t.cudaSuccess
+
+
+class CudaError(EngineError):
+    """A CUDA call failed.
+
+    Attributes:
+        sticky: The context is lost: every later call in this process fails too.
+    """
+
+    def __init__(self, text: str, sticky: bool) -> None:
+        super().__init__(text)
+        self.sticky = sticky
+
+
+def call(doing: str, function: Callable[..., tuple[Any, ...]], *args: Any) -> Any:
+    """Call a runtime function and look at its return code.
+
+    Args:
+        doing: What is being done, for the message: "copying input 'images' to the GPU".
+        function: One of cuda.bindings.runtime.
+        args: Its arguments.
+
+    Returns:
+        The one result, a tuple of several, or None.
+
+    Raises:
+        CudaError: The call failed, or an earlier asynchronous one did.
+    """
+    error, *results = function(*args)
+    if error != SUCCESS:
+        raise _failure(doing, error)
+    return results[0] if len(results) == 1 else tuple(results) or None
+
+
+def _failure(doing: str, error: Any) -> CudaError:
+    name = _text(cudart.cudaGetErrorName(error))
+    text = _text(cudart.cudaGetErrorString(error))
+    cudart.cudaGetLastError()
+    # What is still there after it was taken off is a lost context.
+    sticky = cudart.cudaDeviceSynchronize()[0] != SUCCESS
+    cudart.cudaGetLastError()
+    advice = "; this process has lost its GPU context and must be restarted" if sticky else ""
+    return CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
+
+
+def _text(result: tuple[Any, ...]) -> str:
+    value = result[1]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def device_count() -> int:
+    """Number of GPUs that can be used; 0 without a driver."""
+    error, count = cudart.cudaGetDeviceCount()
+    cudart.cudaGetLastError()
+    return int(count) if error == SUCCESS else 0
+
+
+def set_device(index: int) -> None:
+    """Make GPU `index` this thread's device; its primary context is created with the first use."""
+    call(f"choosing GPU {index} of {device_count()}", cudart.cudaSetDevice, index)
+
+
+def compute_capability(index: int) -> str:
+    """The GPU's compute capability, as in "9.0"."""
+    attributes = cudart.cudaDeviceAttr
+    major, minor = (
+        call("reading the compute capability", cudart.cudaDeviceGetAttribute, attribute, index)
+        for attribute in (attributes.cudaDevAttrComputeCapabilityMajor, attributes.cudaDevAttrComputeCapabilityMinor)
+    )
+    return f"{major}.{minor}"
+
+
+def device_name(index: int) -> str:
+    """The GPU's name, as in "NVIDIA H200"."""
+    properties = call("reading the GPU's properties", cudart.cudaGetDeviceProperties, index)
+    return str(properties.name.decode().rstrip("\0"))
+
+
+def runtime_version() -> str:
+    """Version of the CUDA runtime, as in "13.0"."""
+    version = call("reading the CUDA version", cudart.cudaRuntimeGetVersion)
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def memory_used() -> int:
+    """Bytes of the current GPU's memory in use, by anyone."""
+    free, total = call("reading the GPU's memory", cudart.cudaMemGetInfo)
+    return int(total - free)
+
+
+def synchronize() -> None:
+    """Wait for everything on the current device."""
+    call("waiting for the GPU", cudart.cudaDeviceSynchronize)
+
+
+class PinnedAllocation:
+    """Page-locked host memory, which the GPU's copy engines read and write by themselves. A memory.Allocation."""
+
+    def __init__(self, nbytes: int) -> None:
+        doing = f"allocating {nbytes:,} bytes of pinned host memory"
+        self._pointer: int = int(call(doing, cudart.cudaHostAlloc, nbytes, cudart.cudaHostAllocDefault))
+        self.data: Array = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(self._pointer))
+        self.data[:] = 0
+
+    @property
+    def pointer(self) -> int:
+        """Address."""
+        return self._pointer
+
+    def free(self) -> None:
+        """Give the memory back; views of it must not be used any more."""
+        if self._pointer:
+            call("freeing pinned memory", cudart.cudaFreeHost, self._pointer)
+            self._pointer = 0
+
+
+class DeviceAllocation:
+    """Memory on the GPU, 256-byte aligned."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        doing = f"allocating {nbytes:,} bytes on the GPU"
+        self.pointer: int = int(call(doing, cudart.cudaMalloc, max(nbytes, 1)))
+
+    def free(self) -> None:
+        """Give the memory back."""
+        if self.pointer:
+            call("freeing GPU memory", cudart.cudaFree, self.pointer)
+            self.pointer = 0
+
+
+class Stream:
+    """A non-blocking stream: work on it waits for no other stream, and never for the default one.
+
+    Args:
+        priority: "high", "low" or "normal".
+    """
+
+    def __init__(self, priority: str = "normal") -> None:
+        least, greatest = call("reading stream priorities", cudart.cudaDeviceGetStreamPriorityRange)
+        level = {"high": greatest, "low": least}.get(priority, 0)
+        flags = cudart.cudaStreamNonBlocking
+        self._stream = call("creating a stream", cudart.cudaStreamCreateWithPriority, flags, level)
+        self.handle = int(self._stream)
+
+    def wait(self, event: Event) -> None:
+        """Let work that follows on this stream start after `event`."""
+        call("chaining streams", cudart.cudaStreamWaitEvent, self._stream, event.handle, 0)
+
+    def synchronize(self) -> None:
+        """Block until everything on this stream is done."""
+        call("waiting for a stream", cudart.cudaStreamSynchronize, self._stream)
+
+    def destroy(self) -> None:
+        """Destroy the stream; work on it is finished first."""
+        call("destroying a stream", cudart.cudaStreamDestroy, self._stream)
+
+
+class Event:
+    """A point in a stream.
+
+    Args:
+        spin: Wait for it by polling, which wakes up soonest and keeps a core busy, instead of sleeping.
+    """
+
+    def __init__(self, spin: bool = False) -> None:
+        flags = cudart.cudaEventDefault if spin else cudart.cudaEventBlockingSync
+        self.handle = call("creating an event", cudart.cudaEventCreateWithFlags, flags)
+
+    def record(self, stream: Stream) -> None:
+        """Put the point behind everything enqueued on `stream` so far."""
+        call("recording an event", cudart.cudaEventRecord, self.handle, stream.handle)
+
+    def synchronize(self, doing: str) -> None:
+        """Block until the point is reached; errors of the work before it surface here, named by `doing`."""
+        call(doing, cudart.cudaEventSynchronize, self.handle)
+
+    def seconds_since(self, earlier: Event) -> float:
+        """GPU time between two reached points."""
+        return float(call("reading event times", cudart.cudaEventElapsedTime, earlier.handle, self.handle)) / 1000
+
+    def destroy(self) -> None:
+        """Destroy the event."""
+        call("destroying an event", cudart.cudaEventDestroy, self.handle)
+
+
+def copy_async(doing: str, target: int, source: int, nbytes: int, stream: Stream) -> None:
+    """Copy between any two addresses, host or device, in the stream's order; host memory must be pinned."""
+    call(doing, cudart.cudaMemcpyAsync, target, source, nbytes, cudart.cudaMemcpyKind.cudaMemcpyDefault, stream.handle)
+
+
+def fill_async(pointer: int, value: int, nbytes: int, stream: Stream) -> None:
+    """Set every byte of GPU memory to `value`."""
+    call("filling GPU memory", cudart.cudaMemsetAsync, pointer, value, nbytes, stream.handle)
+
+
+class Graph:
+    """Work captured once and launched by one call."""
+
+    def __init__(self, executable: Any) -> None:
+        self._executable = executable
+
+    def launch(self, stream: Stream) -> None:
+        """Run the captured work on `stream`."""
+        call("launching a CUDA graph", cudart.cudaGraphLaunch, self._executable, stream.handle)
+
+    def destroy(self) -> None:
+        """Destroy the graph; it may not be running."""
+        call("destroying a CUDA graph", cudart.cudaGraphExecDestroy, self._executable)
+
+
+def capture(stream: Stream, work: Callable[[], None]) -> Graph:
+    """Record what `work` enqueues on `stream` instead of running it.
+
+    Capture is thread-local: other threads of the process may allocate memory meanwhile.
+
+    Raises:
+        CudaError: Something in `work` cannot be captured; nothing stays pending.
+        EngineError: `work` raised it.
+    """
+    mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    call("beginning graph capture", cudart.cudaStreamBeginCapture, stream.handle, mode)
+    try:
+        work()
+    except EngineError:
+        # Capture has to be ended even where it is of no use any more, or the stream stays lost.
+        _, graph = cudart.cudaStreamEndCapture(stream.handle)
+        if graph is not None and int(graph):
+            cudart.cudaGraphDestroy(graph)
+        cudart.cudaGetLastError()
+        raise
+    graph = call("ending graph capture", cudart.cudaStreamEndCapture, stream.handle)
+    try:
+        return Graph(call("instantiating a CUDA graph", cudart.cudaGraphInstantiate, graph, 0))
+    finally:
+        call("destroying a graph template", cudart.cudaGraphDestroy, graph)

@@ -1,0 +1,175 @@
+"""What a plan says of itself, read from an engine or from the sidecar, and the model it makes. No TensorRT, no CUDA.
+
+A model is one plan with a dynamic batch, or several plans of one batch size each; every plan has one or more
+optimisation profiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pinstream.errors import ConfigError
+from pinstream.options import Options
+from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The shapes of one input that one optimisation profile takes: from `min` to `max`, tuned for `opt`."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether `shape` lies inside."""
+        return len(shape) == len(self.min) and all(
+            low <= d <= high for low, d, high in zip(self.min, shape, self.max, strict=True)
+        )
+
+    def distance(self, shape: Shape) -> int:
+        """How far `shape` is from what the profile is tuned for."""
+        return sum(abs(d - o) for d, o in zip(shape, self.opt, strict=True))
+
+
+@dataclass(frozen=True)
+class PlanTensor:
+    """One I/O tensor of a plan.
+
+    Attributes:
+        name: The engine's name for it.
+        dtype: Triton's data type without TYPE_.
+        shape: As the engine has it, batch dimension included, -1 for a dynamic dimension.
+        ranges: For an input, one Range a profile; empty for an output.
+        host: A shape tensor: its values are read on the host.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape
+    ranges: tuple[Range, ...] = ()
+    host: bool = False
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """What one plan file holds.
+
+    Attributes:
+        file: Its name, beside the sidecar.
+        inputs: In the engine's order.
+        outputs: In the engine's order.
+        sha256: Of the file, in hexadecimal; empty where it was read from the engine.
+    """
+
+    file: str
+    inputs: tuple[PlanTensor, ...]
+    outputs: tuple[PlanTensor, ...]
+    sha256: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the sidecar's section `plans` has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> PlanInfo:
+        """Read an entry of the sidecar's section `plans`.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is malformed.
+        """
+        return cls(
+            str(entry["file"]),
+            tuple(_tensor(t) for t in entry["inputs"]),
+            tuple(_tensor(t) for t in entry["outputs"]),
+            str(entry.get("sha256", "")),
+        )
+
+
+def _tensor(entry: Mapping[str, Any]) -> PlanTensor:
+    ranges = tuple(Range(*(tuple(map(int, r[k])) for k in ("min", "opt", "max"))) for r in entry.get("ranges", ()))
+    shape = tuple(map(int, entry["shape"]))
+    return PlanTensor(str(entry["name"]), str(entry["dtype"]), shape, ranges, bool(entry.get("host", False)))
+
+
+def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
+    """The model that `plans` make together.
+
+    Args:
+        plans: One dynamic plan, or one plan a batch size; all of one network.
+        options: BUCKETS narrows the batch sizes, and makes a dynamic plan run in these only.
+
+    Raises:
+        ConfigError: The plans are not of one network, or BUCKETS asks for sizes they do not have.
+    """
+    _check_one_network(plans)
+    batch = None if _configured_unbatched(plans[0], options) else _batch_sizes(plans, options)
+    drop = 1 if batch else 0
+    inputs = tuple(_input_spec([plan.inputs[i] for plan in plans], drop) for i in range(len(plans[0].inputs)))
+    outputs = tuple(TensorSpec(t.name, t.dtype, t.shape[drop:]) for t in plans[0].outputs)
+    return ModelSpec(inputs, outputs, batch)
+
+
+def _check_one_network(plans: Sequence[PlanInfo]) -> None:
+    def signature(plan: PlanInfo) -> list[tuple[str, str]]:
+        return [(t.name, t.dtype) for t in (*plan.inputs, *plan.outputs)]
+
+    for plan in plans[1:]:
+        if signature(plan) != signature(plans[0]):
+            raise ConfigError(
+                f"{plan.file} has tensors {signature(plan)}, {plans[0].file} has {signature(plans[0])}; "
+                "the plans of one model must come from one network: build them again with `pinstream build`"
+            )
+
+
+def _configured_unbatched(plan: PlanInfo, options: Options) -> bool:
+    return bool({(t.name, len(t.shape)) for t in plan.inputs} & set(options.unbatched_inputs))
+
+
+def _input_spec(tensors: Sequence[PlanTensor], drop: int) -> TensorSpec:
+    first = tensors[0]
+    item = first.shape[drop:]
+    bounds = tuple(dict.fromkeys((r.min[drop:], r.max[drop:]) for t in tensors for r in t.ranges))
+    return TensorSpec(first.name, first.dtype, item, bounds if -1 in item else ())
+
+
+def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | None:
+    ranges = [_plan_batch(plan) for plan in plans]
+    if any(r is None for r in ranges):
+        if len(plans) > 1:
+            raise ConfigError(f"{', '.join(p.file for p in plans)} have no common batch dimension; serve one of them")
+        return None
+    sizes = [r for r in ranges if r is not None]
+    largest = max(high for _, high in sizes)
+    available = {n for low, high in sizes for n in range(low, high + 1)}
+    if options.buckets:
+        missing = sorted(set(options.buckets) - available)
+        if missing:
+            raise ConfigError(
+                f"BUCKETS asks for batch sizes {', '.join(map(str, missing))}, which no plan has "
+                f"(there are {_describe(sizes)}); build them with `pinstream build --batch-sizes`, or change BUCKETS"
+            )
+        return BatchSizes(options.buckets)
+    if available == set(range(1, largest + 1)) and len(plans) == 1 and largest > 1:
+        return BatchSizes((largest,), exact=True)
+    return BatchSizes(tuple(sorted(available)))
+
+
+def _describe(sizes: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in sorted(sizes))
+
+
+def _plan_batch(plan: PlanInfo) -> tuple[int, int] | None:
+    """The smallest and largest batch of a plan; None where its tensors share no first dimension."""
+    if any(t.host or not t.shape for t in (*plan.inputs, *plan.outputs)) or not plan.inputs:
+        return None
+    first = {t.shape[0] for t in (*plan.inputs, *plan.outputs)}
+    if len(first) > 1:
+        return None
+    lows = {min(r.min[0] for r in t.ranges) for t in plan.inputs}
+    highs = {max(r.max[0] for r in t.ranges) for t in plan.inputs}
+    return (lows.pop(), highs.pop()) if len(lows) == len(highs) == 1 else None
