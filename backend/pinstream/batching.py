@@ -93,8 +93,8 @@ def _check_input(tensor: TensorSpec, array: Array, batched: bool) -> None:
     if not tensor.within_bounds(shape):
         allowed = " or ".join(f"{list(smallest)} to {list(largest)}" for smallest, largest in tensor.bounds)
         raise InvalidRequest(
-            f"input '{tensor.name}' has item shape {list(shape)}; the plan takes {allowed}: send such a shape, or build "
-            "a plan with wider profiles"
+            f"input '{tensor.name}' has item shape {list(shape)}; the plan takes {allowed}: send such a shape, or "
+            "build a plan with wider profiles"
         )
     if array.dtype != tensor.numpy_dtype:
         raise InvalidRequest(f"input '{tensor.name}' has data type {array.dtype}; expected {tensor.dtype}")

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeAlias, overload
 from . import yolox
 from .address import Protocol, parse_url
 from .detections import Detections
-from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
+from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable, deadline_exceeded
 from .images import ImageLike, array_size, encode
+from .labels import COCO
 from .timing import Statistics, ensemble_models, read_statistics
 from .transport import Deadline, Parameter, connect
 
@@ -67,6 +68,7 @@ class Detector:
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._names_lock = threading.Lock()
 
     def __enter__(self) -> Detector:
         return self
@@ -182,6 +184,15 @@ class Detector:
                     raise
             time.sleep(_POLL_S)
 
+    def class_names(self) -> tuple[str, ...]:
+        """The labels: ``class_names()[class_id]``. Asked for once; COCO's for a service that does not tell them.
+
+        Raises:
+            PinstreamError: As for `detect`.
+        """
+        self._require_open()
+        return self._class_names(Deadline(self.timeout))
+
     def statistics(self) -> Statistics:
         """The server's counters for the ensemble and its steps; ``later.since(earlier)`` gives the averages between.
 
@@ -207,17 +218,14 @@ class Detector:
         data, size = encode(image), array_size(image)
         deadline = Deadline(self.timeout)
         try:
-            names = self._names
-            asks_names = names is None and self._tells_class_names(deadline)
-            request = yolox.detection_request(self.model, data, parameters, with_class_names=asks_names)
+            names = self._class_names(deadline)
+            request = yolox.detection_request(self.model, data, parameters)
             started = time.perf_counter()
             outputs = self._transport.infer(request, deadline.left())
-            round_trip_ms = (time.perf_counter() - started) * 1e3
         except _SERVER_IS_GONE:
             self._names = self._models = None  # what comes back may be a server with another model
             raise
-        if names is None:
-            names = self._names = yolox.read_class_names(outputs)
+        round_trip_ms = (time.perf_counter() - started) * 1e3
         return yolox.read_detections(outputs, names, size, round_trip_ms)
 
     def _detect_list(
@@ -249,8 +257,25 @@ class Detector:
                 self._pool = ThreadPoolExecutor(self.in_flight, thread_name_prefix="pinstream")
             return self._pool
 
-    def _tells_class_names(self, deadline: Deadline) -> bool:
-        return yolox.tells_class_names(self.model, self._transport.model_metadata(self.model, deadline.left()))
+    def _class_names(self, deadline: Deadline) -> tuple[str, ...]:
+        names = self._names
+        if names is not None:
+            return names
+        # One thread asks, the others wait for what it learns.
+        if not self._names_lock.acquire(timeout=max(deadline.left(), 0.0)):
+            raise deadline_exceeded(self.address, self.timeout)
+        try:
+            if self._names is None:
+                self._names = self._ask_class_names(deadline)
+            return self._names
+        finally:
+            self._names_lock.release()
+
+    def _ask_class_names(self, deadline: Deadline) -> tuple[str, ...]:
+        metadata = self._transport.model_metadata(self.model, deadline.left())
+        if not yolox.tells_class_names(self.model, metadata):
+            return COCO
+        return yolox.read_class_names(self._transport.infer(yolox.class_names_request(self.model), deadline.left()))
 
     def _check_ready(self, deadline: Deadline) -> None:
         if self._transport.model_ready(self.model, deadline.left()):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from .detections import Detections
 from .errors import InvalidRequest, ModelNotFound
-from .labels import COCO
 from .transport import InferRequest, Json, Parameter
 
 IMAGE = "image"
@@ -21,15 +20,14 @@ CLASS_NAMES = "class_names"
 DETECTION_OUTPUTS = (NUM_DETS, BOXES, SCORES, CLASSES)
 
 
-def detection_request(
-    model: str, image: bytes, parameters: dict[str, Parameter], with_class_names: bool = False
-) -> InferRequest:
+def detection_request(model: str, image: bytes, parameters: dict[str, Parameter]) -> InferRequest:
     """The request for one encoded image: ``image`` BYTES [1, 1]."""
-    # An object array: np.bytes_ would strip the zeros at the end of a file.
-    tensor = np.empty((1, 1), dtype=np.object_)
-    tensor[0, 0] = image
-    outputs = (*DETECTION_OUTPUTS, CLASS_NAMES) if with_class_names else DETECTION_OUTPUTS
-    return InferRequest(model, {IMAGE: tensor}, outputs, parameters)
+    return InferRequest(model, {IMAGE: _image_tensor(image)}, DETECTION_OUTPUTS, parameters)
+
+
+def class_names_request(model: str) -> InferRequest:
+    """The request for the labels alone: the service looks at no image for them."""
+    return InferRequest(model, {IMAGE: _image_tensor(b"")}, (CLASS_NAMES,))
 
 
 def request_parameters(conf: float | None, iou: float | None, max_det: int | None) -> dict[str, Parameter]:
@@ -72,11 +70,8 @@ def read_detections(
 
 
 def read_class_names(outputs: dict[str, NDArray[Any]]) -> tuple[str, ...]:
-    """The model's labels out of the answer; COCO's for a service that does not tell them."""
-    names = outputs.get(CLASS_NAMES)
-    if names is None or names.size == 0:
-        return COCO
-    return tuple(bytes(name).decode("utf-8", "replace") for name in names.reshape(-1, names.shape[-1])[0])
+    """The labels out of the answer to `class_names_request`."""
+    return tuple(bytes(name).decode("utf-8", "replace") for name in outputs[CLASS_NAMES].ravel())
 
 
 def tells_class_names(model: str, metadata: Json) -> bool:
@@ -93,3 +88,10 @@ def tells_class_names(model: str, metadata: Json) -> bool:
             f"expected ['{IMAGE}'] and {list(DETECTION_OUTPUTS)}"
         )
     return CLASS_NAMES in outputs
+
+
+def _image_tensor(image: bytes) -> NDArray[Any]:
+    # An object array: np.bytes_ would strip the zeros at the end of a file.
+    tensor = np.empty((1, 1), dtype=np.object_)
+    tensor[0, 0] = image
+    return tensor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -52,20 +51,6 @@ def prepare_process() -> None:
     cv2.setLogLevel(0)
     warnings.filterwarnings("ignore", module="PIL")
     Image.MAX_IMAGE_PIXELS = None
-
-
-def configured_max_pixels(config: Mapping[str, str]) -> int:
-    """MAX_IMAGE_PIXELS of the `parameters` of config.pbtxt.
-
-    Raises:
-        ValueError: It is no whole number above 0.
-    """
-    text = config.get("MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(
-            f"parameter MAX_IMAGE_PIXELS in config.pbtxt: expected a whole number of pixels above 0, found {text!r}"
-        )
-    return int(text)
 
 
 def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The thresholds of a detection: their defaults in config.pbtxt, and what a request says instead."""
+"""Parameters: what config.pbtxt sets, and the thresholds that a request gives instead."""
 
 from __future__ import annotations
 
@@ -99,6 +99,23 @@ class Parameters:
                 raise ValueError(f"parameter {name.upper()} in config.pbtxt: expected {values}, found {text!r}")
             defaults[name] = value
         return Thresholds(**defaults)
+
+
+def positive_integer(config: Mapping[str, str], name: str, default: int) -> int:
+    """A parameter of config.pbtxt that is a count.
+
+    Args:
+        config: The model's `parameters` of config.pbtxt by name.
+        name: The parameter's name.
+        default: Its value where config.pbtxt does not give it.
+
+    Raises:
+        ValueError: It is no whole number above 0.
+    """
+    text = config.get(name, str(default))
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"parameter {name} in config.pbtxt: expected a whole number above 0, found {text!r}")
+    return int(text)
 
 
 def _ignored_names(config: Mapping[str, str]) -> re.Pattern[str]:
