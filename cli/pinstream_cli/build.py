@@ -153,7 +153,7 @@ def class_names(path: Path | None, num_classes: int) -> tuple[tuple[str, ...], s
         names = tuple(f"class_{index}" for index in range(num_classes))
         return names, f"class names are {names[0]} to {names[-1]}; give the real ones with --labels FILE, one a line"
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except OSError as error:
         raise BuildError(f"{path}: the labels cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
