@@ -1,0 +1,201 @@
+"""TensorRT, whichever is installed: `tensorrt`, or TensorRT for RTX, which has the same API under another name.
+
+Everything else of pinstream reaches TensorRT through a Flavour, so that this is the one file that imports it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pinstream.errors import ModelFileError
+
+# The modules of each flavour, in the order of preference. The wheel with the bindings of TensorRT-RTX works by itself;
+# `tensorrt_rtx` is a package around it that need not be there.
+MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+# What users have to install where there is none.
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings"}
+# TensorRT's data types by name, and Triton's. FP8, INT4 and FP4 exist inside engines only: Triton cannot carry them.
+TRITON_DTYPES = {
+    "FLOAT": "FP32",
+    "HALF": "FP16",
+    "BF16": "BF16",
+    "INT8": "INT8",
+    "UINT8": "UINT8",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "BOOL": "BOOL",
+}
+
+Sink = Callable[[int, str], None]
+
+_log = logging.getLogger("pinstream.tensorrt")
+_log.addHandler(logging.NullHandler())
+# Follows every real error and says nothing about it.
+_NOISE = "checkMacros.cpp::catchCudaError"
+_KEPT_ERRORS = 20
+# The place in TensorRT's own source, which tells users nothing.
+_WHERE = re.compile(r"\.? In \w+ at \S+?:\d+(?=\)|$)")
+# TensorRT objects refer to their logger until the process ends, and so must we.
+_loggers: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An installed TensorRT.
+
+    Attributes:
+        name: `tensorrt` or `tensorrt_rtx`; the plans of one are foreign to the other.
+        module: The module, `trt` in TensorRT's own documentation.
+        version: Its version, as in "10.16.1.11".
+    """
+
+    name: str
+    module: Any
+    version: str
+
+    @property
+    def is_rtx(self) -> bool:
+        """Whether this is TensorRT for RTX."""
+        return self.name == "tensorrt_rtx"
+
+    @property
+    def logger(self) -> Any:
+        """The one logger of this flavour, a trt.ILogger for Builder, OnnxParser and Runtime.
+
+        Its `sink` is called with a level of Python's logging and a text: the logger "pinstream.tensorrt" by default.
+        Its `take_errors()` gives the latest error texts, oldest first, and forgets them.
+        """
+        if self.name not in _loggers:
+            _loggers[self.name] = _make_logger(self.module)
+        return _loggers[self.name]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def load_flavour(name: str = "auto") -> Flavour:
+    """Import TensorRT.
+
+    Args:
+        name: "tensorrt" or "tensorrt_rtx" for that one; "auto" for the first that is installed, in this order.
+
+    Raises:
+        ModelFileError: None is installed, or an installed one does not load; the text says what was tried.
+    """
+    if name != "auto" and name not in MODULES:
+        raise ModelFileError(f"there is no TensorRT called {name}; choose auto, {' or '.join(MODULES)}")
+    tried = []
+    for candidate in MODULES if name == "auto" else (name,):
+        for module_name in MODULES[candidate]:
+            try:
+                module = importlib.import_module(module_name)
+                return Flavour(candidate, module, str(module.__version__))
+            except (ImportError, OSError, AttributeError) as error:
+                tried.append(f"{module_name}: {_reason(error, module_name)}")
+    packages = [PACKAGES[name]] if name != "auto" else PACKAGES.values()
+    install = " or ".join(f"`pip install {package}`" for package in packages)
+    raise ModelFileError(f"no TensorRT here ({'; '.join(tried)}); {install}, or serve the .onnx file")
+
+
+def _reason(error: Exception, module_name: str) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+        return "not installed"
+    if isinstance(error, AttributeError):  # a directory of that name is an empty package to Python
+        return "something else of that name is in the way"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _make_logger(trt: Any) -> Any:
+    """An instance of a subclass of trt.ILogger, which exists only once TensorRT is imported."""
+    severity = trt.ILogger.Severity
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.WARNING,
+        severity.INFO: logging.INFO,
+        severity.VERBOSE: logging.DEBUG,
+    }
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base is Any
+        def __init__(self, sink: Sink) -> None:
+            # Not super(): the bindings ask for the C++ half to be made by name, and crash without it.
+            trt.ILogger.__init__(self)
+            self.sink = sink
+            self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
+
+        def log(self, severity: Any, text: str) -> None:
+            level = levels[severity]
+            if level == logging.ERROR and _NOISE not in text:
+                self._errors.append(text)
+            self.sink(level, text)
+
+        def take_errors(self) -> list[str]:
+            errors = list(self._errors)
+            self._errors.clear()
+            return errors
+
+    return Logger(_log.log)
+
+
+def register_plugins(flavour: Flavour, paths: Iterable[Path] = ()) -> None:
+    """Make plugins known: those that come with TensorRT, then those of shared libraries.
+
+    Args:
+        flavour: The TensorRT.
+        paths: Shared libraries, which register their plugins when loaded or offer them to the registry.
+
+    Raises:
+        ModelFileError: A library cannot be loaded; the text names it.
+    """
+    trt, logger = flavour.module, flavour.logger
+    if hasattr(trt, "init_libnvinfer_plugins"):
+        trt.init_libnvinfer_plugins(logger, "")
+    registry = trt.get_plugin_registry()
+    for path in paths:
+        if not path.is_file():
+            raise ModelFileError(f"plugin library {path}: no such file; correct PLUGINS")
+        before = len(registry.all_creators)
+        try:
+            # Global, so that a library may use another's symbols. Never unloaded: engines call into it.
+            library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise ModelFileError(f"plugin library {path} cannot be loaded: {error}") from error
+        offers = hasattr(library, "getCreators") or hasattr(library, "getPluginCreators")
+        # Most libraries register themselves as they are loaded; others wait to be asked.
+        if offers and len(registry.all_creators) == before:
+            logger.take_errors()
+            if registry.load_library(str(path)) is None:
+                raise ModelFileError(f"plugin library {path} is refused by {flavour}: {why(flavour)}")
+
+
+def why(flavour: Flavour) -> str:
+    """What TensorRT last complained about, for the message about a call that returned nothing."""
+    errors = flavour.logger.take_errors()
+    return "; ".join(dict.fromkeys(_WHERE.sub("", text).strip() for text in errors)) or "it gave no reason"
+
+
+def triton_dtype(dtype: Any, tensor: str) -> str:
+    """Triton's name of a trt.DataType.
+
+    Args:
+        dtype: The trt.DataType.
+        tensor: The I/O tensor that has it, for the message.
+
+    Raises:
+        ModelFileError: Triton has no such data type.
+    """
+    try:
+        return TRITON_DTYPES[dtype.name]
+    except KeyError:
+        raise ModelFileError(
+            f"tensor {tensor} has TensorRT's data type {dtype.name}, which Triton cannot carry; "
+            f"convert it in the network to one of {', '.join(TRITON_DTYPES.values())}"
+        ) from None
