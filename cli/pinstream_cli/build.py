@@ -247,7 +247,7 @@ def build(model: Path, out: Path, candidates: int, labels: Path | None, images: 
         with console.status("building") as status:
             report = build_service(
                 model, out, candidates=candidates, labels=labels, images=images, progress=status.update
-            )  # fmt: skip
+            )
     except BuildError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

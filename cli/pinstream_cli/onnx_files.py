@@ -140,7 +140,5 @@ def inferred_ranks(model: Any) -> dict[str, int]:
     except Exception:  # the ranks only spare work; ONNX Runtime judges the model
         return {}
     return {
-        value.name: len(dims(value))
-        for value in inferred.graph.value_info
-        if value.type.tensor_type.HasField("shape")
-    }  # fmt: skip
+        value.name: len(dims(value)) for value in inferred.graph.value_info if value.type.tensor_type.HasField("shape")
+    }

@@ -33,11 +33,6 @@ def make_batch_dynamic(model: Any, source: str, batch: int) -> None:
                 target[0] = 0  # the same as the input's
                 _replace_input(graph, node, 1, target)
                 _drop_attribute(node, "allowzero")
-        elif node.op_type == "Expand" and node.input[1] in constants:
-            target = numpy_helper.to_array(constants[node.input[1]]).copy()
-            if batch > 1 and target.size > 0 and target[0] == batch:
-                target[0] = 1  # broadcasts to the input's
-                _replace_input(graph, node, 1, target)
         elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3] in constants:
             sizes = numpy_helper.to_array(constants[node.input[3]])
             if shapes is None:

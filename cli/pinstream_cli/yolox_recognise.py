@@ -92,9 +92,7 @@ def recognise(path: Path) -> YoloxExport:
     result = runs.pop(output)
     num_classes = _check_rows(result, input_size, path)
     head, decoded, output_decoded = _find_head(model, output, result, runs, input_size, path)
-    return YoloxExport(
-        path, model, source, output, batch, input_size, num_classes, head, decoded, output_decoded
-    )  # fmt: skip
+    return YoloxExport(path, model, source, output, batch, input_size, num_classes, head, decoded, output_decoded)
 
 
 def network_input(images: Sequence[Image]) -> Floats:
@@ -139,9 +137,7 @@ def _single_output(model: Any, path: Path) -> str:
     return str(outputs[0].name)
 
 
-def _probe(
-    model: Any, source: str, batch: int | None, input_size: tuple[int, int], path: Path
-) -> dict[str, Floats]:  # fmt: skip
+def _probe(model: Any, source: str, batch: int | None, input_size: tuple[int, int], path: Path) -> dict[str, Floats]:
     """Runs the model once: its output, and every tensor that may be the head, in graph order."""
     output = model.graph.output[0].name
     ranks = inferred_ranks(model)
@@ -184,7 +180,7 @@ def _check_rows(result: Any, input_size: tuple[int, int], path: Path) -> int:
 
 def _find_head(
     model: Any, output: str, result: Floats, inner: dict[str, Floats], input_size: tuple[int, int], path: Path
-) -> tuple[str, bool, bool]:  # fmt: skip
+) -> tuple[str, bool, bool]:
     """The tensor to go on from, whether it is decoded, and whether the output is (module docstring)."""
     cells = anchor_cells(input_size)
     head = next((name for name, tensor in inner.items() if tensor.shape == result.shape), output)
