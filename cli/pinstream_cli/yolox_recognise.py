@@ -83,11 +83,13 @@ def recognise(path: Path) -> YoloxExport:
         NotYoloxError: It is not, and this is what was looked for and what was found.
         BuildError: The file is missing, empty, not ONNX, or ONNX Runtime cannot run it.
     """
-    model = plain_opset(load_onnx(path), path)
+    model = load_onnx(path)
     if any(entry.key == GRAPH_KEY for entry in model.metadata_props):
         raise NotYoloxError(f"{path}: already a serving graph built by pinstream; serve it as it is")
     source, batch, input_size = _image_input(model, path)
     output = _single_output(model, path)
+    # Only now: a model of another kind need not be one that can be converted or run here.
+    model = plain_opset(model, path)
     runs = _probe(model, source, batch, input_size, path)
     result = runs.pop(output)
     num_classes = _check_rows(result, input_size, path)
@@ -118,7 +120,7 @@ def _image_input(model: Any, path: Path) -> tuple[str, int | None, tuple[int, in
     if not isinstance(height, int) or not isinstance(width, int):
         raise NotYoloxError(
             f"{path}: height and width must be fixed, only the batch may be dynamic; {found}; "
-            "export with --dynamic from YOLOX's own tool, or without"
+            "export with YOLOX's own tool, with or without --dynamic"
         )
     if height < STRIDES[-1] or width < STRIDES[-1] or height % STRIDES[-1] or width % STRIDES[-1]:
         raise NotYoloxError(f"{path}: not a YOLOX export: height and width are multiples of {STRIDES[-1]}; {found}")

@@ -210,6 +210,12 @@ def test_the_two_questions_that_serving_asks(tmp_path: Path) -> None:
     onnx.save(fuse(recognise(export), 20, ["a", "b", "c"]), str(serving))
     assert [is_yolox_export(path) for path in (export, classifier, serving)] == [True, False, False]
     assert [is_serving_graph(path) for path in (export, classifier, serving)] == [False, False, True]
+    # What has another signature is not run: it may be made of operators that only its own engine knows.
+    foreign = onnx.load(str(classifier))
+    foreign.graph.node[0].domain = "elsewhere"
+    foreign.opset_import[0].version = 7
+    onnx.save(foreign, str(classifier))
+    assert not is_yolox_export(classifier)
     for question in (is_yolox_export, is_serving_graph):
         with pytest.raises(BuildError, match="no such file"):
             question(tmp_path / "absent.onnx")
