@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pinstream.dlpack import DeviceArray
 from pinstream.errors import InvalidRequest
 from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
 
@@ -25,7 +26,7 @@ class Request:
         cancelled: Whether its sender has given up. Asking costs Triton a message, so ask seldom.
     """
 
-    inputs: Mapping[str, Array]
+    inputs: Mapping[str, Array | DeviceArray]
     items: int
     wanted: frozenset[str]
     cancelled: Callable[[], bool] = _never
@@ -50,7 +51,7 @@ class Batch:
     size: int
 
 
-def check_request(inputs: Mapping[str, Array], spec: ModelSpec, max_batch_size: int) -> int:
+def check_request(inputs: Mapping[str, Array | DeviceArray], spec: ModelSpec, max_batch_size: int) -> int:
     """Hold one request against the model.
 
     Args:
@@ -85,7 +86,7 @@ def _names_differ(found: set[str], expected: set[str]) -> str:
     return f"the request has inputs {', '.join(sorted(found))}; the model takes {', '.join(sorted(expected))}"
 
 
-def _check_input(tensor: TensorSpec, array: Array, batched: bool) -> None:
+def _check_input(tensor: TensorSpec, array: Array | DeviceArray, batched: bool) -> None:
     shape = array.shape[1:] if batched else array.shape
     if (batched and array.ndim == 0) or not tensor.accepts(shape):
         wanted = ["batch"] * batched + [str(d) for d in tensor.shape]
@@ -98,7 +99,7 @@ def _check_input(tensor: TensorSpec, array: Array, batched: bool) -> None:
         )
     if array.dtype != tensor.numpy_dtype:
         raise InvalidRequest(f"input '{tensor.name}' has data type {array.dtype}; expected {tensor.dtype}")
-    if tensor.dtype == "BYTES":
+    if tensor.dtype == "BYTES" and not isinstance(array, DeviceArray):
         _check_text(tensor.name, array)
 
 

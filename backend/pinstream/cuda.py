@@ -116,20 +116,15 @@ class PinnedAllocation:
 
     def __init__(self, nbytes: int) -> None:
         doing = f"allocating {nbytes:,} bytes of pinned host memory"
-        self._pointer: int = int(call(doing, cudart.cudaHostAlloc, nbytes, cudart.cudaHostAllocDefault))
-        self.data: Array = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(self._pointer))
+        self.pointer: int = int(call(doing, cudart.cudaHostAlloc, nbytes, cudart.cudaHostAllocDefault))
+        self.data: Array = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(self.pointer))
         self.data[:] = 0
-
-    @property
-    def pointer(self) -> int:
-        """Address."""
-        return self._pointer
 
     def free(self) -> None:
         """Give the memory back; views of it must not be used any more."""
-        if self._pointer:
-            call("freeing pinned memory", cudart.cudaFreeHost, self._pointer)
-            self._pointer = 0
+        if self.pointer:
+            call("freeing pinned memory", cudart.cudaFreeHost, self.pointer)
+            self.pointer = 0
 
 
 class DeviceAllocation:
@@ -205,6 +200,11 @@ class Event:
 def copy_async(doing: str, target: int, source: int, nbytes: int, stream: Stream) -> None:
     """Copy between any two addresses, host or device, in the stream's order; host memory must be pinned."""
     call(doing, cudart.cudaMemcpyAsync, target, source, nbytes, cudart.cudaMemcpyKind.cudaMemcpyDefault, stream.handle)
+
+
+def copy(doing: str, target: int, source: int, nbytes: int) -> None:
+    """Copy between any two addresses and wait for it; host memory may be pageable."""
+    call(doing, cudart.cudaMemcpy, target, source, nbytes, cudart.cudaMemcpyKind.cudaMemcpyDefault)
 
 
 def fill_async(pointer: int, value: int, nbytes: int, stream: Stream) -> None:

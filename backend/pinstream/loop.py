@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pinstream.batching import Batch, Piece, Request, plan_batches
+from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
-from pinstream.memory import copy_bytes
 from pinstream.tensors import Array, BatchSizes
 
 # Triton drops cancelled requests while they queue there. Only those that then wait here are asked again.
@@ -53,7 +53,7 @@ class Answer:
         cancelled: Its sender has given up; nothing was computed that could be left out.
     """
 
-    outputs: dict[str, Array] = field(default_factory=dict)
+    outputs: dict[str, Array | DeviceArray] = field(default_factory=dict)
     error: EngineError | None = None
     cancelled: bool = False
 
@@ -143,16 +143,16 @@ class Loop:
         return _Flight(batch, slot, time.perf_counter() - began, last_use)
 
     def _gather(self, batch: Batch, slot: Slot, requests: Sequence[Request]) -> None:
-        first = requests[batch.pieces[0].request]
-        for tensor in self._engine.spec.inputs:
-            shape = first.inputs[tensor.name].shape
-            if self._engine.spec.batch is None:
-                copy_bytes(slot.input(tensor.name, shape), first.inputs[tensor.name])
-                continue
-            whole = slot.input(tensor.name, (batch.size, *shape[1:]))
-            for p in batch.pieces:
-                source = requests[p.request].inputs[tensor.name]
-                copy_bytes(whole[p.offset : p.offset + p.count], source[p.start : p.start + p.count])
+        first = requests[batch.pieces[0].request].inputs
+        if self._engine.spec.batch is None:
+            slot.begin({name: array.shape for name, array in first.items()})
+            for name, array in first.items():
+                slot.put(name, array, None)
+            return
+        slot.begin({name: (batch.size, *array.shape[1:]) for name, array in first.items()})
+        for p in batch.pieces:
+            for name, array in requests[p.request].inputs.items():
+                slot.put(name, array[p.start : p.start + p.count], p.offset)
 
     def _land(self, flight: _Flight, requests: Sequence[Request], answers: list[Answer]) -> None:
         began = time.perf_counter()
@@ -171,7 +171,7 @@ class Loop:
             self._observe(BatchTimes(batch.count, batch.size, flight.gather, waited - began, now - waited))
 
     def _scatter(
-        self, piece: Piece, outputs: Mapping[str, Array], request: Request, answer: Answer, last_use: bool
+        self, piece: Piece, outputs: Mapping[str, Array | DeviceArray], request: Request, answer: Answer, last_use: bool
     ) -> None:
         for name in request.wanted:
             whole = outputs[name]
@@ -182,14 +182,17 @@ class Loop:
             if piece.count == request.items:
                 answer.outputs[name] = part if last_use else part.copy()
                 continue
-            joined = answer.outputs.setdefault(name, np.empty((request.items, *part.shape[1:]), part.dtype))
+            joined = answer.outputs.get(name)
+            if joined is None:
+                joined = answer.outputs[name] = np.empty((request.items, *part.shape[1:]), part.dtype)
+            assert isinstance(joined, np.ndarray), "a request in several parts is joined on the host"
             if joined.shape[1:] != part.shape[1:]:
                 answer.error = EngineError(
                     f"output '{name}' has shape {list(part.shape[1:])} in one part of the request and "
                     f"{list(joined.shape[1:])} in another, so the parts cannot be joined; send fewer items a request"
                 )
                 return
-            joined[piece.start : piece.start + piece.count] = part
+            joined[piece.start : piece.start + piece.count] = part.copy() if isinstance(part, DeviceArray) else part
 
 
 def _fail(batch: Batch, error: EngineError, answers: list[Answer]) -> None:
@@ -197,7 +200,7 @@ def _fail(batch: Batch, error: EngineError, answers: list[Answer]) -> None:
         answers[piece.request].error = error
 
 
-def _check_batch_dimension(outputs: Mapping[str, Array], batch: Batch, sizes: BatchSizes | None) -> None:
+def _check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], batch: Batch, sizes: BatchSizes | None) -> None:
     """A model whose outputs do not follow the batch would give one request another's results."""
     for name, array in outputs.items():
         if sizes is not None and (array.ndim == 0 or array.shape[0] != batch.size):

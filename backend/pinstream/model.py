@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -38,7 +39,8 @@ import triton_python_backend_utils as pb_utils  # noqa: E402
 
 from pinstream.autocomplete import complete, max_batch_size  # noqa: E402
 from pinstream.batching import Request, check_request  # noqa: E402
-from pinstream.engines import find_model_file, open_engine  # noqa: E402
+from pinstream.dlpack import DeviceArray, from_dlpack  # noqa: E402
+from pinstream.engines import find_model_file, inspect, open_engine  # noqa: E402
 from pinstream.errors import InvalidRequest, PinstreamError  # noqa: E402
 from pinstream.loop import Answer, Loop  # noqa: E402
 from pinstream.options import Options  # noqa: E402
@@ -56,9 +58,7 @@ class TritonPythonModel:
         """Fill in inputs, outputs, max_batch_size and dynamic batching from the engine."""
         config = auto_complete_model_config.as_dict()
         options = Options.from_model_config(config)
-        engine = open_engine(find_model_file(Path(pb_utils.get_model_dir()), options), options)
-        missing = complete(config, engine.spec)
-        engine.close()
+        missing = complete(config, inspect(find_model_file(Path(pb_utils.get_model_dir()), options), options))
         for tensor in missing.inputs:
             auto_complete_model_config.add_input(_config_entry(tensor))
         for tensor in missing.outputs:
@@ -72,14 +72,17 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine and hold it against the configuration."""
         config = json.loads(args["model_config"])
-        options = Options.from_model_config(config)
+        options = Options.from_model_config(config, device=max(0, int(args["model_instance_device_id"])))
+        _log_to_triton()
         model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
         self._engine = open_engine(model_file, options)
         self._spec = self._engine.spec
         complete(config, self._spec)
         self._max_batch_size = max_batch_size(config, self._spec)
+        self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         self._loop = Loop(self._engine)
+        self._lost = False
         pb_utils.Logger.log_info(f"[pinstream] {args['model_instance_name']}: {model_file.name}, {self._describe()}")
 
     def _describe(self) -> str:
@@ -116,8 +119,13 @@ class TritonPythonModel:
         items = check_request(inputs, self._spec, self._max_batch_size)
         return Request(inputs, items, frozenset(request.requested_output_names()), request.is_cancelled)
 
-    def _array(self, tensor: Any) -> Array:
-        """A tensor of Triton's as an array: a view of its shared memory where NumPy can hold one."""
+    def _array(self, tensor: Any) -> Array | DeviceArray:
+        """A tensor of Triton's as an array: a view of its own memory, wherever NumPy or DLPack can hold one."""
+        if not tensor.is_cpu():
+            dtype = self._dtypes.get(tensor.name())
+            if dtype is None:
+                raise InvalidRequest(f"the model has no input '{tensor.name()}'; it takes {', '.join(self._dtypes)}")
+            return from_dlpack(tensor, dtype)
         if tensor.name() in self._copied_inputs:
             return np.asarray(tensor.as_numpy())
         return np.from_dlpack(tensor)
@@ -126,17 +134,24 @@ class TritonPythonModel:
         if answer.cancelled:
             return _error("the request was cancelled by its sender", pb_utils.TritonError.CANCELLED)
         if answer.error is not None:
-            pb_utils.Logger.log_error(f"[pinstream] {answer.error}")
-            return _error(str(answer.error), pb_utils.TritonError.INTERNAL)
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in answer.outputs.items()]
-        )
+            lost = bool(self._engine.failure)
+            if not self._lost:
+                pb_utils.Logger.log_error(f"[pinstream] {answer.error}")
+            self._lost = lost
+            return _error(
+                str(answer.error), pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
+            )
+        return pb_utils.InferenceResponse([_tensor(name, array) for name, array in answer.outputs.items()])
 
     def _unexpected(self, error: Exception) -> Any:
         # The traceback is for the server's log; the client gets what it can act on.
         pb_utils.Logger.log_error(f"[pinstream] {''.join(traceback.format_exception(error))}")
         text = str(error) if isinstance(error, PinstreamError) else f"internal error ({type(error).__name__})"
         return _error(f"{text}; see the server's log", pb_utils.TritonError.INTERNAL)
+
+    def is_ready(self) -> bool:
+        """Whether the engine can still run; asked by Tritons of March 2026 and later, not before."""
+        return not self._engine.failure
 
     def finalize(self) -> None:
         """Free the engine; also called after an initialize that failed half-way."""
@@ -145,8 +160,31 @@ class TritonPythonModel:
             engine.close()
 
 
+class _TritonHandler(logging.Handler):
+    """Puts pinstream's log records into Triton's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        triton = pb_utils.Logger
+        levels = {logging.ERROR: triton.log_error, logging.WARNING: triton.log_warn, logging.INFO: triton.log_info}
+        levels.get(record.levelno, triton.log_verbose)(f"[pinstream] {record.getMessage()}")
+
+
+def _log_to_triton() -> None:
+    logger = logging.getLogger("pinstream")
+    if not logger.handlers:
+        logger.addHandler(_TritonHandler())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
 def _config_entry(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}
+
+
+def _tensor(name: str, array: Array | DeviceArray) -> Any:
+    if isinstance(array, DeviceArray):
+        return pb_utils.Tensor.from_dlpack(name, array)
+    return pb_utils.Tensor(name, np.ascontiguousarray(array))
 
 
 def _error(text: str, code: Any) -> Any:

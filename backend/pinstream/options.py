@@ -7,9 +7,16 @@
 | SLOTS | 1 to 64 | lanes + 1, GPU: 3 | Batches in flight in one instance; each owns its buffers |
 | LANES | 1 to 256 | CPU cores, at most 4 | ONNX Runtime: batches computed at the same time |
 | THREADS | 1 to 1024 | CPU cores / LANES | ONNX Runtime: threads of one batch (intra-op) |
+| CUDA_GRAPHS | auto, on, off | auto | TensorRT: launch a batch as one graph; auto: plans of a fixed batch size |
+| OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
+| PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan |
+| VERSION_COMPATIBLE | true, false | false | TensorRT: allow plans that bring host code along |
+| AUTO_BUILD | true, false | false | TensorRT: build the plan from the model.onnx beside it where it does not fit |
+| CACHE_DIR | a path | ~/.cache/pinstream | TensorRT: where built plans and JIT caches are kept |
 
-Triton's own fields keep Triton's meaning: max_batch_size, input, output, dynamic_batching, instance_group,
-default_model_filename, cc_model_filenames, model_warmup, version_policy.
+Triton's own fields keep Triton's meaning: max_batch_size, input, output, dynamic_batching, instance_group (its
+`profile` too), default_model_filename, cc_model_filenames, model_warmup, version_policy, and of `optimization`:
+`priority`, `cuda.graphs`, `cuda.graph_spec` (its batch sizes), `cuda.busy_wait_events`.
 """
 
 from __future__ import annotations
@@ -44,6 +51,17 @@ class Options:
         threads: ONNX Runtime threads of one batch.
         model_filename: The file to load; empty for model.plan, else model.onnx.
         cc_model_filenames: Compute capability ("9.0") to file name.
+        cuda_graphs: auto, on or off.
+        output_memory: cpu or gpu.
+        plugins: Plugin libraries.
+        version_compatible: Whether a plan may bring host code along.
+        auto_build: Whether to build a plan that does not fit.
+        cache_dir: Where built plans and JIT caches are kept; empty for the user's cache directory.
+        priority: Of the streams: high, normal or low.
+        graph_batch_sizes: Batch sizes of `graph_spec`, ascending.
+        busy_wait: Poll for the GPU instead of sleeping.
+        profiles: Optimisation profiles to be used; empty for all.
+        device: GPU of the instance.
         unbatched_inputs: Inputs configured with their ranks under max_batch_size 0. Where such a rank is the engine's
             own, batch dimension and all, the operator has decided against batching.
     """
@@ -57,13 +75,25 @@ class Options:
     model_filename: str = ""
     cc_model_filenames: tuple[tuple[str, str], ...] = ()
     unbatched_inputs: tuple[tuple[str, int], ...] = ()
+    cuda_graphs: str = "auto"
+    output_memory: str = "cpu"
+    plugins: tuple[str, ...] = ()
+    version_compatible: bool = False
+    auto_build: bool = False
+    cache_dir: str = ""
+    priority: str = "normal"
+    graph_batch_sizes: tuple[int, ...] = ()
+    busy_wait: bool = False
+    profiles: tuple[int, ...] = ()
+    device: int = 0
 
     @classmethod
-    def from_model_config(cls, config: Mapping[str, Any]) -> Options:
+    def from_model_config(cls, config: Mapping[str, Any], device: int = 0) -> Options:
         """Read the settings of one model.
 
         Args:
             config: The model configuration as Triton's JSON.
+            device: GPU of the instance.
 
         Raises:
             ConfigError: A parameter is unknown or out of range; the text names it, its value and what it may be.
@@ -82,11 +112,33 @@ class Options:
             model_filename=str(config.get("default_model_filename", "")),
             cc_model_filenames=tuple(sorted(dict(config.get("cc_model_filenames") or {}).items())),
             unbatched_inputs=_unbatched_inputs(config),
+            cuda_graphs=_read(parameters, "CUDA_GRAPHS", _choice(("auto", "on", "off")), _configured_graphs(config)),
+            output_memory=_read(parameters, "OUTPUT_MEMORY", _choice(("cpu", "gpu")), "cpu"),
+            plugins=_read(parameters, "PLUGINS", _list, ()),
+            version_compatible=_read(parameters, "VERSION_COMPATIBLE", _boolean, False),
+            auto_build=_read(parameters, "AUTO_BUILD", _boolean, False),
+            cache_dir=_read(parameters, "CACHE_DIR", str, ""),
+            priority=PRIORITIES.get(str(_optimization(config).get("priority", "")), "normal"),
+            graph_batch_sizes=_graph_batch_sizes(config),
+            busy_wait=bool(_cuda(config).get("busy_wait_events", False)),
+            profiles=_profiles(config),
+            device=device,
         )
 
 
 # Fields that come from Triton's own configuration, not from a parameter.
-_TRITONS_FIELDS = {"max_batch_size", "model_filename", "cc_model_filenames", "unbatched_inputs"}
+_TRITONS_FIELDS = {
+    "max_batch_size",
+    "model_filename",
+    "cc_model_filenames",
+    "unbatched_inputs",
+    "priority",
+    "graph_batch_sizes",
+    "busy_wait",
+    "profiles",
+    "device",
+}
+PRIORITIES = {"PRIORITY_MAX": "high", "PRIORITY_MIN": "low"}
 PARAMETERS = frozenset(f.name.upper() for f in fields(Options) if f.name not in _TRITONS_FIELDS)
 
 
@@ -94,6 +146,30 @@ def _unbatched_inputs(config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     if int(config.get("max_batch_size", 0)):
         return ()
     return tuple((entry["name"], len(entry["dims"])) for entry in config.get("input") or [])
+
+
+def _optimization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(config.get("optimization") or {})
+
+
+def _cuda(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(_optimization(config).get("cuda") or {})
+
+
+def _configured_graphs(config: Mapping[str, Any]) -> str:
+    return "on" if _cuda(config).get("graphs") else "auto"
+
+
+def _graph_batch_sizes(config: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(sorted({int(spec.get("batch_size", 0)) or 1 for spec in _cuda(config).get("graph_spec") or []}))
+
+
+def _profiles(config: Mapping[str, Any]) -> tuple[int, ...]:
+    chosen = {str(p) for group in config.get("instance_group") or [] for p in group.get("profile") or []}
+    wrong = sorted(p for p in chosen if not p.isdecimal())
+    if wrong:
+        raise ConfigError(f'instance_group.profile is "{wrong[0]}"; profiles are numbered from 0')
+    return tuple(sorted(map(int, chosen)))
 
 
 def _string_parameters(config: Mapping[str, Any]) -> dict[str, str]:
@@ -137,6 +213,16 @@ def _choice(choices: tuple[str, ...]) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(";") if part.strip())
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ValueError("true or false")
+    return text.lower() == "true"
 
 
 def _buckets(text: str) -> tuple[int, ...]:

@@ -6,14 +6,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from pinstream.dlpack import DeviceArray
 from pinstream.tensors import Array, ModelSpec
 
 
 class Slot(Protocol):
     """The buffers of one batch on its way through the engine. Owned by the engine, borrowed by the loop."""
 
-    def input(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Host memory to gather input `name` of the whole batch into, as an array of `shape`."""
+    def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for a batch.
+
+        Args:
+            shapes: Shape of every input of the whole batch, padding and all.
+
+        Raises:
+            EngineError: The engine cannot take such shapes.
+        """
+
+    def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
+        """Copy a part of the batch in.
+
+        Args:
+            name: The input.
+            source: The part; may be overwritten as soon as this returns.
+            offset: Where it starts along the batch dimension; None where `source` is the whole input.
+        """
 
 
 class Engine(ABC):
@@ -35,15 +52,20 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def wait(self, slot: Slot) -> Mapping[str, Array]:
+    def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
         """Wait for the batch in `slot`.
 
         Returns:
-            The wanted outputs, whole batch, on the host; valid until the slot is used again.
+            The wanted outputs, whole batch; valid until the slot is used again.
 
         Raises:
             EngineError: It failed; the slot may be used again.
         """
+
+    @property
+    def failure(self) -> str:
+        """Why this engine can never run again, or nothing while it can."""
+        return ""
 
     @abstractmethod
     def close(self) -> None:

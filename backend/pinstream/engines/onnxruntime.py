@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import ConfigError, EngineError, ModelFileError
-from pinstream.memory import InputBuffer
+from pinstream.memory import InputBuffer, copy_bytes
 from pinstream.options import DEFAULT_MAX_BATCH_SIZE, Options
 from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
 
@@ -44,10 +45,16 @@ class HostSlot:
         self.feeds: dict[str, Array] = {}
         self.run: Future[dict[str, Array]] | None = None
 
-    def input(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Memory for input `name`; see base.Slot."""
-        self.feeds[name] = self._buffers[name].view(shape)
-        return self.feeds[name]
+    def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for a batch; see base.Slot."""
+        self.feeds = {name: self._buffers[name].view(shape) for name, shape in shapes.items()}
+
+    def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
+        """Copy a part of the batch in; see base.Slot."""
+        if isinstance(source, DeviceArray):
+            raise EngineError(f"input '{name}' is on the GPU, and this engine runs on the CPU; send it in host memory")
+        whole = self.feeds[name]
+        copy_bytes(whole if offset is None else whole[offset : offset + len(source)], source)
 
 
 class OnnxRuntimeEngine(Engine):

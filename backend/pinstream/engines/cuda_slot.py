@@ -1,0 +1,228 @@
+"""The pinned and device buffers of one batch on the GPU, its events, and its copies in and out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from pinstream import cuda
+from pinstream.dlpack import DeviceArray
+from pinstream.errors import EngineError
+from pinstream.memory import copy_bytes
+from pinstream.tensors import NUMPY_DTYPES, Array
+
+
+@dataclass(frozen=True)
+class BufferSpec:
+    """An I/O tensor's buffers.
+
+    Attributes:
+        name: The tensor.
+        dtype: Triton's data type.
+        nbytes: The most it ever holds.
+        host: A shape tensor, which TensorRT reads and writes in host memory.
+    """
+
+    name: str
+    dtype: str
+    nbytes: int
+    host: bool
+
+
+class Staging:
+    """One I/O tensor's memory, pinned on the host and on the device.
+
+    Args:
+        spec: What it holds.
+    """
+
+    def __init__(self, spec: BufferSpec) -> None:
+        self.name = spec.name
+        self.dtype = NUMPY_DTYPES[spec.dtype]
+        self._host = spec.host
+        self._allocate(spec.nbytes)
+
+    def _allocate(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self.pinned = cuda.PinnedAllocation(max(nbytes, 1))
+        self.device = None if self._host else cuda.DeviceAllocation(nbytes)
+
+    @property
+    def address(self) -> int:
+        """What TensorRT is told."""
+        return self.pinned.pointer if self.device is None else self.device.pointer
+
+    def host_view(self, shape: tuple[int, ...]) -> Array:
+        """The pinned memory's first bytes as an array of `shape`."""
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        if nbytes > self.nbytes:
+            raise EngineError(
+                f"tensor '{self.name}' of shape {list(shape)} takes {nbytes:,} bytes, and the plan's largest is "
+                f"{self.nbytes:,}; send a smaller one or build a plan with a larger profile"
+            )
+        return self.pinned.data[:nbytes].view(self.dtype).reshape(shape)
+
+    def grow(self, nbytes: int) -> int:
+        """Make the buffers hold at least `nbytes`; for outputs whose size only the data tells.
+
+        Returns:
+            The address.
+        """
+        if nbytes > self.nbytes:
+            self.free()
+            self._allocate(nbytes)
+        return self.address
+
+    def free(self) -> None:
+        """Give both memories back."""
+        self.pinned.free()
+        if self.device is not None:
+            self.device.free()
+
+
+@dataclass(frozen=True)
+class Streams:
+    """An instance's three streams; a batch crosses them in this order."""
+
+    h2d: cuda.Stream
+    compute: cuda.Stream
+    d2h: cuda.Stream
+
+
+@dataclass(frozen=True)
+class GpuTimes:
+    """What one batch took on the GPU, in seconds."""
+
+    h2d: float
+    compute: float
+    d2h: float
+
+
+class CudaSlot:
+    """One batch's way through the GPU. A base.Slot.
+
+    Args:
+        inputs: The inputs' buffers.
+        outputs: The outputs' buffers.
+        streams: The instance's streams.
+        spin: Wait for the GPU by polling.
+        device: GPU index.
+        resources: Takes over everything that has to be freed.
+    """
+
+    def __init__(
+        self,
+        inputs: Iterable[BufferSpec],
+        outputs: Iterable[BufferSpec],
+        streams: Streams,
+        spin: bool,
+        device: int,
+        resources: ExitStack,
+    ) -> None:
+        self._streams = streams
+        self._device = device
+        self.inputs = {spec.name: _owned(Staging(spec), resources) for spec in inputs}
+        self.outputs = {spec.name: _owned(Staging(spec), resources) for spec in outputs}
+        self._events = [cuda.Event(spin) for _ in range(6)]
+        for event in self._events:
+            resources.callback(event.destroy)
+        self._h2d_begin, self._h2d_end, self._compute_begin, self._compute_end, self._d2h_begin, self._d2h_end = (
+            self._events
+        )
+        self._views: dict[str, Array] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.output_shapes: Mapping[str, tuple[int, ...]] = {}
+        self.wanted: frozenset[str] = frozenset()
+
+    def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for a batch; see base.Slot."""
+        self._views = {name: self.inputs[name].host_view(shape) for name, shape in shapes.items()}
+        self.shapes = dict(shapes)
+        self._h2d_begin.record(self._streams.h2d)
+
+    def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
+        """Copy a part of the batch in and start it on its way to the device at once; see base.Slot.
+
+        What is on the GPU already goes there directly. It may then be overwritten only when the batch is done.
+        """
+        staging = self.inputs[name]
+        row = math.prod(self.shapes[name][1:]) * staging.dtype.itemsize
+        start = 0 if offset is None else offset * row
+        doing = f"copying input '{name}' to the GPU"
+        if isinstance(source, DeviceArray):
+            cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
+            return
+        view = self._views[name]
+        copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
+        if staging.device is not None and source.nbytes:
+            pinned = staging.pinned.pointer + start
+            cuda.copy_async(doing, staging.device.pointer + start, pinned, source.nbytes, self._streams.h2d)
+
+    def host_inputs(self) -> dict[str, Array]:
+        """The pinned memory of the batch begun."""
+        return self._views
+
+    def begin_compute(self) -> cuda.Stream:
+        """Let the compute stream wait for the inputs; gives that stream."""
+        self._h2d_end.record(self._streams.h2d)
+        self._streams.compute.wait(self._h2d_end)
+        self._compute_begin.record(self._streams.compute)
+        return self._streams.compute
+
+    def end_compute(self) -> None:
+        """Behind what was enqueued for this batch on the compute stream."""
+        self._compute_end.record(self._streams.compute)
+
+    def copy_out(self, names: Iterable[str]) -> None:
+        """Let outputs follow the computation to the host; only the batch's own bytes."""
+        self._streams.d2h.wait(self._compute_end)
+        self._d2h_begin.record(self._streams.d2h)
+        for name in names:
+            staging = self.outputs[name]
+            nbytes = math.prod(self.output_shapes[name]) * staging.dtype.itemsize
+            if staging.device is not None and nbytes:
+                doing = f"copying output '{name}' from the GPU"
+                cuda.copy_async(doing, staging.pinned.pointer, staging.device.pointer, nbytes, self._streams.d2h)
+        self._d2h_end.record(self._streams.d2h)
+
+    def wait_compute(self) -> None:
+        """Block until the computation is done."""
+        self._compute_end.synchronize("waiting for a batch to be computed")
+
+    def wait_copied(self) -> None:
+        """Block until the outputs are on the host."""
+        self._d2h_end.synchronize("waiting for a batch")
+
+    def host_output(self, name: str) -> Array:
+        """An output on the host; valid until the slot is used again."""
+        return self.outputs[name].host_view(tuple(self.output_shapes[name]))
+
+    def device_output(self, name: str) -> DeviceArray:
+        """An output on the GPU; valid until the slot is used again."""
+        staging = self.outputs[name]
+        return DeviceArray(
+            staging.address, tuple(self.output_shapes[name]), staging.dtype, self._device, owner=self, to_host=_to_host
+        )
+
+    def times(self) -> GpuTimes:
+        """What the finished batch took."""
+        return GpuTimes(
+            self._h2d_end.seconds_since(self._h2d_begin),
+            self._compute_end.seconds_since(self._compute_begin),
+            self._d2h_end.seconds_since(self._d2h_begin),
+        )
+
+
+def _owned(staging: Staging, resources: ExitStack) -> Staging:
+    resources.callback(staging.free)
+    return staging
+
+
+def _to_host(array: DeviceArray) -> Array:
+    host = np.empty(array.shape, array.dtype)
+    cuda.copy("copying an output from the GPU", host.ctypes.data, array.pointer, array.nbytes)
+    return host

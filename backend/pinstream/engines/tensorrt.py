@@ -1,0 +1,306 @@
+"""TensorRT plans on the GPU, for `tensorrt` and `tensorrt_rtx` alike.
+
+Loading goes step by step: device, streams, plans, contexts, shared scratch memory, slots, warm-up with graph capture
+and measured bucket costs. Everything is handed to one ExitStack as it is made, so that a load that fails half-way, and
+finalize, free it in reverse order.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pinstream import cuda
+from pinstream.dlpack import DeviceArray
+from pinstream.engines.base import Engine, Slot
+from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, Streams
+from pinstream.engines.flavour import Flavour, load_flavour, register_plugins
+from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
+from pinstream.engines.trt_context import ProfileContext
+from pinstream.engines.trt_load import JitCache, load_plan
+from pinstream.errors import ConfigError, EngineError
+from pinstream.options import Options
+from pinstream.tensors import NUMPY_DTYPES, Array, ModelSpec
+
+LOGGER = logging.getLogger("pinstream.tensorrt")
+DEFAULT_SLOTS = 3
+# Runs of a bucket whose median is its cost.
+COST_RUNS = 5
+
+
+class TensorRTEngine(Engine):
+    """One or several plans of one network on one GPU.
+
+    Args:
+        plans: The plan files: one with a dynamic batch, or one a batch size.
+        options: Device, slots, buckets, graphs and the rest.
+
+    Raises:
+        ModelFileError: A plan does not fit this machine.
+        ConfigError: The configuration asks for what the plans cannot do.
+        CudaError: The GPU has too little memory, or is not there.
+    """
+
+    def __init__(self, plans: Sequence[Path], options: Options) -> None:
+        self._options = options
+        self._failure = ""
+        self._resources = ExitStack()
+        try:
+            self._load(plans)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, plans: Sequence[Path]) -> None:
+        steps = _Steps()
+        options = self._options
+        cuda.set_device(options.device)
+        flavour = load_flavour(options.engine)
+        register_plugins(flavour, map(Path, options.plugins))
+        self._streams = Streams(*(self._owned_stream() for _ in range(3)))
+        steps.done("device")
+        loaded = [load_plan(flavour, path, options) for path in plans]
+        steps.done("deserialize")
+        infos = [info for _, info in loaded]
+        self.spec = self._spec(infos)
+        jit_caches = [JitCache(flavour, path, options) for path in plans]
+        self._contexts = [
+            context
+            for (engine, info), jit_cache in zip(loaded, jit_caches, strict=True)
+            for context in self._make_contexts(flavour, engine, info, jit_cache)
+        ]
+        self._share_scratch()
+        steps.done("contexts")
+        self._graphs: dict[tuple[int, tuple[Shape, ...]], cuda.Graph] = {}
+        self.slots = self._make_slots(infos)
+        steps.done("buffers")
+        self._warm_up()
+        for jit_cache in jit_caches:
+            jit_cache.save()
+        steps.done("warm-up")
+        LOGGER.info("loaded in %s", steps)
+
+    def _spec(self, infos: Sequence[PlanInfo]) -> ModelSpec:
+        options = self._options
+        if options.graph_batch_sizes and not options.buckets:
+            # graph_spec names the batch sizes worth a graph; what lies between is padded to them.
+            options = replace(options, buckets=options.graph_batch_sizes)
+        return model_spec(infos, options)
+
+    def _owned_stream(self) -> cuda.Stream:
+        stream = cuda.Stream(self._options.priority)
+        self._resources.callback(stream.destroy)
+        return stream
+
+    def _make_contexts(
+        self, flavour: Flavour, engine: Any, info: PlanInfo, jit_cache: JitCache
+    ) -> list[ProfileContext]:
+        # Whatever refers to the engine has to go before it.
+        self._resources.callback(lambda: engine)
+        count = int(engine.num_optimization_profiles)
+        chosen = self._options.profiles or tuple(range(count))
+        if max(chosen) >= count:
+            raise ConfigError(f"instance_group.profile is {max(chosen)}, and {info.file} has profiles 0 to {count - 1}")
+        return [
+            ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
+            for i in chosen
+        ]
+
+    def _share_scratch(self) -> None:
+        scratch = cuda.DeviceAllocation(max(context.scratch_bytes for context in self._contexts))
+        self._resources.callback(scratch.free)
+        for context in self._contexts:
+            context.use_scratch(scratch)
+
+    def _make_slots(self, infos: Sequence[PlanInfo]) -> list[CudaSlot]:
+        inputs = [_input_buffer(tensors) for tensors in zip(*(info.inputs for info in infos), strict=True)]
+        outputs = [self._output_buffer(tensor) for tensor in infos[0].outputs]
+        options = self._options
+        return [
+            CudaSlot(inputs, outputs, self._streams, options.busy_wait, options.device, self._resources)
+            for _ in range(options.slots or DEFAULT_SLOTS)
+        ]
+
+    def _output_buffer(self, tensor: PlanTensor) -> BufferSpec:
+        """Room for the output of the largest input; what only the data tells starts small and grows."""
+        largest = 0
+        for context in self._contexts:
+            shape = context.output_shapes(context.largest_shapes())[tensor.name]
+            nbytes = context.output_bytes_bound(tensor.name) if -1 in shape else _nbytes(shape, tensor.dtype)
+            largest = max(largest, nbytes)
+        return BufferSpec(tensor.name, tensor.dtype, largest, tensor.host)
+
+    # Running
+
+    def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
+        """Start the slot's batch; see base.Engine."""
+        assert isinstance(slot, CudaSlot)
+        if self._failure:
+            raise EngineError(self._failure)
+        slot.wanted = wanted
+        try:
+            self._enqueue(slot)
+            if self._options.output_memory == "cpu" and not self._data_dependent(slot):
+                slot.copy_out(wanted)
+        except cuda.CudaError as error:
+            self._note(error)
+            raise
+
+    def _enqueue(self, slot: CudaSlot) -> None:
+        stream = slot.begin_compute()
+        graph = self._graphs.get(self._graph_key(slot))
+        if graph is not None:
+            context = self._context_for(slot.shapes)
+            slot.output_shapes = context.output_shapes(slot.shapes)
+            graph.launch(stream)
+        else:
+            self._context_for(slot.shapes).enqueue(slot, stream)
+        slot.end_compute()
+
+    def _graph_key(self, slot: CudaSlot) -> tuple[int, tuple[Shape, ...]]:
+        return id(slot), tuple(slot.shapes.values())
+
+    def _context_for(self, shapes: Mapping[str, Shape]) -> ProfileContext:
+        fitting = [context for context in self._contexts if context.fits(shapes)]
+        if not fitting:
+            described = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise EngineError(f"no optimisation profile takes {described} together; build a plan with one that does")
+        return min(fitting, key=lambda context: context.distance(shapes))
+
+    @staticmethod
+    def _data_dependent(slot: CudaSlot) -> bool:
+        return any(-1 in shape for shape in slot.output_shapes.values())
+
+    def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
+        """Wait for the slot's batch; see base.Engine."""
+        assert isinstance(slot, CudaSlot)
+        try:
+            if self._data_dependent(slot):
+                slot.wait_compute()
+                slot.output_shapes = self._context_for(slot.shapes).found_output_shapes(slot.output_shapes)
+                if self._options.output_memory == "cpu":
+                    slot.copy_out(slot.wanted)
+            if self._options.output_memory == "gpu":
+                slot.wait_compute()
+                return {name: slot.device_output(name) for name in slot.wanted}
+            slot.wait_copied()
+            return {name: slot.host_output(name) for name in slot.wanted}
+        except cuda.CudaError as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: cuda.CudaError) -> None:
+        if error.sticky:
+            self._failure = str(error)
+
+    @property
+    def failure(self) -> str:
+        """Why this engine can never run again; see base.Engine."""
+        return self._failure
+
+    # Warm-up
+
+    def _warm_up(self) -> None:
+        """Run every bucket in every slot once, capture it where it can be, and measure what each bucket costs."""
+        sizes = self.spec.batch
+        if any(not tensor.is_static for tensor in self.spec.inputs):
+            return
+        buckets = sizes.buckets if sizes else (1,)
+        for slot in self.slots:
+            assert isinstance(slot, CudaSlot)
+            for size in buckets:
+                self._gather_zeros(slot, size)
+                self._run_once(slot)
+                if self._wants_graphs():
+                    self._capture(slot)
+        if sizes and len(buckets) > 1:
+            self.spec = replace(self.spec, batch=replace(sizes, costs=tuple(map(self._cost, buckets))))
+
+    def _gather_zeros(self, slot: CudaSlot, size: int) -> None:
+        # The pinned buffers were zeroed when they were made; the device's copies were not.
+        slot.begin({t.name: (size, *t.shape) if self.spec.batch else t.shape for t in self.spec.inputs})
+        for name, view in slot.host_inputs().items():
+            slot.put(name, view.copy(), None)
+
+    def _run_once(self, slot: CudaSlot) -> None:
+        self.enqueue(slot, frozenset(tensor.name for tensor in self.spec.outputs))
+        self.wait(slot)
+
+    def _wants_graphs(self) -> bool:
+        sizes = self.spec.batch
+        static = sizes is None or not sizes.exact
+        return self._options.cuda_graphs == "on" or (self._options.cuda_graphs == "auto" and static)
+
+    def _capture(self, slot: CudaSlot) -> None:
+        context = self._context_for(slot.shapes)
+        stream = self._streams.compute
+        if self._data_dependent(slot) or any(staging.device is None for staging in slot.inputs.values()):
+            LOGGER.warning("no CUDA graphs: the plan has shape tensors or outputs whose shapes depend on the data")
+            self._options = replace(self._options, cuda_graphs="off")
+            return
+        context.bind(slot)
+        try:
+            if not context.capturable(stream):
+                raise EngineError("TensorRT says that this plan's work cannot be captured")
+            graph = cuda.capture(stream, lambda: context.enqueue(slot, stream))
+        except EngineError as error:
+            LOGGER.warning("no CUDA graphs: %s", error)
+            self._options = replace(self._options, cuda_graphs="off")
+            return
+        self._graphs[self._graph_key(slot)] = graph
+        self._resources.callback(graph.destroy)
+
+    def _cost(self, size: int) -> float:
+        """Median seconds of GPU time of one bucket."""
+        slot = self.slots[0]
+        assert isinstance(slot, CudaSlot)
+        times = []
+        for _ in range(COST_RUNS):
+            self._gather_zeros(slot, size)
+            self._run_once(slot)
+            times.append(slot.times().compute)
+        return statistics.median(times)
+
+    def close(self) -> None:
+        """Free everything in reverse order; see base.Engine."""
+        if self._failure:
+            # The context is lost and every call would fail; the process's end frees what it had.
+            self._resources.pop_all()
+            return
+        self._contexts = []
+        self._resources.close()
+
+
+def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:
+    first = tensors[0]
+    largest = max(_nbytes(r.max, first.dtype) for tensor in tensors for r in tensor.ranges)
+    return BufferSpec(first.name, first.dtype, largest, first.host)
+
+
+def _nbytes(shape: Shape, dtype: str) -> int:
+    total = NUMPY_DTYPES[dtype].itemsize
+    for dim in shape:
+        total *= dim
+    return total
+
+
+class _Steps:
+    """Milliseconds of each step of the load, for the log."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._steps: list[tuple[str, float]] = []
+
+    def done(self, name: str) -> None:
+        now = time.perf_counter()
+        self._steps.append((name, (now - self._began) * 1000))
+        self._began = now
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {ms:.0f} ms" for name, ms in self._steps)

@@ -1,0 +1,168 @@
+"""One optimisation profile of one plan: its execution context, and enqueueing a slot's batch on it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pinstream import cuda
+from pinstream.engines.cuda_slot import CudaSlot, Staging
+from pinstream.engines.flavour import Flavour, why
+from pinstream.engines.profiles import PlanInfo, Range, Shape
+from pinstream.errors import EngineError
+
+LOGGER = logging.getLogger("pinstream.tensorrt")
+
+
+class ProfileContext:
+    """An execution context set to one optimisation profile.
+
+    Contexts of an instance run one after the other on its compute stream, so they share their scratch memory.
+
+    Args:
+        flavour: TensorRT.
+        engine: Its ICudaEngine.
+        info: What the plan holds.
+        profile: Number of the optimisation profile.
+        runtime_config: IRuntimeConfig where this TensorRT has one, or None.
+        stream: Where the profile is chosen.
+    """
+
+    def __init__(
+        self, flavour: Flavour, engine: Any, info: PlanInfo, profile: int, runtime_config: Any, stream: cuda.Stream
+    ) -> None:
+        self._flavour = flavour
+        self._info = info
+        self._profile = profile
+        self.ranges: dict[str, Range] = {tensor.name: tensor.ranges[profile] for tensor in info.inputs}
+        self.scratch_bytes = int(engine.get_device_memory_size_for_profile_v2(profile))
+        strategy = flavour.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if runtime_config is None:
+            self._context = engine.create_execution_context(strategy)
+        else:
+            runtime_config.set_execution_context_allocation_strategy(strategy)
+            self._context = engine.create_execution_context(runtime_config)
+        if self._context is None:
+            raise EngineError(self._said(f"no execution context for profile {profile} of {info.file} could be made"))
+        if profile:
+            self._context.set_optimization_profile_async(profile, stream.handle)
+            stream.synchronize()
+        self._shapes: dict[str, Shape] = {}
+        self._addresses: dict[str, int] = {}
+        self._output_shapes: dict[tuple[Shape, ...], dict[str, Shape]] = {}
+        self._allocators: dict[str, Any] = {}
+
+    def use_scratch(self, scratch: cuda.DeviceAllocation) -> None:
+        """Give the context the memory it computes in; at least `scratch_bytes`."""
+        self._context.set_device_memory(scratch.pointer, scratch.nbytes)
+
+    def fits(self, shapes: Mapping[str, Shape]) -> bool:
+        """Whether the profile takes these input shapes."""
+        return all(self.ranges[name].fits(shape) for name, shape in shapes.items())
+
+    def distance(self, shapes: Mapping[str, Shape]) -> int:
+        """How far the shapes are from what the profile is tuned for; the nearest of those that fit is the fastest."""
+        return sum(self.ranges[name].distance(shape) for name, shape in shapes.items())
+
+    def largest_shapes(self) -> dict[str, Shape]:
+        """The largest input shapes the profile takes."""
+        return {name: r.max for name, r in self.ranges.items()}
+
+    def output_shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Shapes of the outputs for inputs of `shapes`; -1 where only the data will tell."""
+        key = tuple(shapes[t.name] for t in self._info.inputs)
+        known = self._output_shapes.get(key)
+        if known is None:
+            self._set_shapes(shapes)
+            known = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._info.outputs}
+            self._output_shapes[key] = known
+        return known
+
+    def output_bytes_bound(self, name: str) -> int:
+        """The most bytes output `name` can take with the shapes set last; 0 where TensorRT knows no bound."""
+        return max(0, int(self._context.get_max_output_size(name)))
+
+    def _set_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        for name, shape in shapes.items():
+            if self._shapes.get(name) != shape:
+                if not self._context.set_input_shape(name, shape):
+                    raise EngineError(
+                        self._said(f"input '{name}' of shape {list(shape)} was refused by profile {self._profile}")
+                    )
+                self._shapes[name] = shape
+
+    def bind(self, slot: CudaSlot) -> None:
+        """Set the slot's shapes and addresses; a graph captured afterwards keeps them."""
+        for name, staging in slot.inputs.items():
+            self._set_address(name, staging.address)
+        # Shape tensors are read while shapes are worked out, so addresses come first.
+        slot.output_shapes = self.output_shapes(slot.shapes)
+        self._set_shapes(slot.shapes)
+        for name, staging in slot.outputs.items():
+            if -1 in slot.output_shapes[name]:
+                self._use_allocator(name, staging)
+            else:
+                self._set_address(name, staging.address)
+
+    def _set_address(self, name: str, address: int) -> None:
+        if self._addresses.get(name) != address:
+            if not self._context.set_tensor_address(name, address):
+                raise EngineError(self._said(f"TensorRT refused the address of '{name}'"))
+            self._addresses[name] = address
+
+    def _use_allocator(self, name: str, staging: Staging) -> None:
+        if name not in self._allocators:
+            self._allocators[name] = make_output_allocator(self._flavour)
+        self._allocators[name].staging = staging
+        if not self._context.set_output_allocator(name, self._allocators[name]):
+            raise EngineError(self._said(f"TensorRT refused an allocator for output '{name}'"))
+
+    def enqueue(self, slot: CudaSlot, stream: cuda.Stream) -> None:
+        """Start the slot's batch on `stream`."""
+        self.bind(slot)
+        if not self._context.execute_async_v3(stream.handle):
+            raise EngineError(self._said("the batch could not be enqueued"))
+
+    def capturable(self, stream: cuda.Stream) -> bool:
+        """Whether the work can become a CUDA graph, as far as this TensorRT says."""
+        ask = getattr(self._context, "is_stream_capturable", None)
+        return True if ask is None else bool(ask(stream.handle))
+
+    def found_output_shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Output shapes after the run, the data-dependent ones included."""
+        return {name: self._allocators[name].shape if -1 in shape else shape for name, shape in shapes.items()}
+
+    def _said(self, text: str) -> str:
+        return f"{text}: {why(self._flavour)}"
+
+
+def make_output_allocator(flavour: Flavour) -> Any:
+    """An allocator that lets one output grow the slot's buffer, and remembers the shape it got.
+
+    The class is made here because its base class comes with the TensorRT that is found at run time.
+    """
+
+    class OutputAllocator(flavour.module.IOutputAllocator):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            # TensorRT's base classes crash later where their own __init__ was not called.
+            super().__init__()
+            self.staging: Staging | None = None
+            self.shape: Shape = ()
+
+        def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
+            return self.reallocate_output(name, memory, size, alignment)
+
+        def reallocate_output(self, name: str, memory: int, size: int, alignment: int) -> int:
+            assert self.staging is not None
+            try:
+                return self.staging.grow(size)
+            except EngineError as error:
+                # TensorRT swallows exceptions of callbacks; a null address makes it fail the batch.
+                LOGGER.error("output '%s': %s", name, error)
+                return 0
+
+        def notify_shape(self, name: str, shape: Any) -> None:
+            self.shape = tuple(shape)
+
+    return OutputAllocator()

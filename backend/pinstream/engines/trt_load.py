@@ -1,0 +1,137 @@
+"""From plan file to engine, and the cache of kernels that TensorRT-RTX compiles when an engine first runs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+from pinstream.engines.flavour import Flavour, why
+from pinstream.engines.plan_info import describe_engine
+from pinstream.engines.profiles import PlanInfo
+from pinstream.errors import ModelFileError
+from pinstream.options import Options
+
+LOGGER = logging.getLogger("pinstream.tensorrt")
+
+
+def load_plan(flavour: Flavour, path: Path, options: Options) -> tuple[Any, PlanInfo]:
+    """Deserialize a plan.
+
+    Returns:
+        The ICudaEngine, and what it holds.
+
+    Raises:
+        ModelFileError: TensorRT refuses the file; the text has TensorRT's own reason.
+    """
+    runtime = flavour.module.Runtime(flavour.logger)
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True
+    engine = _deserialize(flavour, runtime, path)
+    if engine is None:
+        raise ModelFileError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be loaded by {flavour}: {why(flavour)}; "
+            "build it again on this machine with `pinstream build MODEL.onnx --plan -o DIR`"
+        )
+    return engine, describe_engine(flavour, engine, path.name)
+
+
+def _deserialize(flavour: Flavour, runtime: Any, path: Path) -> Any:
+    """Read the plan as TensorRT asks for it, rather than whole, wherever this TensorRT can."""
+    reader = getattr(flavour.module, "IStreamReaderV2", None)
+    if reader is not None and not flavour.is_rtx:
+        with path.open("rb") as file:
+            return runtime.deserialize_cuda_engine(_make_stream_reader(flavour, file))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        return runtime.deserialize_cuda_engine(plan)
+
+
+def _make_stream_reader(flavour: Flavour, file: Any) -> Any:
+    """A trt.IStreamReaderV2 over an open file; its base class exists only once TensorRT is imported."""
+    trt = flavour.module
+    whence = {trt.SeekPosition.SET: os.SEEK_SET, trt.SeekPosition.CUR: os.SEEK_CUR, trt.SeekPosition.END: os.SEEK_END}
+
+    class StreamReader(trt.IStreamReaderV2):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IStreamReaderV2.__init__(self)
+
+        def read(self, num_bytes: int, stream: int) -> bytes:
+            return bytes(file.read(num_bytes))
+
+        def seek(self, offset: int, where: Any) -> bool:
+            file.seek(offset, whence[where])
+            return True
+
+    return StreamReader()
+
+
+class JitCache:
+    """The runtime cache of one plan, kept on disk; does nothing where TensorRT has none.
+
+    TensorRT-RTX compiles kernels for the GPU when an engine first runs, which takes seconds; the cache saves them.
+
+    Args:
+        flavour: TensorRT.
+        plan: The plan file the cache belongs to.
+        options: Has the cache directory.
+    """
+
+    def __init__(self, flavour: Flavour, plan: Path, options: Options) -> None:
+        self._flavour = flavour
+        self._path = cache_directory(options) / "jit" / f"{_identity(plan)}-{flavour.name}-{flavour.version}.cache"
+        self._cache: Any = None
+        self._loaded_bytes = 0
+
+    def runtime_config(self, engine: Any) -> Any:
+        """A fresh IRuntimeConfig with the cache in it, or None where this TensorRT has no such thing."""
+        if not hasattr(engine, "create_runtime_config"):
+            return None
+        config = engine.create_runtime_config()
+        if hasattr(config, "create_runtime_cache"):
+            if self._cache is None:
+                self._cache = self._open(config)
+            config.set_runtime_cache(self._cache)
+        return config
+
+    def _open(self, config: Any) -> Any:
+        cache = config.create_runtime_cache()
+        if self._path.is_file():
+            content = self._path.read_bytes()
+            self._loaded_bytes = len(content)
+            if not cache.deserialize(content):
+                LOGGER.warning("the JIT cache %s is of no use and is made again: %s", self._path, why(self._flavour))
+        return cache
+
+    def save(self) -> None:
+        """Write what was compiled, for the next start; a cache that cannot be written costs only time."""
+        if self._cache is None:
+            return
+        content = bytes(self._cache.serialize())
+        if len(content) == self._loaded_bytes:
+            return
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            os.replace(temporary, self._path)
+        except OSError as error:
+            LOGGER.warning("the JIT cache %s cannot be written: %s; the next start compiles again", self._path, error)
+
+
+def cache_directory(options: Options) -> Path:
+    """Where built plans and JIT caches are kept."""
+    if options.cache_dir:
+        return Path(options.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pinstream"
+
+
+def _identity(plan: Path) -> str:
+    """What tells plans apart without reading 100 MB: the size and the first and last megabyte."""
+    size = plan.stat().st_size
+    with plan.open("rb") as file:
+        head = file.read(1 << 20)
+        file.seek(max(0, size - (1 << 20)))
+        return hashlib.sha256(head + file.read() + str(size).encode()).hexdigest()[:32]
