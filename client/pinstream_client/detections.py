@@ -82,10 +82,10 @@ class Detections:
         return (self[index] for index in range(len(self)))
 
     @overload
-    def __getitem__(self, index: int) -> Detection: ...
+    def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
     @overload
     def __getitem__(self, index: slice | NDArray[Any] | list[int]) -> Detections: ...
-    def __getitem__(self, index: int | slice | NDArray[Any] | list[int]) -> Detection | Detections:
+    def __getitem__(self, index: int | np.integer[Any] | slice | NDArray[Any] | list[int]) -> Detection | Detections:
         """One `Detection` for an integer; `Detections` for a slice, a mask or an index array."""
         if isinstance(index, (int, np.integer)):
             class_id = int(self.class_ids[index])

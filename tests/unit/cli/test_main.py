@@ -1,0 +1,76 @@
+"""The `pinstream` group: subcommands are listed without importing them, and a missing extra is one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pinstream_cli.main import main
+
+ROOT = Path(__file__).parents[3]
+
+
+def pinstream(*arguments: str, without: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+    """The command in a Python where some modules cannot be imported; stdout ends with a line of those it imported."""
+    script = f"""
+import importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {without!r}:
+            raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+sys.meta_path.insert(0, Missing())
+from pinstream_cli.main import main
+try:
+    main(prog_name="pinstream")
+finally:
+    print(*sys.modules)
+"""
+    path = ":".join(str(ROOT / room) for room in ("cli", "client", "backend"))
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": path})
+
+
+def test_help_lists_subcommands_without_importing_them() -> None:
+    done = pinstream("--help")
+    assert done.returncode == 0
+    for name in ("serve", "build", "detect"):
+        assert f"\n  {name} " in done.stdout
+        assert f"pinstream_cli.{name}" not in done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("name", ["serve", "build"])
+def test_missing_dependency_of_a_subcommand_names_the_extra_in_one_line(name: str) -> None:
+    missing = ("onnx", "onnxruntime", "cv2", "PIL", "pytriton")
+    done = pinstream(
+        name, "--model=x.onnx" if name == "serve" else "x.onnx", *(("-o", "y") * (name == "build")), without=missing
+    )
+    assert done.returncode == 2
+    assert "pinstream[server]" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_detect_runs_without_the_servers_dependencies() -> None:
+    missing = ("onnx", "onnxruntime", "cv2", "PIL", "pytriton", "pinstream")
+    done = pinstream("detect", "x.jpg", "-u", "127.0.0.1:1", without=missing)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no Triton server answers at grpc://127.0.0.1:1")
+    assert done.stderr.count("\n") == 1
+
+
+def test_fault_of_our_own_is_not_reported_as_a_missing_extra() -> None:
+    done = pinstream("detect", "x.jpg", without=("pinstream_client",))
+    assert done.returncode == 1
+    assert "ModuleNotFoundError" in done.stderr
+    assert "pip install" not in done.stderr
+
+
+def test_unknown_subcommand_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, ["dance"])
+    assert result.exit_code == 2
+    assert "No such command 'dance'" in result.stderr
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout.startswith("pinstream, version ")

@@ -1,0 +1,98 @@
+"""Boxes and labels on pictures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pinstream_client import Detections, InvalidImage
+from pinstream_client.drawing import class_colour
+from pinstream_client.images import encode
+
+pytest.importorskip("cv2")
+
+
+def one(box: tuple[float, ...] = (40, 50, 160, 170), class_id: int = 0) -> Detections:
+    return Detections(np.array([box]), np.array([0.5]), np.array([class_id]), ("dog",))
+
+
+def test_box_is_drawn_in_its_class_colour_on_a_copy() -> None:
+    image = np.zeros((200, 240, 3), np.uint8)
+    drawn = one().draw(image)
+    assert not image.any()
+    assert drawn.shape == image.shape
+    for y, x in ((100, 40), (100, 160), (170, 100)):
+        assert np.abs(drawn[y, x].astype(int) - class_colour(0)).max() < 60
+    assert not drawn[110, 100].any()
+    assert not drawn[190, 230].any()
+
+
+def test_classes_differ_in_colour() -> None:
+    colours = np.array([class_colour(class_id) for class_id in range(8)])
+    distances = np.abs(colours[:, None] - colours[None]).sum(axis=2) + np.eye(8) * 1000
+    assert distances.min() > 40
+
+
+def test_lines_grow_with_the_picture() -> None:
+    def line_width(side: int) -> int:
+        drawn = one((side / 4, side / 4, side * 3 / 4, side * 3 / 4)).draw(np.zeros((side, side, 3), np.uint8))
+        return int(drawn[side // 2, : side // 2].any(axis=1).sum())
+
+    assert line_width(2400) >= 3 * line_width(240)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 300, 3), (300, 5, 3), (20, 20), (20, 20, 1)])
+def test_label_stays_in_pictures_of_any_shape(shape: tuple[int, ...]) -> None:
+    drawn = one((-10, -10, 1000, 1000)).draw(np.zeros(shape, np.uint8))
+    assert drawn.shape == (*shape[:2], 3)
+    assert drawn.any()
+
+
+def test_label_is_inside_the_picture_for_a_box_at_its_upper_edge() -> None:
+    drawn = one((40, 0, 160, 170)).draw(np.zeros((200, 240, 3), np.uint8))
+    assert (drawn[2:12, 60:70] == class_colour(0)).all(axis=2).any()
+
+
+def test_path_and_bytes_are_drawn_like_their_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8)
+    path = tmp_path / "picture.bmp"
+    path.write_bytes(encode(pixels))
+    np.testing.assert_array_equal(one().draw(path), one().draw(pixels))
+    np.testing.assert_array_equal(one().draw(path.read_bytes()), one().draw(pixels))
+
+
+def test_nothing_found_gives_the_picture_itself() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    np.testing.assert_array_equal(one()[:0].draw(pixels), pixels)
+
+
+def test_picture_that_does_not_decode_is_refused() -> None:
+    with pytest.raises(InvalidImage, match="does not decode"):
+        one().draw(b"no picture")
+    with pytest.raises(InvalidImage, match="float64"):
+        one().draw(np.zeros((3, 3, 3)))
+
+
+def test_without_opencv_the_error_names_the_extra() -> None:
+    script = """
+import sys
+sys.modules["cv2"] = None
+import numpy as np
+from pinstream_client import Detections, MissingExtra
+try:
+    Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0)).draw(np.zeros((2, 2, 3), np.uint8))
+except MissingExtra as error:
+    print(error)
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(root / "client")},
+    )
+    assert 'pip install "pinstream[draw]"' in done.stdout
+    assert done.stdout.count("\n") == 1

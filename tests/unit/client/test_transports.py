@@ -1,0 +1,206 @@
+"""Both protocols against peers that are no Triton: every call ends in time, with a typed error of one line."""
+
+import socket
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from pinstream_client import DeadlineExceeded, Detector, InvalidRequest, PinstreamError, ServerUnreachable
+from tests.network import closed_port, http_answer, read_http_request, serving_connections, silent_server
+
+PROTOCOLS = ["grpc", "http"]
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+CALLS: dict[str, Callable[[Detector], object]] = {
+    "detect": lambda detector: detector.detect(IMAGE),
+    "detect list": lambda detector: detector.detect([IMAGE] * 3, on_error="return"),
+    "class_names": lambda detector: detector.class_names(),
+    "statistics": lambda detector: detector.statistics(),
+    "check_ready": lambda detector: detector.check_ready(),
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("call", CALLS)
+def test_closed_port_is_unreachable_at_once(protocol: str, call: str) -> None:
+    with closed_port() as netloc, Detector(f"{protocol}://{netloc}", timeout=20) as detector:
+        started = time.monotonic()
+        with pytest.raises(ServerUnreachable, match=rf"{protocol}://{netloc} \(Connection refused\)") as caught:
+            CALLS[call](detector)
+        assert time.monotonic() - started < 5
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "detect list"])
+def test_silent_server_ends_with_the_timeout(protocol: str, call: str) -> None:
+    with silent_server() as netloc, Detector(f"{protocol}://{netloc}", timeout=0.5) as detector:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.5 s"):
+            CALLS[call](detector)
+        assert 0.4 < time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_image_of_a_list_has_the_timeout_to_itself(protocol: str) -> None:
+    with silent_server() as netloc, Detector(f"{protocol}://{netloc}", timeout=0.5, in_flight=4) as detector:
+        results = detector.detect([IMAGE] * 4, on_error="return")
+    assert [type(result) for result in results] == [DeadlineExceeded] * 4
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_readiness_of_what_is_not_there(protocol: str) -> None:
+    with closed_port() as netloc, Detector(f"{protocol}://{netloc}", timeout=0.5) as detector:
+        assert not detector.is_ready()
+        started = time.monotonic()
+        with pytest.raises(ServerUnreachable):
+            detector.wait_ready(timeout=0.6)
+        assert 0.3 < time.monotonic() - started < 2
+    with silent_server() as netloc, Detector(f"{protocol}://{netloc}", timeout=0.3) as detector:
+        started = time.monotonic()
+        assert not detector.is_ready()
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_unknown_host_is_unreachable(protocol: str) -> None:
+    with (
+        Detector(f"{protocol}://no-such-host.invalid", timeout=20) as detector,
+        pytest.raises(ServerUnreachable, match="host name is not known"),
+    ):
+        detector.check_ready()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-OpenSSH\r\n", b"\x00\x01\x02" * 50, b"HTTP/1.1 200 OK\r\n"])
+def test_peer_of_another_kind_that_hangs_up_is_unreachable(protocol: str, said: bytes) -> None:
+    def handle(connection: socket.socket, _: int) -> None:
+        connection.recv(1)
+        connection.sendall(said)
+
+    with serving_connections(handle) as netloc, Detector(f"{protocol}://{netloc}", timeout=5) as detector:
+        with pytest.raises(PinstreamError) as caught:
+            detector.statistics()
+        assert isinstance(caught.value, ServerUnreachable)
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_closed_detector_says_so(protocol: str) -> None:
+    detector = Detector(f"{protocol}://localhost")
+    detector.close()
+    detector.close()
+    for call in CALLS.values():
+        with pytest.raises(PinstreamError, match="this Detector is closed"):
+            call(detector)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_image_that_cannot_be_sent_is_an_error_before_the_network(protocol: str) -> None:
+    with Detector(f"{protocol}://localhost:1") as detector, pytest.raises(InvalidRequest, match="No such file"):
+        detector.detect("no-such-file.jpg")
+
+
+@pytest.mark.parametrize(("options", "words"), [({"timeout": 0}, "timeout is 0"), ({"in_flight": 0}, "in_flight is 0")])
+def test_options_out_of_range_are_refused(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Detector("localhost", **options)  # type: ignore[arg-type]
+
+
+def test_http_answer_that_drips_does_not_stretch_the_timeout() -> None:
+    def handle(connection: socket.socket, _: int) -> None:
+        read_http_request(connection)
+        for byte in http_answer(b"x" * 1000):
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=0.5) as detector:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            detector.statistics()
+        assert time.monotonic() - started < 2
+
+
+def test_http_answer_cut_short_is_unreachable() -> None:
+    def handle(connection: socket.socket, _: int) -> None:
+        read_http_request(connection)
+        connection.sendall(http_answer(b"x" * 1000)[:-500])
+
+    with (
+        serving_connections(handle) as netloc,
+        Detector(f"http://{netloc}", timeout=5) as detector,
+        pytest.raises(ServerUnreachable, match="broke within the answer"),
+    ):
+        detector.statistics()
+
+
+def test_http_page_of_another_server_is_not_tritons() -> None:
+    def handle(connection: socket.socket, _: int) -> None:
+        while read_http_request(connection):
+            connection.sendall(http_answer(b"<html>It works!</html>"))
+
+    with (
+        serving_connections(handle) as netloc,
+        Detector(f"http://{netloc}", timeout=5) as detector,
+        pytest.raises(ServerUnreachable, match="not Triton's"),
+    ):
+        detector.statistics()
+
+
+def test_http_connection_is_kept_and_used_again() -> None:
+    connections = []
+
+    def handle(connection: socket.socket, number: int) -> None:
+        connections.append(number)
+        while read_http_request(connection):
+            connection.sendall(http_answer(b""))
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=5) as detector:
+        for _ in range(5):
+            detector.check_ready()
+    assert connections == [0]
+
+
+def test_http_connection_that_the_server_closed_while_idle_is_replaced_unnoticed() -> None:
+    connections = []
+
+    def handle(connection: socket.socket, number: int) -> None:
+        connections.append(number)
+        read_http_request(connection)
+        connection.sendall(http_answer(b""))
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=5) as detector:
+        for _ in range(3):
+            detector.check_ready()
+            time.sleep(0.1)
+    assert connections == [0, 1, 2]
+
+
+def test_http_refusal_of_a_large_body_is_read_although_the_server_reads_no_further() -> None:
+    refusal = http_answer(b'{"error":"request of 9 MB is too large"}', "413 Payload Too Large")
+    metadata = (
+        b'{"inputs":[{"name":"image"}],"outputs":['
+        b'{"name":"num_dets"},{"name":"det_boxes"},{"name":"det_scores"},{"name":"det_classes"}]}'
+    )
+
+    def handle(connection: socket.socket, _: int) -> None:
+        while request := read_http_request(connection):
+            if request.startswith(b"GET"):
+                connection.sendall(http_answer(metadata))
+                continue
+            connection.sendall(refusal)
+            connection.shutdown(socket.SHUT_WR)
+            # Some of the body stays unread: closing now resets the connection under the client's feet.
+            time.sleep(0.2)
+            return
+
+    with (
+        serving_connections(handle) as netloc,
+        Detector(f"http://{netloc}", timeout=5) as detector,
+        pytest.raises(PinstreamError) as caught,
+    ):
+        detector.detect(np.zeros((1000, 3000, 3), np.uint8))
+    assert isinstance(caught.value, InvalidRequest)
+    assert "too large" in str(caught.value)
