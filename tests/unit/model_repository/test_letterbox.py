@@ -33,7 +33,7 @@ def noise(height: int, width: int) -> Image:
 
 def yolox_letterbox(image: Image, target: tuple[int, int]) -> tuple[Image, float]:
     """The contract: grey 114, the smaller of both ratios, truncated sizes, bilinear, top-left corner."""
-    canvas = np.ones((target[0], target[1], 3), dtype=np.uint8) * 114
+    canvas = np.full((target[0], target[1], 3), 114, dtype=np.uint8)
     r = min(target[0] / image.shape[0], target[1] / image.shape[1])
     resized = cv2.resize(
         image, (int(image.shape[1] * r), int(image.shape[0] * r)), interpolation=cv2.INTER_LINEAR

@@ -49,7 +49,8 @@ def crowd(seed: int, count: int, objects: int, classes: int) -> FloatArray:
     scores = (random.permutation(count)[:, None] + 1) / (count + 1)
     classes_of = random.integers(0, classes, objects)[which][:, None]
     candidates = np.concatenate([centre - half, centre + half, scores, classes_of], axis=1).astype(np.float32)
-    return candidates[np.argsort(-candidates[:, 4])]
+    best_first: FloatArray = candidates[np.argsort(-candidates[:, 4])]
+    return best_first
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -85,6 +86,13 @@ def test_of_equal_scores_the_earlier_candidate_is_kept() -> None:
     first, second = (0, 0, 10, 10, 0.5, 1), (0, 0, 10, 9, 0.5, 1)
     assert np.array_equal(select(rows(first, second), Thresholds()), rows(first))
     assert np.array_equal(select(rows(second, first), Thresholds()), rows(second))
+
+
+def test_candidates_of_equal_scores_stay_in_their_order() -> None:
+    # Enough of them for a sort that does not keep the order to lose it.
+    apart = rows(*[(20 * i, 0, 20 * i + 10, 10, 0.5 + 0.1 * (i % 3), 0) for i in range(200)])
+    expected = np.concatenate([apart[2::3], apart[1::3], apart[0::3]])
+    assert np.array_equal(select(apart, Thresholds(max_det=200)), expected)
 
 
 def test_classes_do_not_suppress_each_other() -> None:
