@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Dim = int | str
@@ -17,7 +19,7 @@ def save(
     nodes: Sequence[onnx.NodeProto],
     inputs: Sequence[tuple[str, int, Sequence[Dim]]],
     outputs: Sequence[tuple[str, int, Sequence[Dim]]],
-    weights: dict[str, np.ndarray] | None = None,
+    weights: dict[str, NDArray[Any]] | None = None,
 ) -> Path:
     """Write a model of `nodes`; tensors are (name, element type, dims)."""
     graph = helper.make_graph(

@@ -155,7 +155,7 @@ def serving(
             on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
             on_log=lambda line: _show_log(line, console, verbose),
         )
-        console.print(f"Starting {install.binary}")
+        console.print(f"Starting {install.binary}", soft_wrap=True)
         server.start()
         try:
             server.wait_ready(startup_timeout_s)

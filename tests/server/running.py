@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,12 @@ class Running:
     @property
     def grpc_url(self) -> str:
         """host:port of gRPC."""
-        return f"{self.endpoints.host}:{self.endpoints.grpc}"
+        return self.endpoints.grpc_url
 
     @property
     def http_url(self) -> str:
         """host:port of HTTP."""
-        return f"{self.endpoints.host}:{self.endpoints.http}"
+        return self.endpoints.http_url
 
     @property
     def metrics_url(self) -> str:
@@ -39,22 +38,12 @@ class Running:
         return f"http://{self.endpoints.host}:{self.endpoints.metrics}/metrics"
 
 
-def free_endpoints() -> Endpoints:
-    """Three ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        ports = [s.getsockname()[1] for s in sockets]
-    return Endpoints("127.0.0.1", *ports)
-
-
 @contextlib.contextmanager
 def running(
     model: Path | None = None, *, repositories: Sequence[Path] = (), extra: Sequence[str] = (), name: str | None = None
 ) -> Iterator[Running]:
     """A server with every model ready; see pinstream_cli.serve.serving."""
-    endpoints = free_endpoints()
+    endpoints = Endpoints.free()
     text = io.StringIO()
     console = Console(file=text, width=200)
     with serving(

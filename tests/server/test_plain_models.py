@@ -16,9 +16,7 @@ from tests import onnx_models
 from tests.server.running import Running
 
 
-def infer(
-    server: Running, model: str, outputs: list[str] | None = None, protocol: Any = grpc, **arrays: np.ndarray
-) -> Any:
+def infer(server: Running, model: str, outputs: list[str] | None = None, protocol: Any = grpc, **arrays: Any) -> Any:
     """One request; gives tritonclient's result."""
     url = server.grpc_url if protocol is grpc else server.http_url
     client = protocol.InferenceServerClient(url)
@@ -45,7 +43,7 @@ def configuration(server: Running, model: str) -> Any:
     return config
 
 
-def pixels(items: int, seed: int = 0) -> np.ndarray:
+def pixels(items: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).normal(size=(items, 3, 8, 8)).astype(np.float32)
 
 
@@ -135,7 +133,7 @@ def test_a_model_without_a_batch_dimension(plain: Running) -> None:
         ({"image": np.zeros((1, 3, 8, 8), np.float32)}, "image"),
     ],
 )
-def test_a_wrong_request_is_an_invalid_argument(plain: Running, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_a_wrong_request_is_an_invalid_argument(plain: Running, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(InferenceServerException, match=message) as caught:
         infer(plain, "classifier", **arrays)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
@@ -172,7 +170,7 @@ def test_a_bad_request_does_not_fail_its_neighbours_in_the_batch(plain: Running)
     invalid = np.array([[b"\xff\xfe"] * 3], object)
     before = executions(plain, "dynamic_width")
     # Width 13 makes the engine itself fail; Triton batches requests of one width only.
-    calls = [lambda row=row: infer(plain, "dynamic_width", row=row).as_numpy("doubled") for row in data]
+    calls: list[Any] = [lambda row=row: infer(plain, "dynamic_width", row=row).as_numpy("doubled") for row in data]
     calls.append(lambda: infer(plain, "dynamic_width", row=np.ones((1, 13), np.float32)))
     outcomes = together(calls)
     for row, outcome in zip(data, outcomes, strict=False):

@@ -73,7 +73,21 @@ class OnnxRuntimeEngine(Engine):
         self._session = _open_session(model_file, options.threads)
         self.spec = model_spec(self._session.get_inputs(), self._session.get_outputs(), options)
         self._pool = ThreadPoolExecutor(options.lanes, "pinstream-lane")
-        self.slots = [HostSlot(self.spec.inputs) for _ in range(options.slots or options.lanes + 1)]
+        self._hosts = [HostSlot(self.spec.inputs) for _ in range(options.slots or options.lanes + 1)]
+        self.slots = self._hosts
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run the smallest batch in every slot, so that the first request finds everything allocated."""
+        if not all(tensor.is_static for tensor in self.spec.inputs):
+            return
+        sizes = self.spec.batch
+        first = () if sizes is None else (1 if sizes.exact else sizes.buckets[0],)
+        for slot in self._hosts:
+            slot.begin({tensor.name: (*first, *tensor.shape) for tensor in self.spec.inputs})
+            self.enqueue(slot, frozenset(tensor.name for tensor in self.spec.outputs))
+        for slot in self._hosts:
+            self.wait(slot)
 
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Hand the slot's batch to a free lane; see base.Engine."""

@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -29,7 +30,7 @@ STARTED = re.compile(r"Started HTTPService")
 TRACEBACK = re.compile(r"\s*(At:|Traceback).*", re.DOTALL)
 # A machine without a GPU makes Triton say these at every start; they mean nothing more than that.
 NO_GPU_NOISE = re.compile(
-    r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|CUDA memory pool|no CUDA-capable"
+    r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|CUDA memory pool|pinned memory pool|no CUDA-capable"
 )
 PR_SET_PDEATHSIG = 1
 
@@ -49,6 +50,26 @@ class Endpoints:
     http: int = 8000
     grpc: int = 8001
     metrics: int = 8002
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of gRPC."""
+        return f"{self.host}:{self.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """host:port of HTTP."""
+        return f"{self.host}:{self.http}"
+
+    @classmethod
+    def free(cls) -> Endpoints:
+        """Three ports of 127.0.0.1 that nobody listens on."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+            for s in sockets:
+                s.bind(("127.0.0.1", 0))
+            ports = [s.getsockname()[1] for s in sockets]
+        return cls("127.0.0.1", *ports)
 
     def arguments(self) -> list[str]:
         """As tritonserver's command line has it."""
@@ -88,6 +109,7 @@ class TritonServer:
         # Unique, so that what a killed server leaves in /dev/shm is known to be ours.
         self.shm_prefix = f"pinstream_{os.getpid()}_{run.path.name[-8:]}_"
         self.exit_timeout_s = 10
+        self.endpoints = endpoints
         self._command = [
             str(install.binary),
             *(f"--model-repository={path.resolve()}" for path in repositories),

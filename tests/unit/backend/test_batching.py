@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pinstream.batching import Request, check_request, plan_batches, split
 from pinstream.errors import InvalidRequest
-from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
+from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
 
 PIXELS = TensorSpec("pixels", "FP32", (3, -1))
 TEXT = TensorSpec("text", "BYTES", (1,))
@@ -36,9 +36,7 @@ def test_a_request_that_fits_has_its_items_counted() -> None:
         ({"image": np.zeros((1, 3, 7), np.float32)}, "has inputs image; the model takes pixels"),
     ],
 )
-def test_a_wrong_request_is_told_what_was_found_and_what_was_expected(
-    inputs: dict[str, np.ndarray], message: str
-) -> None:
+def test_a_wrong_request_is_told_what_was_found_and_what_was_expected(inputs: dict[str, Array], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         check_request(inputs, SPEC, 8)
 

@@ -11,8 +11,9 @@ import pytest
 from pinstream.batching import Request
 from pinstream.engines import open_engine
 from pinstream.engines.base import Engine
-from pinstream.loop import BatchTimes, Loop
+from pinstream.loop import Answer, BatchTimes, Loop
 from pinstream.options import Options
+from pinstream.tensors import Array
 from tests import onnx_models
 
 
@@ -24,6 +25,18 @@ def doubling(tmp_path: Path) -> Iterator[Engine]:
     engine.close()
 
 
+def output(answer: Answer, name: str) -> Array:
+    array = answer.outputs[name]
+    assert isinstance(array, np.ndarray)
+    return array
+
+
+def sent(request: Request) -> Array:
+    array = request.inputs["row"]
+    assert isinstance(array, np.ndarray)
+    return array
+
+
 def rows(items: int, width: int = 5, seed: int = 0, *, wanted: bool = True) -> Request:
     data = np.random.default_rng(seed).normal(size=(items, width)).astype(np.float32)
     return Request({"row": data}, items, frozenset({"doubled"} if wanted else ()))
@@ -33,14 +46,14 @@ def test_many_requests_over_few_slots_each_get_their_own_rows(doubling: Engine) 
     requests = [rows(1 + i % 9, 3 + i % 3, seed=i) for i in range(40)]
     answers = Loop(doubling).run(requests)
     for request, answer in zip(requests, answers, strict=True):
-        np.testing.assert_array_equal(answer.outputs["doubled"], request.inputs["row"] * 2)
+        np.testing.assert_array_equal(output(answer, "doubled"), sent(request) * 2)
 
 
 def test_answers_stay_right_until_the_next_run(doubling: Engine) -> None:
     requests = [rows(4, seed=i) for i in range(7)]
     answers = Loop(doubling).run(requests)
     for request, answer in zip(requests, answers, strict=True):
-        np.testing.assert_array_equal(answer.outputs["doubled"], request.inputs["row"] * 2)
+        np.testing.assert_array_equal(output(answer, "doubled"), sent(request) * 2)
 
 
 def test_a_request_the_engine_fails_on_does_not_fail_the_others(doubling: Engine) -> None:
@@ -50,7 +63,7 @@ def test_a_request_the_engine_fails_on_does_not_fail_the_others(doubling: Engine
     assert answers[1].error is not None
     assert "out of data bounds" in str(answers[1].error)
     for i in (0, 2):
-        np.testing.assert_array_equal(answers[i].outputs["doubled"], requests[i].inputs["row"] * 2)
+        np.testing.assert_array_equal(output(answers[i], "doubled"), sent(requests[i]) * 2)
     assert loop.run([rows(1)])[0].error is None, "the loop is usable after an error"
 
 
@@ -80,7 +93,7 @@ def test_a_static_batch_is_padded_and_the_padding_stays_inside(tmp_path: Path) -
     requests = [Request({"pixels": part}, len(part), frozenset({"probabilities"})) for part in (pixels[:1], pixels[1:])]
     answers = Loop(engine).run(requests)
     engine.close()
-    got = np.concatenate([answer.outputs["probabilities"] for answer in answers])
+    got = np.concatenate([output(answer, "probabilities") for answer in answers])
     assert got.shape == (6, 10)
     np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
     assert len(np.unique(got.round(6), axis=0)) == 6
@@ -101,4 +114,4 @@ def test_a_model_that_does_not_keep_the_batch_is_an_error_and_not_a_mix_up(tmp_p
     engine.close()
     # By itself a request of one item is fine; what may never happen is an answer made from a neighbour's data.
     for i, answer in enumerate(answers):
-        np.testing.assert_array_equal(answer.outputs["y"], [[i, i]])
+        np.testing.assert_array_equal(output(answer, "y"), [[i, i]])

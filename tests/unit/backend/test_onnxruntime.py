@@ -74,4 +74,4 @@ def test_strings_pass_through_as_text(tmp_path: Path) -> None:
     outputs = engine.wait(slot)
     engine.close()
     assert list(outputs) == ["out_BYTES"]
-    assert outputs["out_BYTES"].tolist() == [["ä", "", "c"]]
+    assert outputs["out_BYTES"].copy().tolist() == [["ä", "", "c"]]
