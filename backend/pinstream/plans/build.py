@@ -1,0 +1,201 @@
+"""ONNX -> plans and their sidecar, in a directory that Triton can serve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pinstream import sidecar as sidecars
+from pinstream.engines.flavour import Flavour
+from pinstream.engines.profiles import PlanInfo, PlanTensor
+from pinstream.errors import ConfigError, ModelFileError
+from pinstream.plans import graph as graphs
+from pinstream.plans.builder import Progress, build_engine
+from pinstream.plans.half import to_half
+from pinstream.plans.locks import default_cache_dir
+from pinstream.plans.spec import BuildSpec, plan_jobs
+from pinstream.plans.timing import TimingCache
+from pinstream.preflight import Gpu, this_gpu
+from pinstream.sidecar import Sidecar, TensorEntry
+
+# Sections that speak of the file they lie beside, and so are written anew.
+_OWN_SECTIONS = frozenset({"plans", "tensorrt", "onnx", "build_seconds"})
+_ONNX_FILE = "model.onnx"
+
+
+@dataclass(frozen=True)
+class PlanBuild:
+    """What a build made.
+
+    Attributes:
+        directory: Where the plans and `model.json` are.
+        sidecar: The content of `model.json`.
+        plans: What each plan file holds.
+        sizes: Bytes of each plan file.
+        seconds: Duration of the whole build.
+        flavour: What built them, as in "tensorrt_rtx 1.4.0.76".
+    """
+
+    directory: Path
+    sidecar: Sidecar
+    plans: tuple[PlanInfo, ...]
+    sizes: tuple[int, ...]
+    seconds: float
+    flavour: str
+
+
+def build_plan(
+    onnx: Path,
+    out: Path,
+    spec: BuildSpec,
+    flavour: Flavour,
+    *,
+    progress: Progress = lambda file, fraction: None,
+    cache_dir: Path | None = None,
+) -> PlanBuild:
+    """Build the plans of an ONNX model and write them with their sidecar.
+
+    A sidecar beside the model, if it is the model's, gives its labels and what else its maker wrote there.
+
+    Args:
+        onnx: The model: FP32, FP16, or with explicit quantization.
+        out: The directory to write into; made if it is not there. Plans of an earlier build are replaced.
+        spec: How to build.
+        flavour: The TensorRT to build with.
+        progress: Called with a plan file's name and how much of its build is done, 0 to 1.
+        cache_dir: Where TensorRT's timing cache is kept; the user's cache directory if None.
+
+    Raises:
+        ModelFileError: The model cannot be read or TensorRT cannot take it; `out` is as it was.
+        ConfigError: The specification does not fit the model or this TensorRT; `out` is as it was.
+        OSError: `out` cannot be written.
+    """
+    started = time.monotonic()
+    model = graphs.read_graph(onnx, weights=spec.precision == "fp16")
+    jobs = plan_jobs(graphs.inputs_of(model), graphs.outputs_of(model), spec)
+    precision = graphs.stated_precision(model)
+    if spec.precision == "fp16":
+        model, precision = _halved(model, onnx, spec), "fp16"
+    gpu = this_gpu()
+    if gpu is None and "current" in spec.compute_capabilities:
+        raise ConfigError('there is no GPU here whose compute capability is "current"; name one, as in 8.9')
+    timing = TimingCache(flavour, gpu.name if gpu else "none", cache_dir or default_cache_dir())
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as scratch_name:
+        scratch = Path(scratch_name)
+        entries, plans = [], []
+        for job in jobs:
+            fixed = model if job.batch is None else graphs.with_batch(model, job.batch)
+            content, info = build_engine(flavour, _serialized(fixed, onnx), onnx, job, spec, progress, timing)
+            (scratch / job.file).write_bytes(content)
+            plans.append(PlanInfo(info.file, info.inputs, info.outputs, hashlib.sha256(content).hexdigest()))
+            entries.append({**plans[-1].to_json(), "bytes": len(content)})
+        seconds = time.monotonic() - started
+        sections = {
+            "plans": entries,
+            "tensorrt": _tensorrt_section(flavour, gpu, spec, precision),
+            "build_seconds": round(seconds, 3),
+        }
+        sidecar = _sidecar(onnx, plans, sections)
+        sidecars.write(scratch / sidecars.FILE_NAME, sidecar)
+        _keep_onnx(onnx, model, out, scratch)
+        _move(scratch, out, [plan.file for plan in plans])
+    return PlanBuild(out, sidecar, tuple(plans), tuple(e["bytes"] for e in entries), seconds, str(flavour))
+
+
+def _halved(model: Any, onnx: Path, spec: BuildSpec) -> Any:
+    wished = json.loads(graphs.metadata(model, graphs.FP32_NODES_KEY) or "[]")
+    try:
+        return to_half(model, (*spec.fp32_nodes, *wished))
+    except ModelFileError as error:
+        raise ModelFileError(f"{onnx}: {error}") from error
+
+
+def _serialized(model: Any, onnx: Path) -> bytes:
+    try:
+        return bytes(model.SerializeToString())
+    except ValueError as error:  # protobuf's limit
+        raise ModelFileError(
+            f"{onnx}: with its weights inside it is larger than the 2 GB that ONNX allows; "
+            "export it in FP16 with external weights, and build it with precision fp32, which keeps its types"
+        ) from error
+
+
+def _tensorrt_section(flavour: Flavour, gpu: Gpu | None, spec: BuildSpec, precision: str) -> dict[str, Any]:
+    own = gpu.compute_capability if gpu else None
+    wanted = [own if text == "current" else text for text in spec.compute_capabilities]
+    return {
+        "flavour": flavour.name,
+        "version": flavour.version,
+        "compute_capability": own,
+        "compute_capabilities": wanted,
+        "gpu": gpu.name if gpu else None,
+        "cuda": gpu.cuda if gpu else None,
+        "precision": precision,
+        "version_compatible": spec.version_compatible,
+        "hardware_compatible": spec.hardware_compatible,
+        "options": asdict(spec),
+        "arguments": spec.arguments(),
+    }
+
+
+def _sidecar(onnx: Path, plans: Sequence[PlanInfo], sections: dict[str, Any]) -> Sidecar:
+    sha256 = graphs.digest(onnx)
+    base = _sidecar_of(onnx, sha256)
+    carried = {key: value for key, value in base.sections.items() if key not in _OWN_SECTIONS} if base else {}
+    carried.setdefault("source", {"file": onnx.name, "sha256": sha256})
+    return Sidecar(
+        kind="plan",
+        file=plans[0].file,
+        sha256=plans[0].sha256,
+        inputs=_entries([plan.inputs for plan in plans]),
+        outputs=_entries([plan.outputs for plan in plans]),
+        labels=base.labels if base else (),
+        sections={**carried, "onnx": {"file": onnx.name, "sha256": sha256}, **sections},
+    )
+
+
+def _sidecar_of(onnx: Path, sha256: str) -> Sidecar | None:
+    """The sidecar beside an ONNX file, if it was written for it or for plans made from it."""
+    try:
+        found = sidecars.read(onnx.parent / sidecars.FILE_NAME)
+    except sidecars.SidecarError:
+        return None
+    written_for = found.sha256 if found.kind == "onnx" else (found.sections.get("onnx") or {}).get("sha256")
+    return found if written_for == sha256 else None
+
+
+def _entries(plans: Sequence[Sequence[PlanTensor]]) -> tuple[TensorEntry, ...]:
+    """One entry for each tensor: -1 where its size is dynamic or differs between plans."""
+    return tuple(
+        TensorEntry(
+            tensors[0].name,
+            tensors[0].dtype,
+            tuple(sizes[0] if len(set(sizes)) == 1 else -1 for sizes in zip(*(t.shape for t in tensors), strict=True)),
+        )
+        for tensors in zip(*plans, strict=True)
+    )
+
+
+def _keep_onnx(onnx: Path, model: Any, out: Path, scratch: Path) -> None:
+    """Puts the model beside its plans, from where they can be built again on another machine."""
+    if not graphs.external_files(model) and onnx.resolve() != (out / _ONNX_FILE).resolve():
+        shutil.copyfile(onnx, scratch / _ONNX_FILE)
+
+
+def _move(scratch: Path, out: Path, plans: Sequence[str]) -> None:
+    """Puts the files in their place, the sidecar last, and removes plans that are none of its any more."""
+    files = [path.name for path in scratch.iterdir() if path.name != sidecars.FILE_NAME]
+    for name in (*files, sidecars.FILE_NAME):
+        os.replace(scratch / name, out / name)
+    for old in (*out.glob("model.plan"), *out.glob("model.b*.plan")):
+        if old.name not in plans:
+            old.unlink()

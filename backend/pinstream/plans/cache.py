@@ -1,0 +1,101 @@
+"""Plans built when a model is loaded, once for each TensorRT, GPU, model and set of options, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from pinstream import sidecar as sidecars
+from pinstream.engines.flavour import Flavour
+from pinstream.errors import ModelFileError
+from pinstream.plans import graph as graphs
+from pinstream.plans.build import build_plan
+from pinstream.plans.builder import Progress
+from pinstream.plans.locks import default_cache_dir, locked
+from pinstream.plans.spec import BuildSpec
+from pinstream.sidecar import file_sha256
+
+# Part of every key: a change of what a build makes must not meet plans of the old kind.
+_FORMAT = 1
+
+
+def cached_plan(
+    onnx: Path,
+    spec: BuildSpec,
+    flavour: Flavour,
+    compute_capability: str,
+    cache_dir: Path | None = None,
+    *,
+    progress: Progress = lambda file, fraction: None,
+) -> Path:
+    """The directory with the plans of an ONNX model; they are built where they are not there yet.
+
+    However many processes ask at once, one builds and the others wait for it.
+
+    Args:
+        onnx: The model.
+        spec: How to build.
+        flavour: The TensorRT that will load the plans.
+        compute_capability: Of the GPU that will run them, as in "9.0".
+        cache_dir: Where plans are kept; the user's cache directory if None.
+        progress: As build_plan's.
+
+    Returns:
+        A directory with `model.json` and the plan files it names. It belongs to the cache.
+
+    Raises:
+        ModelFileError, ConfigError: As build_plan; or the cache directory cannot be written.
+    """
+    key = {
+        "format": _FORMAT,
+        "flavour": flavour.name,
+        "version": flavour.version,
+        "compute_capability": compute_capability,
+        "onnx": graphs.digest(onnx),
+        # What the model's maker wrote beside it goes into the plans' sidecar.
+        "sidecar": _digest_if_there(onnx.parent / sidecars.FILE_NAME),
+        "spec": asdict(spec),
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    root = cache_dir or default_cache_dir()
+    entry = root / "plans" / f"{flavour.name}-{flavour.version}-{compute_capability}-{digest[:24]}"
+    try:
+        with locked(entry):
+            if not _is_whole(entry):
+                _build(onnx, spec, flavour, entry, root, progress)
+    except OSError as error:
+        raise ModelFileError(
+            f"the plan cache {root} cannot be used: {error.strerror} ({error.filename}); "
+            "make it writable, or name another directory"
+        ) from error
+    return entry
+
+
+def _build(onnx: Path, spec: BuildSpec, flavour: Flavour, entry: Path, root: Path, progress: Progress) -> None:
+    # What is there is damaged, or was left by a process that died; the lock says that nobody is at it.
+    for old in (entry, *entry.parent.glob(f".{entry.name}-*")):
+        shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    try:
+        build_plan(onnx, scratch, spec, flavour, progress=progress, cache_dir=root)
+        os.rename(scratch, entry)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether every plan is there in full. Their content is checked where they are loaded."""
+    try:
+        plans = sidecars.read(entry / sidecars.FILE_NAME).sections["plans"]
+        return all((entry / plan["file"]).stat().st_size == plan["bytes"] for plan in plans)
+    except (sidecars.SidecarError, KeyError, TypeError, OSError):
+        return False
+
+
+def _digest_if_there(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else ""
