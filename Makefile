@@ -32,7 +32,7 @@ lint: setup
 lock: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
-	  --extra draw --extra server --extra gpu --extra dev pyproject.toml -o requirements.lock
+	  --extra draw --extra server --extra gpu --extra rtx --extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .run build dist

@@ -24,6 +24,7 @@ from rich.text import Text
 
 from pinstream.sidecar import FILE_NAME, Sidecar, TensorEntry, file_sha256, write
 from pinstream_cli.build_error import BuildError, NotYoloxError
+from pinstream_cli.build_plan import PlanWishes, plan_options, run
 
 if TYPE_CHECKING:
     from pinstream_cli.yolox_recognise import YoloxExport
@@ -235,15 +236,29 @@ def _version(package: str) -> str:
 @click.option("--candidates", default=DEFAULT_CANDIDATES, show_default=True, help="Best boxes per image, 1 to 3840.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line. [default: COCO's, if 80]")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Real image to check with.")
-def build(model: Path, out: Path, candidates: int, labels: Path | None, images: tuple[Path, ...]) -> None:
-    """Build the serving graph of a YOLOX export, MODEL.
+@click.option("--plan", is_flag=True, help="Build TensorRT plans as well. The options below are for these.")
+@plan_options
+def build(
+    model: Path, out: Path, candidates: int, labels: Path | None, images: tuple[Path, ...], plan: bool, **wishes: Any
+) -> None:
+    """Build the serving graph of a YOLOX export, MODEL, or the TensorRT plans of any ONNX model.
 
     Takes an ONNX file from YOLOX's own export tool (static or --dynamic, with or without --decode_in_inference) and
     writes model.onnx and model.json: uint8 images in, the best boxes out, any batch size. The result is compared with
-    the export before it is written.
+    the export before it is written. With --plan, TensorRT plans are built from it or, where MODEL is no YOLOX export,
+    from MODEL itself.
     """
     console = Console(highlight=False)
     try:
+        if plan:
+
+            def fuse_into(directory: Path) -> None:
+                build_service(model, directory, candidates=candidates, labels=labels, images=images)
+
+            run(model, out, PlanWishes(**wishes), fuse_into, images, console)
+            return
+        if given := PlanWishes(**wishes).given():
+            raise BuildError(f"{given[0].replace('_', '-')} is an option for plans; add --plan")
         with console.status("building") as status:
             report = build_service(
                 model, out, candidates=candidates, labels=labels, images=images, progress=status.update

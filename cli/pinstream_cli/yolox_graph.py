@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pinstream.plans.graph import FP32_NODES_KEY
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.onnx_files import load_onnx, opset_of
 from pinstream_cli.onnx_surgery import drop_dead_nodes, lift_constants, make_batch_dynamic, name_nodes
@@ -37,6 +38,8 @@ PICKED = "pinstream/picked"
 
 _NETWORK = "network/"
 _OURS = "pinstream/"
+_CAST = _OURS + "cast"
+_TO_NCHW = _OURS + "to_nchw"
 _OLDEST_IR = 7
 
 
@@ -96,6 +99,15 @@ def fuse(export: YoloxExport, candidates: int, labels: Sequence[str]) -> Any:
     return model
 
 
+def exact_nodes(model: Any) -> list[str]:
+    """The nodes of a serving graph that stay in FP32 when the rest becomes FP16: ours behind the network.
+
+    FP16 has one number for every half pixel above 512, and its scores tie by the dozen. Those before the network are
+    not among them: FP16 holds the 256 values of a pixel exactly.
+    """
+    return [n.name for n in model.graph.node if n.name.startswith(_OURS) and n.name not in (_CAST, _TO_NCHW)]
+
+
 def _cut_at(graph: Any, export: YoloxExport) -> None:
     """Makes the head the graph's output, and the image its only input."""
     del graph.value_info[:]
@@ -112,8 +124,8 @@ def _put_image_input(graph: Any, network_input: str, input_size: tuple[int, int]
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", *input_size, 3]))
     pixels = _OURS + "pixels"
     head = [
-        helper.make_node("Cast", [INPUT], [pixels], _OURS + "cast", to=TensorProto.FLOAT),
-        helper.make_node("Transpose", [pixels], [network_input], _OURS + "to_nchw", perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", [INPUT], [pixels], _CAST, to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [pixels], [network_input], _TO_NCHW, perm=[0, 3, 1, 2]),
     ]
     nodes = [*head, *(copy.deepcopy(node) for node in graph.node)]
     del graph.node[:]
@@ -198,6 +210,7 @@ def _put_metadata(model: Any, export: YoloxExport, candidates: int, labels: Sequ
         "pinstream.num_classes": json.dumps(export.num_classes),
         "pinstream.candidates": json.dumps(candidates),
         "pinstream.labels": json.dumps(list(labels)),
+        FP32_NODES_KEY: json.dumps(exact_nodes(model)),
     }
     kept = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, {**kept, **entries})

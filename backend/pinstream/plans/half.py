@@ -74,6 +74,7 @@ class _Converter:
         self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
         self._types |= {name: tensor.data_type for name, tensor in self._constants.items()}
         self._outputs = {value.name for value in graph.output}
+        self._converted: set[str] = set()
         self._nodes: list[Any] = []
         self._halves: dict[str, Any] = {}
         self._casts: dict[tuple[str, int], str] = {}
@@ -92,7 +93,7 @@ class _Converter:
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         _replace(model.graph.node, self._nodes)
-        used = {name for node in self._nodes for name in node.input}
+        used = {name for node in self._nodes for name in node.input} | self._outputs
         constants = [*self._constants.values(), *self._halves.values()]
         _replace(model.graph.initializer, [tensor for tensor in constants if tensor.name in used])
         # Stale types; whoever needs them infers them.
@@ -104,6 +105,8 @@ class _Converter:
     def _takes_half(self, node: Any) -> bool:
         if node.op_type in KEPT_OPERATORS or any(fnmatch.fnmatchcase(node.name, pattern) for pattern in self._kept):
             return False
+        if any(attribute.name == "dtype" for attribute in node.attribute):
+            return False  # it states the type of what it makes up, as random numbers
         # A type that inference could not tell may or may not be a float.
         if any(self._types.get(name, 0) == 0 for name in (*node.input, *node.output) if name):
             return False
@@ -138,11 +141,12 @@ class _Converter:
                 after.append(helper.make_node("Cast", [node.output[i]], [name], f"{name}/cast", to=_FLOAT))
             elif self._types.get(name) == _FLOAT:
                 self._types[name] = _HALF
+                self._converted.add(name)
         self._nodes += [node, *after]
 
     def _put_single(self, node: Any) -> None:
         for i, name in enumerate(node.input):
-            if self._types.get(name) == _HALF and name not in self._constants:
+            if name in self._converted:
                 node.input[i] = self._as_type(name, _FLOAT)
         self._nodes.append(node)
 
