@@ -180,10 +180,8 @@ def test_a_bad_request_does_not_fail_its_neighbours_in_the_batch(plain: Running)
         "nothing was executed together: the test shows nothing"
     )
 
-    good = {f"in_{t}": np.zeros((1, 3), d) for t, d in [("BOOL", bool), ("UINT8", np.uint8), ("INT32", np.int32)]}
-    good |= {
-        f"in_{t}": np.zeros((1, 3), d) for t, d in [("INT64", np.int64), ("FP16", np.float16), ("FP32", np.float32)]
-    }
+    types = {"BOOL": "?", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "FP16": "f2", "FP32": "f4"}
+    good: dict[str, Any] = {f"in_{name}": np.zeros((1, 3), code) for name, code in types.items()}
     text = np.array([[b"a", b"b", b"c"]], object)
     calls = [lambda: infer(plain, "identity", **good, in_BYTES=text).as_numpy("out_BYTES") for _ in range(6)]
     calls.insert(3, lambda: infer(plain, "identity", **good, in_BYTES=invalid))

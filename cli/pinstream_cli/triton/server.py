@@ -30,7 +30,7 @@ STARTED = re.compile(r"Started HTTPService")
 TRACEBACK = re.compile(r"\s*(At:|Traceback).*", re.DOTALL)
 # A machine without a GPU makes Triton say these at every start; they mean nothing more than that.
 NO_GPU_NOISE = re.compile(
-    r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|CUDA memory pool|pinned memory pool|no CUDA-capable"
+    r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|(CUDA|pinned) memory pool|no CUDA-capable"
 )
 PR_SET_PDEATHSIG = 1
 

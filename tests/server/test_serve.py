@@ -1,0 +1,260 @@
+"""`pinstream serve` as a user runs it: a process of its own, its messages, its exit codes, what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pinstream_cli.triton import Endpoints
+from tests import onnx_models
+from tests.server.conftest import ONE_LINE, add_model
+from tests.yolox_exports import Export
+
+SHM = Path("/dev/shm")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Serve:
+    """A `pinstream serve` process, its output collected as it comes."""
+
+    def __init__(self, *arguments: str | Path, endpoints: Endpoints | None = None) -> None:
+        self.endpoints = endpoints or Endpoints.free()
+        ports = [f"--http-port={self.endpoints.http}", f"--grpc-port={self.endpoints.grpc}"]
+        ports += [f"--metrics-port={self.endpoints.metrics}"]
+        command = [sys.executable, "-m", "pinstream_cli", "serve", *map(str, arguments), *ports]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    @property
+    def text(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.text:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.text}"
+            assert time.monotonic() < deadline, f"no {text!r} in: {self.text}"
+            threading.Event().wait(0.05)
+
+    def end(self, seconds: float = 60) -> int:
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Serve]]:
+    started: list[Serve] = []
+
+    def run(*arguments: str | Path, endpoints: Endpoints | None = None) -> Serve:
+        started.append(Serve(*arguments, endpoints=endpoints))
+        return started[-1]
+
+    yield run
+    for serve in started:
+        if serve.process.poll() is None:
+            serve.process.terminate()
+            serve.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return onnx_models.classifier(tmp_path_factory.mktemp("model") / "classifier.onnx")
+
+
+def left_behind(serve: Serve) -> list[Path]:
+    """What in /dev/shm has the mark of this process."""
+    return list(SHM.glob(f"pinstream_{serve.process.pid}_*"))
+
+
+def ready(endpoints: Endpoints, path: str = "/v2/health/ready") -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{endpoints.http_url}{path}", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_what_is_ready_and_where_and_stops_clean(
+    start: Callable[..., Serve], classifier: Path, stop: signal.Signals
+) -> None:
+    serve = start("--model", classifier)
+    serve.wait_for("Stop with Ctrl-C")
+    assert "classifier" in serve.text
+    assert "READY" in serve.text
+    assert f"127.0.0.1:{serve.endpoints.grpc}" in serve.text
+    assert ready(serve.endpoints, "/v2/models/classifier/ready")
+    assert left_behind(serve), "the regions in /dev/shm carry our mark, or nothing below shows anything"
+    serve.process.send_signal(stop)
+    assert serve.end() == 0
+    assert not left_behind(serve)
+    assert not ready(serve.endpoints)
+
+
+def test_it_listens_on_loopback_only(start: Callable[..., Serve], classifier: Path) -> None:
+    serve = start("--model", classifier)
+    serve.wait_for("Stop with Ctrl-C")
+    listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=False).stdout
+    if not listening:
+        pytest.skip("needs the ss command to see who listens")
+    for port in (serve.endpoints.http, serve.endpoints.grpc, serve.endpoints.metrics):
+        addresses = [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(f":{port}")]
+        assert addresses == [f"127.0.0.1:{port}"]
+
+
+def test_a_yolox_export_becomes_the_service_at_once(start: Callable[..., Serve], tmp_path: Path) -> None:
+    serve = start("--model", Export().save(tmp_path / "small.onnx"))
+    serve.wait_for("Stop with Ctrl-C")
+    for model in ("yolox", "yolox_preprocess", "yolox_detector", "yolox_postprocess"):
+        assert ready(serve.endpoints, f"/v2/models/{model}/ready"), model
+
+
+def test_the_rest_of_the_command_line_goes_to_tritonserver(start: Callable[..., Serve], classifier: Path) -> None:
+    serve = start("--model", classifier, "--model-control-mode=explicit", "--load-model=*")
+    serve.wait_for("Stop with Ctrl-C")
+    request = urllib.request.Request(
+        f"http://{serve.endpoints.http_url}/v2/repository/models/classifier/unload", method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+
+
+def test_a_tritonserver_can_be_named(start: Callable[..., Serve], classifier: Path) -> None:
+    from pinstream_cli.triton import find_triton
+
+    serve = start("--model", classifier, "--tritonserver", find_triton().binary)
+    serve.wait_for("Stop with Ctrl-C")
+
+
+def test_the_source_tree_stays_clean(start: Callable[..., Serve], tmp_path: Path) -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not in a git checkout")
+
+    def files() -> set[Path]:
+        watched = [ROOT / "model_repository", ROOT / "backend" / "pinstream"]
+        return {p for top in watched for p in top.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+
+    before = files()
+    serve = start("--model", Export().save(tmp_path / "small.onnx"))
+    serve.wait_for("Stop with Ctrl-C")
+    assert files() == before
+    assert not list((ROOT / "model_repository").rglob("*.onnx"))
+
+
+def test_a_killed_supervisor_takes_the_server_with_it(start: Callable[..., Serve], classifier: Path) -> None:
+    serve = start("--model", classifier)
+    serve.wait_for("Stop with Ctrl-C")
+    serve.process.kill()
+    serve.process.wait(10)
+    deadline = time.monotonic() + 30
+    while ready(serve.endpoints) or left_behind(serve):
+        assert time.monotonic() < deadline, "the server outlived its supervisor"
+        threading.Event().wait(0.1)
+
+
+def failing(start: Callable[..., Serve], *arguments: str | Path, endpoints: Endpoints | None = None) -> str:
+    """The one error line of a serve that cannot start; its exit code is 2 and it leaves nothing behind."""
+    serve = start(*arguments, endpoints=endpoints)
+    assert serve.end() == 2
+    assert not left_behind(serve)
+    assert "Traceback" not in serve.text
+    errors = [line for line in serve.lines if line.startswith("error: ")]
+    assert len(errors) == 1, serve.text
+    return errors[0]
+
+
+def test_a_missing_model(start: Callable[..., Serve], tmp_path: Path) -> None:
+    assert "does not exist" in failing(start, "--model", tmp_path / "none.onnx")
+
+
+def test_an_empty_model(start: Callable[..., Serve], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    assert "empty" in failing(start, "--model", tmp_path / "model.onnx")
+
+
+def test_a_file_that_is_no_model(start: Callable[..., Serve], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    assert "not an ONNX model" in failing(start, "--model", tmp_path / "model.onnx")
+
+
+def test_a_directory_that_nothing_was_built_in(start: Callable[..., Serve], tmp_path: Path) -> None:
+    assert "pinstream build" in failing(start, "--model", tmp_path)
+
+
+def test_nothing_to_serve(start: Callable[..., Serve]) -> None:
+    assert "--model" in failing(start)
+
+
+def test_a_port_in_use(start: Callable[..., Serve], classifier: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free = Endpoints.free()
+        endpoints = Endpoints("127.0.0.1", taken.getsockname()[1], free.grpc, free.metrics)
+        line = failing(start, "--model", classifier, endpoints=endpoints)
+    assert f"port {endpoints.http} for HTTP" in line
+    assert "--http-port" in line
+
+
+def test_a_tritonserver_that_is_none(start: Callable[..., Serve], classifier: Path, tmp_path: Path) -> None:
+    assert "not an executable" in failing(start, "--model", classifier, "--tritonserver", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ONE_LINE + 'parameters { key: "BUCKET" value { string_value: "1" } }', "did you mean BUCKETS"),
+        (ONE_LINE + 'input { name: "pixels" data_type: TYPE_INT32 dims: [3, 8, 8] }', "the model has TYPE_FP32"),
+        (
+            ONE_LINE + 'output { name: "classes" data_type: TYPE_FP32 dims: [10] }',
+            "outputs are probabilities",
+        ),
+    ],
+)
+def test_a_configuration_that_does_not_fit_shows_both_sides(
+    start: Callable[..., Serve], tmp_path: Path, config: str, message: str
+) -> None:
+    onnx_models.classifier(add_model(tmp_path, "classifier", config))
+    line = failing(start, "--model-repository", tmp_path)
+    assert "'classifier'" in line
+    assert message in line
+
+
+def test_a_model_file_missing_from_a_repository(start: Callable[..., Serve], tmp_path: Path) -> None:
+    add_model(tmp_path, "classifier")
+    assert "no model.plan or model.onnx" in failing(start, "--model-repository", tmp_path)
+
+
+def test_too_small_a_dev_shm_is_told_before_the_start(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare, to mount a small /dev/shm of its own")
+    export = Export(size=(640, 640)).save(tmp_path / "large.onnx")
+    serve = f"{sys.executable} -m pinstream_cli serve --model {export}"
+    script = f"mount -t tmpfs -o size=32m tmpfs /dev/shm && exec {serve}"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr.partition("error:")[0]:
+        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    assert done.returncode == 2
+    assert "/dev/shm has 32 MiB free" in done.stderr
+    assert "--shm-size" in done.stderr
+    assert "640 x 640 x 3" in done.stderr
