@@ -28,6 +28,8 @@ test-gpu:
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/mypy model_repository/yolox_preprocess/1/model.py
+	$(BIN)/mypy model_repository/yolox_postprocess/1/model.py
 
 lock: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -70,16 +70,17 @@ def serve(
     verbose: bool,
     triton_arguments: tuple[str, ...],
 ) -> None:
-    r"""Serve models from a real Triton Inference Server until Ctrl-C.
+    """Serve models from a real Triton Inference Server until Ctrl-C.
 
     Arguments that are not listed here go to tritonserver as they are.
 
     \b
+    Examples:
     pinstream serve --model yolox_m.onnx             the YOLOX service: model 'yolox', encoded image in, boxes out
     pinstream serve --model classifier.onnx          any ONNX model, under its file's name
     pinstream serve --model-repository models        your own repository, with backend: "pinstream" in it
     pinstream serve --model built/ --log-verbose=1   more of tritonserver's own arguments
-    """
+    """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     console = Console(stderr=True, highlight=False)
     endpoints = Endpoints(host, http_port, grpc_port, metrics_port)
     # A supervisor's SIGTERM ends the service the way Ctrl-C does.
@@ -217,9 +218,8 @@ def _show_log(line: str, console: Console, verbose: bool) -> None:
 
 
 def _announce(console: Console, endpoints: Endpoints) -> None:
-    host = endpoints.host
     console.print("[bold]Ready.[/]")
-    console.print(f"  gRPC     {host}:{endpoints.grpc}")
-    console.print(f"  HTTP     http://{host}:{endpoints.http}")
-    console.print(f"  metrics  http://{host}:{endpoints.metrics}/metrics")
-    console.print(f"Try:  pinstream detect IMAGE -u {host}:{endpoints.grpc}      Stop with Ctrl-C.")
+    console.print(f"  gRPC     {endpoints.grpc_url}")
+    console.print(f"  HTTP     http://{endpoints.http_url}")
+    console.print(f"  metrics  http://{endpoints.connect_host}:{endpoints.metrics}/metrics")
+    console.print(f"Try:  pinstream detect IMAGE -u {endpoints.grpc_url}      Stop with Ctrl-C.")

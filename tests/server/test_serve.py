@@ -117,7 +117,7 @@ def test_it_listens_on_loopback_only(start: Callable[..., Serve], classifier: Pa
         pytest.skip("needs the ss command to see who listens")
     for port in (serve.endpoints.http, serve.endpoints.grpc, serve.endpoints.metrics):
         addresses = [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(f":{port}")]
-        assert addresses == [f"127.0.0.1:{port}"]
+        assert addresses in ([f"127.0.0.1:{port}"], [f"[::ffff:127.0.0.1]:{port}"])
 
 
 def test_a_yolox_export_becomes_the_service_at_once(start: Callable[..., Serve], tmp_path: Path) -> None:

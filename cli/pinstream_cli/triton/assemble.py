@@ -12,7 +12,8 @@ import pinstream
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.install import TritonInstall
 
-_NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".gitkeep")
+# Triton takes a hidden directory in a model repository for a model.
+_NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
 DETECTOR = "yolox_detector"
 
 

@@ -25,7 +25,7 @@ from pinstream_cli.triton.preflight import SHARED_MEMORY
 # Triton's log: 'I1122 18:22:00.022609 2344 model_lifecycle.cc:849] "successfully loaded 'yolox'"'.
 LOADED = re.compile(r"successfully loaded '([^']+)'")
 FAILED = re.compile(r"failed to load '([^']+)' version (\S+): (.*)")
-STARTED = re.compile(r"Started HTTPService")
+STARTED = re.compile(r"Started (HTTPService|GRPCInferenceService)")
 # Python puts the exception first and its own traceback behind "At:".
 TRACEBACK = re.compile(r"\s*(At:|Traceback).*", re.DOTALL)
 # A machine without a GPU makes Triton say these at every start; they mean nothing more than that.
@@ -52,14 +52,19 @@ class Endpoints:
     metrics: int = 8002
 
     @property
+    def connect_host(self) -> str:
+        """Address to reach the server at from this machine."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
     def grpc_url(self) -> str:
         """host:port of gRPC."""
-        return f"{self.host}:{self.grpc}"
+        return f"{self.connect_host}:{self.grpc}"
 
     @property
     def http_url(self) -> str:
         """host:port of HTTP."""
-        return f"{self.host}:{self.http}"
+        return f"{self.connect_host}:{self.http}"
 
     @classmethod
     def free(cls) -> Endpoints:
@@ -110,6 +115,8 @@ class TritonServer:
         self.shm_prefix = f"pinstream_{os.getpid()}_{run.path.name[-8:]}_"
         self.exit_timeout_s = 10
         self.endpoints = endpoints
+        services = {"http": endpoints.http, "grpc": endpoints.grpc, "metrics": endpoints.metrics}
+        self._ports = [port for name, port in services.items() if not _refused(f"--allow-{name}", extra)]
         self._command = [
             str(install.binary),
             *(f"--model-repository={path.resolve()}" for path in repositories),
@@ -173,7 +180,8 @@ class TritonServer:
         """
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
-        while not self._started.wait(0.02):
+        # Triton says that it has started a moment before it listens.
+        while not (self._started.wait(0.02) and self._listens()):
             if self._process.poll() is not None:
                 raise CommandError(self._why_ended())
             if time.monotonic() > deadline:
@@ -181,6 +189,15 @@ class TritonServer:
                     f"Triton was not ready within {timeout_s:.0f} s; its last words: {self._last_words()}; "
                     "give it longer with --startup-timeout, or look at the whole log with --verbose"
                 )
+
+    def _listens(self) -> bool:
+        try:
+            for port in self._ports:
+                socket.create_connection((self.endpoints.connect_host, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+            return False
+        return True
 
     def _why_ended(self) -> str:
         if self._reader is not None:
@@ -239,6 +256,10 @@ class TritonServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _refused(option: str, arguments: Sequence[str]) -> bool:
+    return any(argument.lower() in (f"{option}=false", f"{option}=0") for argument in arguments)
 
 
 def _die_with_parent() -> None:
