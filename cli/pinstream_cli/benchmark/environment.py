@@ -1,0 +1,90 @@
+"""Where and with what a measurement was made: machine, commit, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "pinstream",
+    "onnxruntime",
+    "numpy",
+    "opencv-python-headless",
+    "nvidia-pytriton",
+    "tensorrt",
+    "tensorrt_rtx",
+)
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def machine() -> dict[str, Any]:
+    """The machine in a few words and numbers: CPU, cores, memory, GPUs, operating system."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
+        "gpus": _gpus(),
+        "os": f"{_os_name()}, Linux {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions(**more: str) -> dict[str, str]:
+    """Versions of what takes part; `more` are those that only others know, such as the server's."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | more
+
+
+def commit() -> str:
+    """The checkout's commit, with "-dirty" where tracked files of it have changed; "unknown" outside a checkout."""
+    try:
+        head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+        changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{head}-dirty" if changed else head
+
+
+def results_directory() -> Path | None:
+    """benchmarks/results of the checkout that this runs from; None for an installed package."""
+    directory = ROOT / "benchmarks" / "results"
+    return directory if (ROOT / "pyproject.toml").is_file() and directory.is_dir() else None
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()
+
+
+def _gpus() -> list[str]:
+    if not shutil.which("nvidia-smi"):
+        return []
+    try:
+        return _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,166 @@
+"""One run of Triton's perf_analyzer: its arguments, its CSV, its failures."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pinstream_cli.benchmark.install import Tool
+from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.errors import CommandError
+
+SHARED_MEMORY = Path("/dev/shm")
+# It measures windows until three in a row agree. We take any three: agreement is judged over our own repetitions.
+WINDOWS = 3
+ANY_DEVIATION = 999
+MICROSECONDS_PER_MS = 1000.0
+THROUGHPUT, P50, P99 = "Inferences/Second", "p50 latency", "p99 latency"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send.
+
+    Attributes:
+        model: Name of the model on the server.
+        batch: Items of a request.
+        concurrency: Requests under way at the same time.
+        input_data: JSON file with the inputs.
+        protocol: grpc or http.
+        url: host:port for that protocol.
+        shared_memory: Whether inputs and outputs go through system shared memory.
+        inputs: Names of the inputs; perf_analyzer names its shared memory after them.
+        outputs: Names of the outputs, likewise.
+        output_bytes: Largest output of one item in bytes, for shared memory.
+    """
+
+    model: str
+    batch: int
+    concurrency: int
+    input_data: Path
+    protocol: str = "grpc"
+    url: str = ""
+    shared_memory: bool = False
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    output_bytes: int = 0
+
+    def arguments(self) -> list[str]:
+        """As perf_analyzer's command line has it."""
+        arguments = ["-m", self.model, "-i", self.protocol, "-u", self.url]
+        arguments += ["-b", str(self.batch), "--concurrency-range", str(self.concurrency)]
+        arguments += ["--input-data", str(self.input_data)]
+        if self.shared_memory:
+            arguments += ["--shared-memory", "system", "--output-shared-memory-size", str(max(1024, self.output_bytes))]
+        return arguments
+
+
+def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> dict[str, str]:
+    """Send `load` for about `seconds`.
+
+    Args:
+        tool: The perf_analyzer.
+        load: What to send.
+        seconds: Of measurement; starting and stopping come on top.
+        keep: File to write the CSV to; perf_analyzer's output goes beside it.
+
+    Returns:
+        The row of its CSV, by column.
+
+    Raises:
+        CommandError: It failed, or it measured nothing. A failed run is never left out silently.
+    """
+    if load.shared_memory:
+        _refuse_second_run(load)
+    with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
+        report = Path(scratch) / "report.csv"
+        window_ms = max(100, round(seconds * 1000 / WINDOWS))
+        windows = ["-p", str(window_ms), "-r", str(WINDOWS), "-s", str(ANY_DEVIATION)]
+        command = [*tool.command, *load.arguments(), *windows, "-f", str(report)]
+        code, output = _call(command, timeout_s=60 + 20 * seconds, load=load)
+        if keep is not None:
+            keep.parent.mkdir(parents=True, exist_ok=True)
+            keep.with_suffix(".log").write_text(output)
+        if code or not report.is_file():
+            raise CommandError(_failure(code, output, load, seconds))
+        text = report.read_text()
+        if keep is not None:
+            keep.write_text(text)
+    return parse(text)
+
+
+def parse(text: str) -> dict[str, str]:
+    """The one row of a CSV that perf_analyzer wrote for one concurrency, by column.
+
+    Raises:
+        CommandError: It is something else.
+    """
+    rows = list(csv.DictReader(text.splitlines()))
+    if len(rows) != 1 or not {THROUGHPUT, P50, P99} <= rows[0].keys():
+        columns = ", ".join(text.splitlines()[:1]) or "nothing"
+        raise CommandError(
+            f"perf_analyzer's CSV has {len(rows)} rows of {columns}; expected one row with {THROUGHPUT}, {P50}, {P99}"
+        )
+    return rows[0]
+
+
+def sample(row: dict[str, str]) -> Sample:
+    """A row of its CSV as a sample: latencies there are in microseconds."""
+    p50, p99 = (float(row[column]) / MICROSECONDS_PER_MS for column in (P50, P99))
+    return Sample(float(row[THROUGHPUT]), p50, p99, details=row)
+
+
+def _call(command: Sequence[str], timeout_s: float, load: Load) -> tuple[int, str]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        return 124, f"no end within {timeout_s:.0f} s"
+    finally:
+        if process.poll() is None:
+            _stop(process, load)
+
+
+def _stop(process: subprocess.Popen[str], load: Load) -> None:
+    """End a run that will not end by itself; what it cannot tidy up any more, we do."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        for region in regions(load):
+            region.unlink(missing_ok=True)
+
+
+def regions(load: Load) -> list[Path]:
+    """Shared memory that perf_analyzer makes for such a load: `<input>_<stream>_<step>`, and an output's bare name."""
+    if not load.shared_memory:
+        return []
+    found = [path for name in load.inputs for path in SHARED_MEMORY.glob(f"{name}_[0-9]*_[0-9]*")]
+    return found + [SHARED_MEMORY / name for name in load.outputs if (SHARED_MEMORY / name).exists()]
+
+
+def _refuse_second_run(load: Load) -> None:
+    # The names are the same for every perf_analyzer; two at a time would write into each other's tensors.
+    there = regions(load)
+    if there:
+        raise CommandError(
+            f"{there[0]} exists: another perf_analyzer with shared memory is running, or one was killed; wait for it, "
+            "or remove the file"
+        )
+
+
+def _failure(code: int, output: str, load: Load, seconds: float) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    told = [line for line in lines if "rror" in line or line.startswith(("Failed", "No valid"))] or lines[-2:]
+    text = " / ".join(told[-3:]) or "it said nothing"
+    what = f"model {load.model}, batch {load.batch}, concurrency {load.concurrency} over {load.protocol}"
+    hint = f"; a longer --window than {seconds:g} s may help" if "stable" in text or "No valid" in text else ""
+    return f"perf_analyzer failed with code {code} ({what}): {text}{hint}"

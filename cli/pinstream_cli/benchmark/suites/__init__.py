@@ -1,0 +1,1 @@
+"""The suites of `pinstream bench`: one module each, one function `run` each."""

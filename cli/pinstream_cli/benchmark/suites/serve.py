@@ -1,0 +1,67 @@
+"""Suite `serve`: a model through Triton, over each transport, against its bare loop."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.bare import bare_engine
+from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.benchmark.interleave import fastest, interleave
+from pinstream_cli.benchmark.perf_analyzer import Load
+from pinstream_cli.benchmark.report import Result, row
+from pinstream_cli.benchmark.sample import Subject
+from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
+from pinstream_cli.benchmark.suites.setup import Setup
+from pinstream_cli.benchmark.target import ServedModel, target
+
+
+def run(setup: Setup) -> Result:
+    """Measure.
+
+    Raises:
+        CommandError: The model, the server or perf_analyzer is not fit, or a run failed.
+    """
+    tool = find_perf_analyzer(setup.notice)
+    with target(setup.source, setup.console) as (server, model), tempfile.TemporaryDirectory() as scratch:
+        item = random_item(model.spec, setup.shapes)
+        data = write_json(Path(scratch) / "input.json", [item])
+        client = Client(tool, server, setup.keep)
+        loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
+        reference = fastest(loops, setup.plan)
+        outputs = tuple(tensor.name for tensor in model.spec.outputs)
+        load = Load(model.name, 1, 1, data, inputs=tuple(item), outputs=outputs, output_bytes=_largest_output(model))
+        served: list[Subject] = [
+            Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
+            for transport in setup.transports
+            for batch in _batches(setup, model)
+            for concurrency in setup.concurrencies
+        ]
+        others = [loop for loop in loops if loop is not reference]
+        bare, measured = interleave(reference, [*others, *served], setup.plan)
+        return Result(
+            suite="serve",
+            reference=f"the {reference.name} at batch {reference.batch}, its best",
+            rows=[row(one) for one in (bare, *measured)],
+            samples=[bare, *measured],
+            versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
+            notes=[describe(model)],
+        )
+
+
+def _batches(setup: Setup, model: ServedModel) -> list[int]:
+    return [1] if model.spec.batch is None else list(setup.batches)
+
+
+def _largest_output(model: ServedModel) -> int:
+    return max(tensor.item_bytes for tensor in model.spec.outputs)
+
+
+def describe(model: ServedModel) -> str:
+    """The model and the settings it was served with."""
+    settings = f"LANES {model.options.lanes}, THREADS {model.options.threads}" if model.file.suffix == ".onnx" else ""
+    inputs, outputs = (", ".join(map(str, tensors)) for tensors in (model.spec.inputs, model.spec.outputs))
+    return f"{model.name}: {inputs} -> {outputs}; instances {model.instances}{', ' * bool(settings)}{settings}."

@@ -1,0 +1,44 @@
+"""What every suite is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from pinstream_cli.benchmark.interleave import Plan
+from pinstream_cli.benchmark.target import Source
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The command line of a suite, read.
+
+    Attributes:
+        source: What to measure.
+        plan: How to measure.
+        console: For progress and notices.
+        batches: Items of a request.
+        concurrencies: Requests under way at the same time.
+        transports: Names out of served.TRANSPORTS.
+        shapes: Item shapes of inputs with dynamic dimensions.
+        images: Encoded images for the ensemble.
+        keep: Where perf_analyzer's own CSV files are kept; None for nowhere.
+    """
+
+    source: Source
+    plan: Plan
+    console: Console
+    batches: tuple[int, ...]
+    concurrencies: tuple[int, ...] = ()
+    transports: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    images: tuple[Path, ...] = ()
+    keep: Path | None = None
+
+    @property
+    def notice(self) -> Callable[[str], None]:
+        """Prints a line."""
+        return lambda text: self.console.print(text)

@@ -1,0 +1,212 @@
+"""The server under test: started here as `pinstream serve` does, or one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tritonclient.grpc as grpc
+from rich.console import Console
+from tritonclient.utils import InferenceServerException
+
+from pinstream.engines import find_model_file, inspect
+from pinstream.errors import PinstreamError
+from pinstream.options import Options
+from pinstream.tensors import ModelSpec
+from pinstream_cli.benchmark.cpu import CpuTimes
+from pinstream_cli.build import build_service
+from pinstream_cli.errors import CommandError
+from pinstream_cli.serve import serving
+from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton.assemble import DETECTOR
+from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model's file, and the name and settings it is served with.
+
+    Attributes:
+        file: What the bare loop opens.
+        name: On the server.
+        options: From the server's configuration of it.
+        instances: Model instances.
+        spec: What it takes and gives.
+    """
+
+    file: Path
+    name: str
+    options: Options
+    instances: int
+    spec: ModelSpec
+
+
+class Target:
+    """A running server.
+
+    Args:
+        endpoints: Where it listens.
+        ours: Whether it is a child of this process, so that its CPU time can be told.
+    """
+
+    def __init__(self, endpoints: Endpoints, ours: bool) -> None:
+        self._endpoints = endpoints
+        self._ours = ours
+        self._client = grpc.InferenceServerClient(self.url("grpc"))
+
+    def url(self, protocol: str) -> str:
+        """host:port for grpc or http."""
+        return f"{self._endpoints.host}:{self._endpoints.grpc if protocol == 'grpc' else self._endpoints.http}"
+
+    def version(self) -> str:
+        """The server's own version."""
+        return str(self._ask(self._client.get_server_metadata).version)
+
+    def config(self, model: str) -> dict[str, Any]:
+        """A model's configuration, completed by the server, as JSON."""
+        answer = self._ask(lambda: self._client.get_model_config(model, as_json=True))
+        return dict(answer["config"])
+
+    def images_served(self, model: str) -> int:
+        """Items that a model has answered so far."""
+        answer = self._ask(lambda: self._client.get_inference_statistics(model))
+        return sum(int(stats.inference_count) for stats in answer.model_stats)
+
+    def cpu_ms_per_image(self, used: CpuTimes, images: int) -> dict[str, float]:
+        """CPU milliseconds of an image by process, of what was `used` in between; empty for somebody else's server."""
+        if not self._ours or images <= 0:
+            return {}
+        return {name: seconds * 1e3 / images for name, seconds in used.by_process.items()}
+
+    def served(self, name: str, model_dir: Path) -> ServedModel:
+        """A model of this server whose version directory is also here.
+
+        Raises:
+            CommandError: Its file or its configuration is not what the bare loop can run.
+        """
+        config = self.config(name)
+        try:
+            options = Options.from_model_config(config)
+            file = find_model_file(model_dir, options)
+            spec = inspect(file, options)
+        except PinstreamError as error:
+            raise CommandError(f"the bare loop cannot run {name}: {error}") from error
+        groups = config.get("instance_group") or [{}]
+        instances = sum(int(g.get("count", 1)) * max(1, len(g.get("gpus", []))) for g in groups)
+        return ServedModel(file, name, options, instances, spec)
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except InferenceServerException as error:
+            raise CommandError(f"the server at {self.url('grpc')}: {error.message()}") from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to measure, as the command line names it.
+
+    Attributes:
+        model: A YOLOX export, a directory made by `pinstream build`, or any ONNX file.
+        name: Serve `model` as a plain model of this name; with a repository or a URL, the model's name there.
+        repository: A model repository to serve as it is, instead of `model`.
+        url: host:port of gRPC of a server that runs already.
+        http_url: host:port of its HTTP.
+    """
+
+    model: Path | None
+    name: str | None = None
+    repository: Path | None = None
+    url: str | None = None
+    http_url: str | None = None
+
+
+@contextlib.contextmanager
+def target(source: Source, console: Console, extra: Sequence[Path] = ()) -> Iterator[tuple[Target, ServedModel]]:
+    """The server to be measured, and the model in it that has a bare loop.
+
+    Args:
+        source: What to measure.
+        console: Where the server's start is shown.
+        extra: More model repositories to serve.
+
+    Raises:
+        CommandError: The model or the server is not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
+        model_dir, name = locate(source, Path(scratch))
+        if source.url is not None:
+            endpoints, ours = _running(source), contextlib.nullcontext()
+        else:
+            endpoints = free_endpoints()
+            ours = serving(
+                None if source.repository else _what_to_serve(source, model_dir),
+                name=source.name,
+                repositories=[*([source.repository] if source.repository else []), *extra],
+                endpoints=endpoints,
+                console=console,
+            )  # type: ignore[assignment]
+        with ours, contextlib.closing(Target(endpoints, source.url is None)) as server:
+            yield server, server.served(name, model_dir)
+
+
+def locate(source: Source, scratch: Path) -> tuple[Path, str]:
+    """The version directory of the model, and its name on the server; a YOLOX export is built in `scratch`."""
+    if source.repository is not None:
+        if source.name is None:
+            raise CommandError("--model-repository needs --name, the model in it to measure")
+        versions = [v for v in (source.repository / source.name).glob("[0-9]*") if v.name.isdecimal()]
+        if not versions:
+            raise CommandError(f"{source.repository / source.name} has no version directory")
+        return max(versions, key=lambda version: int(version.name)), source.name
+    if source.model is None or not source.model.exists():
+        raise CommandError(f"--model {source.model} does not exist; name an ONNX file or what `pinstream build` made")
+    if source.model.is_dir():
+        return source.model, source.name or DETECTOR
+    if source.name is None and is_yolox_export(source.model):
+        console = Console(stderr=True, highlight=False)
+        console.print(f"{source.model.name} is a YOLOX export: building its serving graph")
+        build_service(source.model, scratch / "built")
+        return scratch / "built", DETECTOR
+    if source.name is None and is_serving_graph(source.model):
+        return source.model.parent, DETECTOR
+    directory = scratch / "plain"
+    directory.mkdir()
+    (directory / f"model{source.model.suffix}").symlink_to(source.model.resolve())
+    return directory, source.name or source.model.stem
+
+
+def _what_to_serve(source: Source, model_dir: Path) -> Path | None:
+    return model_dir if (model_dir / "model.json").is_file() else source.model
+
+
+def _running(source: Source) -> Endpoints:
+    host, port = _address(source.url or "", 8001, "--url")
+    _, http = _address(source.http_url or host, 8000, "--http-url")
+    return Endpoints(host, http, port)
+
+
+def _address(text: str, default_port: int, option: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":") if ":" in text else (text, "", str(default_port))
+    if not host or not port.isdecimal():
+        raise CommandError(f"{option} {text} is no HOST:PORT")
+    return host, int(port)
+
+
+def free_endpoints() -> Endpoints:
+    """Three ports of 127.0.0.1 that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [int(one.getsockname()[1]) for one in sockets]
+    return Endpoints("127.0.0.1", *ports)
