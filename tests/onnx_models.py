@@ -36,6 +36,19 @@ def save(
     return path
 
 
+def unchecked(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[tuple[str, int, Sequence[Dim]]],
+    outputs: Sequence[tuple[str, int, Sequence[Dim]]],
+) -> Path:
+    """Write a model of `nodes` that ONNX's checker may well refuse."""
+    infos = [[helper.make_tensor_value_info(*tensor) for tensor in tensors] for tensors in (inputs, outputs)]
+    graph = helper.make_graph(list(nodes), path.stem, *infos)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
 def classifier(path: Path, batch: Dim = "batch", seed: int = 0) -> Path:
     """FP32 `pixels` [batch,3,8,8] -> FP32 `probabilities` [batch,10]."""
     weights = np.random.default_rng(seed).normal(size=(192, 10)).astype(np.float32)

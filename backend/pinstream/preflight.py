@@ -104,7 +104,7 @@ def read_header(path: Path) -> PlanHeader | None:
     return PlanHeader(flavour, version, capabilities, int.from_bytes(head[16:24], "little"))
 
 
-def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None = None) -> None:
+def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None = None) -> str:
     """Hold a plan against this machine, without loading it. Reads the file once where the sidecar knows its digest.
 
     Args:
@@ -112,6 +112,9 @@ def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar |
         flavour: The TensorRT that is to load it.
         gpu: The GPU that is to run it; None leaves the GPU out of the check.
         sidecar: What `model.json` beside it says, if it is there.
+
+    Returns:
+        What is worth a line in the log although the plan runs; empty where there is nothing.
 
     Raises:
         ModelFileError: It is missing, empty, cut off, changed, no plan, or one for another TensorRT or GPU.
@@ -126,16 +129,23 @@ def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar |
     header = read_header(path)
     expected = int(entry.get("bytes") or (header.nbytes if header else 0))
     if header is None:
-        _refuse_foreign(path, size, flavour, rebuild)
-    if expected and size < expected:
+        _refuse_foreign(path, flavour, rebuild)
+    if size < (expected or _HEADER_BYTES):
+        whole = f"{expected:,}" if expected else "a plan"
         raise ModelFileError(
-            f"{path} is cut off: it has {size:,} bytes of {expected:,}; copy it again, or build it: {rebuild}"
+            f"{path} is cut off: it has {size:,} bytes of {whole}; copy it again, or build it: {rebuild}"
         )
     _check_content(path, size, entry, rebuild)
     plan = _plan_facts(header, sidecar if entry else None)
     here = f"this machine has {flavour}" + (f" and an {gpu}" if gpu else "")
     if plan and not _fits(plan, flavour, gpu):
         raise ModelFileError(f"{path} cannot run here: it is a plan of {plan}, and {here}; build it here: {rebuild}")
+    if plan and gpu and plan.capabilities and gpu.compute_capability not in plan.capabilities:
+        # Seen to run all the same, with equal results: plans for any one of 7.5 to 12.0 on 9.0.
+        return (
+            f"{path} is a plan of {plan}, and {here}: it may run, but was not made for that; build it here: {rebuild}"
+        )
+    return ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ def _plan_facts(header: PlanHeader | None, sidecar: Sidecar | None) -> _PlanFact
         return _PlanFacts(
             flavour,
             str(section.get("version", "")),
-            # A plan of TensorRT-RTX fits the GPUs it names, not the one that happened to be there.
+            # A plan of TensorRT-RTX is compiled for the GPU when it is loaded, wherever it was built.
             "" if flavour == "tensorrt_rtx" else str(section.get("compute_capability") or ""),
             tuple(str(text) for text in section.get("compute_capabilities") or ()),
             bool(section.get("version_compatible")),
@@ -177,14 +187,10 @@ def _plan_facts(header: PlanHeader | None, sidecar: Sidecar | None) -> _PlanFact
 def _fits(plan: _PlanFacts, flavour: Flavour, gpu: Gpu | None) -> bool:
     if plan.flavour != flavour.name:
         return False
-    # TensorRT has plans that run on later versions as well; only RTX has none, so that its header is enough.
+    # TensorRT has plans that run on later versions as well; RTX has none, so that its header is enough.
     if not plan.version_compatible and (plan.certain or flavour.is_rtx) and not _same(plan.version, flavour.version):
         return False
-    if gpu is None:
-        return True
-    if plan.capabilities and gpu.compute_capability not in plan.capabilities:
-        return False
-    if not plan.compute_capability or plan.compute_capability == gpu.compute_capability:
+    if gpu is None or not plan.compute_capability or plan.compute_capability == gpu.compute_capability:
         return True
     return plan.hardware_compatible and float(gpu.compute_capability) >= 8.0
 
@@ -211,7 +217,7 @@ def _check_content(path: Path, size: int, entry: Mapping[str, Any], rebuild: str
         )
 
 
-def _refuse_foreign(path: Path, size: int, flavour: Flavour, rebuild: str) -> None:
+def _refuse_foreign(path: Path, flavour: Flavour, rebuild: str) -> None:
     with path.open("rb") as stream:
         head = stream.read(_HEADER_BYTES)
     kind = next((kind for start, kind in _FOREIGN.items() if head.startswith(start)), "")
@@ -219,8 +225,6 @@ def _refuse_foreign(path: Path, size: int, flavour: Flavour, rebuild: str) -> No
         kind = "an ONNX model"  # its IR version, then the producer's name or the graph
     if not kind and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         kind = "a text"
-    if not kind and size < _HEADER_BYTES:
-        kind = f"a fragment of {size} bytes"
     if kind:
         raise ModelFileError(f"{path} is {kind}, not a plan for {flavour}; build one: {rebuild}")
 

@@ -252,8 +252,8 @@ def build(
     try:
         if plan:
 
-            def fuse_into(directory: Path) -> None:
-                build_service(model, directory, candidates=candidates, labels=labels, images=images)
+            def fuse_into(directory: Path) -> str:
+                return build_service(model, directory, candidates=candidates, labels=labels, images=images).hint
 
             run(model, out, PlanWishes(**wishes), fuse_into, images, console)
             return

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Builds the serving graph of a YOLOX export in a directory; raises NotYoloxError for any other model.
-Fuse = Callable[[Path], None]
+# Builds the serving graph of a YOLOX export in a directory, and gives a hint for the user or an empty text; raises
+# NotYoloxError for any other model.
+Fuse = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
         try:
             spec, flavour = wishes.spec(), load_flavour(wishes.flavour or "auto")
             load_onnx(model)  # its errors know best what people give for a model
-            source = _serving_graph(model, scratch, fuse, console)
+            source, hint = _serving_graph(model, scratch, fuse, console)
             with _progress(console) as bar:
                 tasks: dict[str, TaskID] = {}
 
@@ -145,17 +146,19 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
                 f"{out}: cannot be written ({error.strerror}); choose another directory with -o"
             ) from error
     console.print(summary(model, built, half))
+    if hint:
+        console.print(Text(f"hint: {hint}"), soft_wrap=True)
 
 
-def _serving_graph(model: Path, scratch: Path, fuse: Fuse, console: Console) -> Path:
-    """What the plan is built from: the serving graph of a YOLOX export, or else the model itself."""
+def _serving_graph(model: Path, scratch: Path, fuse: Fuse, console: Console) -> tuple[Path, str]:
+    """What the plan is built from: the serving graph of a YOLOX export, or else the model itself; and fuse's hint."""
     try:
         with console.status("fusing the serving graph"):
-            fuse(scratch)
+            hint = fuse(scratch)
     except NotYoloxError:
-        return model
+        return model, ""
     # Under the export's name, which is what messages about it should say.
-    return Path(shutil.move(scratch / "model.onnx", scratch / model.name))
+    return Path(shutil.move(scratch / "model.onnx", scratch / model.name)), hint
 
 
 def _half_error(source: Path, spec: BuildSpec, images: Sequence[Path]) -> HalfError | None:

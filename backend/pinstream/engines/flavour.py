@@ -42,7 +42,7 @@ _log.addHandler(logging.NullHandler())
 _NOISE = "checkMacros.cpp::catchCudaError"
 _KEPT_ERRORS = 20
 # The place in TensorRT's own source, which tells users nothing.
-_WHERE = re.compile(r"\.? In \w+ at \S+?:\d+(?=\)|$)| ?\(In \w+ at \S+?:\d+\)")
+_WHERE = re.compile(r"\.?( In \w+ at \S+?:\d+)+(?=\)|$)| ?\(In \w+ at \S+?:\d+\)")
 # TensorRT objects refer to their logger until the process ends, and so must we.
 _loggers: dict[str, Any] = {}
 

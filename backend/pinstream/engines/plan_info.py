@@ -48,7 +48,7 @@ def _engine_ranges(engine: Any, name: str, host: bool) -> tuple[Range, ...]:
 
 
 def describe_network(flavour: Flavour, network: Any, profiles: Sequence[Mapping[str, Range]], file: str) -> PlanInfo:
-    """What the engine built from a network will say of itself.
+    """What the engine built from a network will say of itself; of output shapes the engine may know more.
 
     Args:
         flavour: The TensorRT that parsed it.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,27 +89,38 @@ def build_plan(
     if gpu is None and "current" in spec.compute_capabilities:
         raise ConfigError('there is no GPU here whose compute capability is "current"; name one, as in 8.9')
     timing = TimingCache(flavour, gpu.name if gpu else "none", cache_dir or default_cache_dir())
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as scratch_name:
-        scratch = Path(scratch_name)
-        entries, plans = [], []
+    with _scratch_in(out) as scratch:
+        plans, sizes = [], []
         for job in jobs:
             fixed = model if job.batch is None else graphs.with_batch(model, job.batch)
             content, info = build_engine(flavour, _serialized(fixed, onnx), onnx, job, spec, progress, timing)
             (scratch / job.file).write_bytes(content)
-            plans.append(PlanInfo(info.file, info.inputs, info.outputs, hashlib.sha256(content).hexdigest()))
-            entries.append({**plans[-1].to_json(), "bytes": len(content)})
+            plans.append(replace(info, sha256=hashlib.sha256(content).hexdigest()))
+            sizes.append(len(content))
         seconds = time.monotonic() - started
         sections = {
-            "plans": entries,
+            "plans": [{**plan.to_json(), "bytes": size} for plan, size in zip(plans, sizes, strict=True)],
             "tensorrt": _tensorrt_section(flavour, gpu, spec, precision),
             "build_seconds": round(seconds, 3),
         }
-        sidecar = _sidecar(onnx, plans, sections)
+        kept = _keep_onnx(onnx, out, scratch)
+        sidecar = _sidecar(onnx, _ONNX_FILE if kept else onnx.name, plans, sections)
         sidecars.write(scratch / sidecars.FILE_NAME, sidecar)
-        _keep_onnx(onnx, model, out, scratch)
         _move(scratch, out, [plan.file for plan in plans])
-    return PlanBuild(out, sidecar, tuple(plans), tuple(e["bytes"] for e in entries), seconds, str(flavour))
+    return PlanBuild(out, sidecar, tuple(plans), tuple(sizes), seconds, str(flavour))
+
+
+@contextlib.contextmanager
+def _scratch_in(out: Path) -> Iterator[Path]:
+    """A directory on the same disk as `out`; where `out` was made for it and nothing came of it, both go."""
+    existed = out.is_dir()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=out) as name:
+            yield Path(name)
+    finally:
+        if not existed and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _halved(model: Any, onnx: Path, spec: BuildSpec) -> Any:
@@ -147,7 +159,7 @@ def _tensorrt_section(flavour: Flavour, gpu: Gpu | None, spec: BuildSpec, precis
     }
 
 
-def _sidecar(onnx: Path, plans: Sequence[PlanInfo], sections: dict[str, Any]) -> Sidecar:
+def _sidecar(onnx: Path, kept_as: str, plans: Sequence[PlanInfo], sections: dict[str, Any]) -> Sidecar:
     sha256 = graphs.digest(onnx)
     base = _sidecar_of(onnx, sha256)
     carried = {key: value for key, value in base.sections.items() if key not in _OWN_SECTIONS} if base else {}
@@ -159,7 +171,7 @@ def _sidecar(onnx: Path, plans: Sequence[PlanInfo], sections: dict[str, Any]) ->
         inputs=_entries([plan.inputs for plan in plans]),
         outputs=_entries([plan.outputs for plan in plans]),
         labels=base.labels if base else (),
-        sections={**carried, "onnx": {"file": onnx.name, "sha256": sha256}, **sections},
+        sections={**carried, "onnx": {"file": kept_as, "sha256": sha256}, **sections},
     )
 
 
@@ -185,10 +197,13 @@ def _entries(plans: Sequence[Sequence[PlanTensor]]) -> tuple[TensorEntry, ...]:
     )
 
 
-def _keep_onnx(onnx: Path, model: Any, out: Path, scratch: Path) -> None:
-    """Puts the model beside its plans, from where they can be built again on another machine."""
-    if not graphs.external_files(model) and onnx.resolve() != (out / _ONNX_FILE).resolve():
+def _keep_onnx(onnx: Path, out: Path, scratch: Path) -> bool:
+    """Puts the model beside its plans, from where they can be built again, unless its weights would be left behind."""
+    if graphs.external_files(graphs.read_graph(onnx)):
+        return False
+    if onnx.resolve() != (out / _ONNX_FILE).resolve():
         shutil.copyfile(onnx, scratch / _ONNX_FILE)
+    return True
 
 
 def _move(scratch: Path, out: Path, plans: Sequence[str]) -> None:

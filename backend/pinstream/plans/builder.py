@@ -19,14 +19,15 @@ Progress = Callable[[str, float], None]
 
 # What TensorRT says, by pattern, and what to do about it.
 _ADVICE = (
-    (r"NonMaxSuppression|EfficientNMS|BatchedNMS", "leave NMS out of the graph and do it behind the model"),
+    (r"NonMaxSuppression|type NMS|EfficientNMS|BatchedNMS", "leave NMS out of the graph and do it behind the model"),
     (r"K exceeds the maximum|TopK.*3840", "TensorRT selects at most 3840: lower K"),
     (r"(?i)transpose.*uint8|uint8.*transpose", "TensorRT transposes no UINT8: cast first, then transpose"),
-    (r"(?i)string", "TensorRT has no strings: keep text out of the graph"),
+    (r"(?i)string|convertDtype", "TensorRT has no strings and few types of numbers: keep others out of the graph"),
     (r"external|initializer", "are the files with the model's weights beside it?"),
     (r"(?i)op type|no importer|plugin", "replace the operator, or give the library of its plugin"),
     (r"(?i)out of memory|insufficient memory|outofmemory", "lower the batch size or the workspace"),
-    (r"(?i)cuda|device", "is there a GPU, and is its driver new enough?"),
+    # TensorRT-RTX builds without a GPU, except for what it has to try out on one.
+    (r"(?i)cuda|device", "build where there is a GPU with a new enough driver: quantized graphs, for one, need it"),
 )
 
 
@@ -71,7 +72,8 @@ def build_engine(
     if monitor is not None and monitor.interruption is not None:
         raise monitor.interruption
     if serialized is None:
-        raise ModelFileError(_with_advice(f"{source}: {flavour} cannot build {job.file}: {why(flavour)}"))
+        reason = _with_layer_type(why(flavour), network)
+        raise ModelFileError(_with_advice(f"{source}: {flavour} cannot build {job.file}: {reason}"))
     del parser  # it owns the weights that the network refers to, until the engine has them
     return memoryview(serialized), info
 
@@ -94,6 +96,14 @@ def _parser_error(error: Any) -> str:
     operator = error.node_operator()
     node = f"node {error.node()} '{error.node_name()}' ({operator}): " if operator else ""
     return f"{node}{error.desc().strip()} [{error.code().name}]"
+
+
+def _with_layer_type(text: str, network: Any) -> str:
+    """A complaint about a layer with the layer's type: names alone tell nothing where nodes had none."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    named = [layer for layer in layers if layer.name and layer.name in text]
+    longest = max(named, key=lambda layer: len(layer.name), default=None)
+    return f"{text} (a layer of type {longest.type.name})" if longest else text
 
 
 def _with_advice(text: str) -> str:
