@@ -57,7 +57,7 @@ def interleave(reference: Subject, subjects: Sequence[Subject], plan: Plan) -> t
     measured = [Measured(subject) for subject in subjects]
     for subject in (reference, *subjects):
         plan.progress(f"warming up: {_title(subject)}")
-        subject.measure(min(1.0, plan.window_s))
+        subject.measure(plan.window_s)
     for repetition in range(plan.repetitions):
         # Another order each time, the same in every run of the bench: nobody is always behind the same neighbour.
         order = random.Random(repetition).sample(measured, len(measured))

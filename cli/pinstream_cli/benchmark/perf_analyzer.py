@@ -19,10 +19,13 @@ SHARED_MEMORY = Path("/dev/shm")
 WINDOWS = 3
 ANY_DEVIATION = 999
 MICROSECONDS_PER_MS = 1000.0
+# What it says where no request came back within a window; then the window is made this many times longer, twice.
+TOO_SHORT = "No valid requests recorded"
+LONGER = 3
 THROUGHPUT, P50, P99 = "Inferences/Second", "p50 latency", "p99 latency"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Load:
     """What to send.
 
@@ -77,21 +80,28 @@ def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> dic
     """
     if load.shared_memory:
         _refuse_second_run(load)
+    for factor in (1, LONGER, LONGER**2):
+        code, output, report = _run_once(tool, load, seconds * factor)
+        if TOO_SHORT not in output:
+            break
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        keep.with_suffix(".log").write_text(output)
+        keep.write_text(report)
+    if code or not report:
+        raise CommandError(_failure(code, output, load))
+    return parse(report)
+
+
+def _run_once(tool: Tool, load: Load, seconds: float) -> tuple[int, str, str]:
+    """Exit code, output, and CSV; that is empty where it wrote none."""
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
         report = Path(scratch) / "report.csv"
         window_ms = max(100, round(seconds * 1000 / WINDOWS))
         windows = ["-p", str(window_ms), "-r", str(WINDOWS), "-s", str(ANY_DEVIATION)]
         command = [*tool.command, *load.arguments(), *windows, "-f", str(report)]
         code, output = _call(command, timeout_s=60 + 20 * seconds, load=load)
-        if keep is not None:
-            keep.parent.mkdir(parents=True, exist_ok=True)
-            keep.with_suffix(".log").write_text(output)
-        if code or not report.is_file():
-            raise CommandError(_failure(code, output, load, seconds))
-        text = report.read_text()
-        if keep is not None:
-            keep.write_text(text)
-    return parse(text)
+        return code, output, report.read_text() if report.is_file() else ""
 
 
 def parse(text: str) -> dict[str, str]:
@@ -101,7 +111,10 @@ def parse(text: str) -> dict[str, str]:
         CommandError: It is something else.
     """
     rows = list(csv.DictReader(text.splitlines()))
-    if len(rows) != 1 or not {THROUGHPUT, P50, P99} <= rows[0].keys():
+    if len(rows) != 1 or not {# What it says where no request came back within a window; then the window is made this many times longer, twice.
+TOO_SHORT = "No valid requests recorded"
+LONGER = 3
+THROUGHPUT, P50, P99} <= rows[0].keys():
         columns = ", ".join(text.splitlines()[:1]) or "nothing"
         raise CommandError(
             f"perf_analyzer's CSV has {len(rows)} rows of {columns}; expected one row with {THROUGHPUT}, {P50}, {P99}"
@@ -157,10 +170,10 @@ def _refuse_second_run(load: Load) -> None:
         )
 
 
-def _failure(code: int, output: str, load: Load, seconds: float) -> str:
+def _failure(code: int, output: str, load: Load) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if "rror" in line or line.startswith(("Failed", "No valid"))] or lines[-2:]
     text = " / ".join(told[-3:]) or "it said nothing"
     what = f"model {load.model}, batch {load.batch}, concurrency {load.concurrency} over {load.protocol}"
-    hint = f"; a longer --window than {seconds:g} s may help" if "stable" in text or "No valid" in text else ""
+    hint = "; a longer --window may help" if "stable" in text or TOO_SHORT in text else ""
     return f"perf_analyzer failed with code {code} ({what}): {text}{hint}"

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -52,7 +53,6 @@ def run(setup: Setup) -> Result:
         extra = [_boxes_only(scratch / "models")] if ours else []
         server, model = stack.enter_context(target(setup.source, setup.console, extra))
         pool = stack.enter_context(worker_pool(cores))
-        data = write_json(scratch / "input.json", [encoded_image(file) for file in files])
         size = _input_size(model)
         letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
         detectors = bare_engine(
@@ -65,13 +65,17 @@ def run(setup: Setup) -> Result:
         ]
         reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
         client = Client(tool, server, setup.keep)
-        name = BOXES_ONLY if ours else ENSEMBLE
+        load = Load(
+            model=BOXES_ONLY if ours else ENSEMBLE,
+            batch=1,
+            concurrency=1,
+            input_data=write_json(scratch / "input.json", [encoded_image(file) for file in files]),
+            inputs=("image",),
+            outputs=OUTPUTS,
+            output_bytes=OUTPUT_BYTES,
+        )
         served: list[Subject] = [
-            Served(
-                client,
-                TRANSPORTS[transport],
-                Load(name, batch, concurrency, data, inputs=("image",), outputs=OUTPUTS, output_bytes=OUTPUT_BYTES),
-            )
+            Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
             for transport in setup.transports
             for batch in setup.batches
             for concurrency in setup.concurrencies

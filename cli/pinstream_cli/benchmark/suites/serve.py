@@ -33,7 +33,15 @@ def run(setup: Setup) -> Result:
         loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
         reference = fastest(loops, setup.plan)
         outputs = tuple(tensor.name for tensor in model.spec.outputs)
-        load = Load(model.name, 1, 1, data, inputs=tuple(item), outputs=outputs, output_bytes=_largest_output(model))
+        load = Load(
+            model=model.name,
+            batch=1,
+            concurrency=1,
+            input_data=data,
+            inputs=tuple(item),
+            outputs=outputs,
+            output_bytes=_largest_output(model),
+        )
         served: list[Subject] = [
             Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
             for transport in setup.transports

@@ -1,0 +1,54 @@
+"""Machine, commit and versions; CPU time by process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.cpu import CpuTimes, cpu_times
+
+
+def test_machine() -> None:
+    machine = environment.machine()
+    assert machine["cores"] >= 1
+    assert machine["memory_gib"] > 0
+    assert machine["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+    assert isinstance(machine["gpus"], list)
+    assert machine["cpu"]
+
+
+def test_versions() -> None:
+    versions = environment.versions(tritonserver="2.51.0")
+    assert versions["tritonserver"] == "2.51.0"
+    assert versions["numpy"]
+
+
+def test_commit() -> None:
+    commit = environment.commit()
+    assert commit == "unknown" or len(commit.removesuffix("-dirty")) == 40
+
+
+def test_cpu_time_of_this_process_and_of_a_child() -> None:
+    before = cpu_times()
+    burn = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.4: pass"
+    child = subprocess.Popen([sys.executable, "-c", burn + "\ninput()"], stdin=subprocess.PIPE, text=True)
+    began = time.process_time()
+    while time.process_time() - began < 0.3:
+        pass
+    time.sleep(0.5)
+    running = cpu_times().since(before)
+    assert running.by_process["bench"] == pytest.approx(0.3, abs=0.15)
+    assert running.by_process["bench workers"] > 0.1
+    child.communicate("\n")
+    ended = cpu_times().since(before)
+    assert ended.by_process["perf_analyzer"] >= 0.3
+
+
+def test_foreign_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinstream_cli.benchmark.cpu.os.cpu_count", lambda: 2)
+    assert CpuTimes(2.0, 3.0, {"a": 1.0, "b": 1.0}).foreign == pytest.approx(0.25)
+    assert CpuTimes(2.0, 1.0, {"a": 1.1}).foreign == 0.0

@@ -1,0 +1,94 @@
+"""The interleaved run: order, ratios to the neighbours, and windows that were disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from pinstream_cli.benchmark import interleave as module
+from pinstream_cli.benchmark.cpu import CpuTimes
+from pinstream_cli.benchmark.interleave import Plan, fastest, interleave
+from pinstream_cli.benchmark.sample import Sample
+
+PLAN = Plan(repetitions=3, window_s=0.5, patience_s=0)
+
+
+class Counting:
+    """A subject whose rates are given, and which notes when it was measured."""
+
+    batch = 1
+    concurrency = 1
+
+    def __init__(self, name: str, log: list[str], rates: Iterator[float]) -> None:
+        self.name = name
+        self._log = log
+        self._rates = rates
+
+    def measure(self, seconds: float) -> Sample:
+        self._log.append(self.name)
+        return Sample(next(self._rates), 1.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    monkeypatch.setattr(module, "cpu_times", lambda: CpuTimes(float(next(ticks)), 0.0, {}))
+
+
+def constant(rate: float) -> Iterator[float]:
+    return (rate for _ in count())
+
+
+def test_every_window_lies_between_two_of_the_reference() -> None:
+    log: list[str] = []
+    subjects = [Counting(name, log, constant(50.0)) for name in "abc"]
+    bare, measured = interleave(Counting("ref", log, constant(100.0)), subjects, PLAN)
+    windows = log[4:]  # behind the warm-up
+    assert len(windows) == 3 * 7
+    for start in range(0, 21, 7):
+        assert windows[start : start + 7 : 2] == ["ref"] * 4
+        assert sorted(windows[start + 1 : start + 7 : 2]) == ["a", "b", "c"]
+    assert len({tuple(windows[start + 1 : start + 7 : 2]) for start in (0, 7, 14)}) > 1
+    assert [m.subject.name for m in measured] == ["a", "b", "c"]
+    assert bare.ratios == [1.0] * 12
+
+
+def test_ratios_follow_a_machine_that_slows_down() -> None:
+    log: list[str] = []
+    # Each window the machine is slower by one; the subject is always half as fast as the reference would be.
+    reference = Counting("ref", log, iter([0.0, 100.0, 98.0, 96.0, 94.0, 92.0, 90.0]))
+    subject = Counting("a", log, iter([0.0, 99.0 / 2, 95.0 / 2, 91.0 / 2]))
+    _, (measured,) = interleave(reference, [subject], PLAN)
+    assert measured.ratios == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_a_disturbed_window_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Busy seconds of the machine before and after each window, in windows of one second.
+    cores = 4
+    monkeypatch.setattr("pinstream_cli.benchmark.cpu.os.cpu_count", lambda: cores)
+    shares = iter([0.5, 0.0, 0.3, 0.2, 0.4, 0.3])
+    busy = [0.0]
+
+    def read() -> CpuTimes:
+        if len(busy) % 2 == 0:
+            busy.append(busy[-1] + cores * next(shares))
+        else:
+            busy.append(busy[-1])
+        return CpuTimes(float(len(busy)), busy[-1], {})
+
+    monkeypatch.setattr(module, "cpu_times", read)
+    subject = Counting("a", [], iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    first = module._quiet_window(subject, PLAN, 0)
+    assert (first.images_per_s, first.foreign) == (2.0, 0.0)
+    least_disturbed = module._quiet_window(subject, PLAN, 0)
+    assert least_disturbed.images_per_s == 4.0
+    assert least_disturbed.foreign == pytest.approx(0.2)
+
+
+def test_the_fastest_by_median() -> None:
+    slow = Counting("slow", [], iter([10.0, 10.0, 500.0]))
+    quick = Counting("quick", [], iter([20.0, 20.0, 20.0]))
+    assert fastest([slow, quick], PLAN) is quick
+    assert fastest([slow], PLAN) is slow

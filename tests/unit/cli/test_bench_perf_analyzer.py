@@ -1,0 +1,144 @@
+"""perf_analyzer: what it is called with, what its CSV says, and that none of its failures goes unnoticed."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pinstream_cli.benchmark import install
+from pinstream_cli.benchmark.install import Tool, find_perf_analyzer
+from pinstream_cli.benchmark.perf_analyzer import Load, parse, regions, run, sample
+from pinstream_cli.errors import CommandError
+
+CSV = Path(__file__).parents[2] / "data" / "perf_analyzer.csv"
+LOAD = Load(
+    model="detector",
+    batch=8,
+    concurrency=2,
+    input_data=Path("input.json"),
+    inputs=("images",),
+    outputs=("candidates",),
+    url="127.0.0.1:8001",
+)
+SHARED = replace(LOAD, shared_memory=True, output_bytes=7200)
+
+
+def program(tmp_path: Path, body: str) -> Tool:
+    """A stand-in for the binary, to see how its ways of failing are told; the real one is run by tests/server."""
+    path = tmp_path / "perf_analyzer.py"
+    path.write_text(textwrap.dedent(body))
+    return Tool((sys.executable, str(path)), "0")
+
+
+def test_a_real_csv() -> None:
+    row = parse(CSV.read_text())
+    measured = sample(row)
+    assert measured.images_per_s == 46.5454
+    assert (measured.p50_ms, measured.p99_ms) == (310.913, 789.232)
+    assert measured.details["Server Queue"] == "88901"
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", CSV.read_text() + "4,1,1,1,1,1,1,1,1,1,1,1,1\n"])
+def test_another_csv_is_refused(text: str) -> None:
+    with pytest.raises(CommandError, match="expected one row with Inferences/Second"):
+        parse(text)
+
+
+def test_arguments() -> None:
+    words = " ".join(LOAD.arguments())
+    assert words == ("-m detector -i grpc -u 127.0.0.1:8001 -b 8 --concurrency-range 2 --input-data input.json")
+
+
+def test_shared_memory_arguments_have_room_for_the_outputs() -> None:
+    assert SHARED.arguments()[-4:] == ["--shared-memory", "system", "--output-shared-memory-size", "7200"]
+
+
+def test_run_reads_the_report(tmp_path: Path) -> None:
+    tool = program(
+        tmp_path,
+        f"""
+        import shutil, sys
+        assert float(sys.argv[sys.argv.index("-p") + 1]) == 1000
+        shutil.copy({str(CSV)!r}, sys.argv[sys.argv.index("-f") + 1])
+        """,
+    )
+    kept = tmp_path / "raw" / "run.csv"
+    assert run(tool, LOAD, 3.0, kept)["Concurrency"] == "2"
+    assert kept.read_text() == CSV.read_text()
+
+
+def test_a_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
+    tool = program(
+        tmp_path,
+        """
+        import sys
+        print("*** Measurement Settings ***")
+        print("Thread [0] had error: inference request batch-size must be <= 4 for 'detector'", file=sys.stderr)
+        sys.exit(99)
+        """,
+    )
+    with pytest.raises(CommandError, match=r"code 99 \(model detector, batch 8, concurrency 2 .*must be <= 4"):
+        run(tool, LOAD, 1.0)
+
+
+def test_a_window_too_short_for_a_request_is_made_longer(tmp_path: Path) -> None:
+    tool = program(
+        tmp_path,
+        f"""
+        import shutil, sys
+        if float(sys.argv[sys.argv.index("-p") + 1]) < 2000:
+            sys.exit("No valid requests recorded within time interval. Please use a larger time window.")
+        shutil.copy({str(CSV)!r}, sys.argv[sys.argv.index("-f") + 1])
+        """,
+    )
+    assert run(tool, LOAD, 3.0)["Concurrency"] == "2"
+    with pytest.raises(CommandError, match=r"No valid requests .*longer --window"):
+        run(tool, LOAD, 0.5)
+
+
+def test_success_without_a_report_is_a_failure(tmp_path: Path) -> None:
+    tool = program(tmp_path, "print('Failed to obtain stable measurement.')")
+    with pytest.raises(CommandError, match=r"code 0 .*stable measurement.*longer --window"):
+        run(tool, LOAD, 1.0)
+
+
+def test_shared_memory_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinstream_cli.benchmark.perf_analyzer.SHARED_MEMORY", tmp_path)
+    assert regions(LOAD) == regions(SHARED) == []
+    (tmp_path / "images_0_0").touch()
+    (tmp_path / "images_of_somebody").touch()
+    (tmp_path / "candidates").touch()
+    assert regions(SHARED) == [tmp_path / "images_0_0", tmp_path / "candidates"]
+    with pytest.raises(CommandError, match="another perf_analyzer"):
+        run(Tool(("false",), "0"), SHARED, 1.0)
+
+
+def test_the_environment_names_a_command_with_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = program(tmp_path, "import sys; print('Perf Analyzer Version 2.51.0 (commit unknown)', file=sys.stderr)")
+    monkeypatch.setenv("PERF_ANALYZER", f"env SOME=1 {' '.join(tool.command)}")
+    found = find_perf_analyzer(pytest.fail)
+    assert found == Tool(("env", "SOME=1", *tool.command), "2.51.0")
+
+
+def test_a_named_command_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERF_ANALYZER", "/no/such/perf_analyzer")
+    with pytest.raises(CommandError, match=r"PERF_ANALYZER=/no/such/perf_analyzer .*No such file"):
+        find_perf_analyzer(pytest.fail)
+
+
+def test_pip_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PERF_ANALYZER", raising=False)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(install, "LIBRARIES", {})
+    notices: list[str] = []
+    with pytest.raises(CommandError, match=r"could not be fetched with pip: .*PERF_ANALYZER"):
+        find_perf_analyzer(notices.append)
+    assert len(notices) == 1
+    assert list((tmp_path / "pinstream" / "perf_analyzer").iterdir()) == []

@@ -1,0 +1,91 @@
+"""The report: medians, spread, result file, table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.interleave import Measured, Plan
+from pinstream_cli.benchmark.report import Result, as_json, print_table, row, spread, write_json, write_samples
+from pinstream_cli.benchmark.sample import Sample
+
+
+class Named:
+    """A subject that is only looked at."""
+
+    def __init__(self, name: str, batch: int = 1, concurrency: int = 2) -> None:
+        self.name = name
+        self.batch = batch
+        self.concurrency = concurrency
+
+    def measure(self, seconds: float) -> Sample:
+        raise AssertionError(seconds)
+
+
+BARE = Measured(Named("bare"), [Sample(100.0, 20.0, 25.0, {"bench": 17.0})] * 3, [1.0] * 3)
+SERVED = Measured(
+    Named("gRPC", 8, 4),
+    [
+        Sample(80.0, 30.0, 90.0, {"tritonserver": 1.0, "detector": 17.0}, 0.02, {"Server Queue": "5"}),
+        Sample(96.123456, 20.0, 30.0, {"tritonserver": 3.0, "detector": 18.0}, 0.0, {"Server Queue": "6"}),
+        Sample(98.0, 21.0, 31.0, {"tritonserver": 2.0, "detector": 19.0, "ended": 0.0001}, 0.10),
+    ],
+    [0.80, 0.97, 0.96],
+)
+RESULT = Result("serve", "the bare loop", [row(BARE), row(SERVED)], [BARE, SERVED], {"numpy": "1"}, ["Seen."])
+PLAN = Plan(repetitions=3, window_s=2.0)
+
+
+def test_a_row_holds_medians() -> None:
+    found = row(SERVED)
+    assert (found.name, found.batch, found.concurrency) == ("gRPC", 8, 4)
+    assert (found.images_per_s, found.p50_ms, found.p99_ms) == (96.12, 21.0, 31.0)
+    assert found.ratio_to_bare == 0.96  # of the ratios, not the ratio of the medians
+    assert found.spread == round(18 / 96.123456, 3)
+    assert found.foreign_cpu == 0.02
+
+
+def test_cpu_time_largest_first_and_nothing_negligible() -> None:
+    assert list(row(SERVED).cpu_ms_per_image.items()) == [("detector", 18.0), ("tritonserver", 2.0)]
+
+
+def test_spread() -> None:
+    assert spread([10.0]) == 0
+    assert spread([9.0, 10.0, 12.0]) == pytest.approx(0.3)
+
+
+def test_result_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "serve.json", as_json(RESULT, "pinstream bench serve", PLAN))
+    content = json.loads((tmp_path / "new" / "serve.json").read_text())
+    assert content.keys() >= {"suite", "command", "date", "commit", "machine", "rows"}
+    assert content["suite"] == "serve"
+    wanted = {"name", "batch", "concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"}
+    assert all(line.keys() >= wanted for line in content["rows"])
+    assert content["method"]["windows"] == 6
+    assert content["method"]["disturbed_windows"] == 1
+
+
+def test_samples_have_a_line_a_window(tmp_path: Path) -> None:
+    write_samples(tmp_path / "raw" / "serve.csv", RESULT.samples)
+    lines = list(csv.DictReader((tmp_path / "raw" / "serve.csv").read_text().splitlines()))
+    assert len(lines) == 6
+    assert lines[3]["name"] == "gRPC"
+    assert [line["Server Queue"] for line in lines] == ["", "", "", "5", "6", ""]
+    assert lines[4]["ratio_to_bare"] == "0.97"
+
+
+def test_table_shows_ratios_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "machine", lambda: {"gpus": []})
+    text = io.StringIO()
+    print_table(RESULT, PLAN, Console(file=text, width=160))
+    lines = text.getvalue().splitlines()
+    assert lines[1].split()[:2] == ["ratio", "what"]
+    assert any(line.split()[:2] == ["0.960", "gRPC"] for line in lines)
+    assert "ratios are the result" in text.getvalue()
+    assert "Seen." in text.getvalue()
