@@ -83,14 +83,14 @@ def detect(
     iou: float | None,
     max_det: int | None,
 ) -> None:
-    r"""Find objects in images through a running server.
+    """Find objects in images through a running server.
 
     \b
     Examples:
       pinstream detect dog.jpg
       pinstream detect *.jpg --out annotated --conf 0.4
       pinstream detect dog.jpg -u http://gpu-host:8000 --json
-    """
+    """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     try:
         if out is not None:
             require_opencv()

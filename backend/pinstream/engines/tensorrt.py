@@ -200,6 +200,11 @@ class TensorRTEngine(Engine):
             self._failure = str(error)
 
     @property
+    def captured(self) -> int:
+        """Number of CUDA graphs: one a slot and bucket."""
+        return len(self._graphs)
+
+    @property
     def failure(self) -> str:
         """Why this engine can never run again; see base.Engine."""
         return self._failure

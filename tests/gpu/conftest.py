@@ -1,0 +1,105 @@
+"""Plans for the GPU at hand, built once a run, and the outcome of the run as a file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pinstream.engines import Engine, find_model_file, open_engine
+from pinstream.errors import ModelFileError
+from pinstream.options import Options
+
+BuildPlan = Callable[..., Path]
+OpenPlan = Callable[..., Engine]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def flavour() -> Any:
+    """The TensorRT of this machine."""
+    from pinstream.engines.flavour import load_flavour
+
+    cuda = pytest.importorskip("pinstream.cuda")
+    if not cuda.device_count():
+        pytest.skip("needs a GPU")
+    try:
+        return load_flavour()
+    except ModelFileError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def build(flavour: Any, tmp_path_factory: pytest.TempPathFactory) -> BuildPlan:
+    """Builds plans of an ONNX file; gives their directory, and the same one for the same wish."""
+    from pinstream.plans import BuildSpec, build_plan
+
+    built: dict[Any, Path] = {}
+
+    def run(onnx: Path, **wishes: Any) -> Path:
+        key = (onnx, BuildSpec(**wishes))
+        if key not in built:
+            built[key] = tmp_path_factory.mktemp("plan")
+            build_plan(onnx, built[key], BuildSpec(**wishes), flavour)
+        return built[key]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this run keeps JIT caches."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def load(build: BuildPlan, cache_dir: Path, request: pytest.FixtureRequest) -> OpenPlan:
+    """Opens a plan directory as an engine that is closed after the test."""
+
+    def run(directory: Path, **options: Any) -> Engine:
+        settings = Options(cache_dir=str(cache_dir), **options)
+        engine = open_engine(find_model_file(directory, settings), settings)
+        request.addfinalizer(engine.close)
+        return engine
+
+    return run
+
+
+_outcomes: list[dict[str, Any]] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect every test's outcome."""
+    if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
+        _outcomes.append({"name": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the outcome where PINSTREAM_GPU_RESULTS says."""
+    target = os.environ.get("PINSTREAM_GPU_RESULTS")
+    if not target or not _outcomes:
+        return
+    from pinstream import cuda
+    from pinstream.engines.flavour import load_flavour
+
+    count = {kind: sum(o["outcome"] == kind for o in _outcomes) for kind in ("passed", "failed", "skipped")}
+    result = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": os.environ.get("PINSTREAM_COMMIT") or _commit(),
+        "machine": {"gpu": cuda.device_name(0), "compute_capability": cuda.compute_capability(0)},
+        "tensorrt": str(load_flavour()),
+        **count,
+        "tests": _outcomes,
+    }
+    Path(target).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -1,0 +1,259 @@
+"""The TensorRT engine: kinds of models, memory, errors."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from pinstream.batching import Request
+from pinstream.dlpack import DeviceArray
+from pinstream.engines import find_model_file, inspect, open_engine
+from pinstream.engines.profiles import Range
+from pinstream.errors import ModelFileError, PinstreamError
+from pinstream.loop import Loop
+from pinstream.options import Options
+from pinstream.tensors import Array
+from tests import onnx_models
+from tests.gpu.conftest import BuildPlan, OpenPlan
+
+MEGABYTE = 1 << 20
+
+
+def pixels(items: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=(items, 3, 8, 8)).astype(np.float32)
+
+
+def request(wanted: str, **inputs: Any) -> Request:
+    first = next(iter(inputs.values()))
+    return Request(inputs, first.shape[0], frozenset(wanted.split()))
+
+
+def answer(engine: Any, wanted: str, **inputs: Any) -> dict[str, Any]:
+    (found,) = Loop(engine).run([request(wanted, **inputs)])
+    if found.error:
+        raise found.error
+    return dict(found.outputs)
+
+
+@pytest.fixture(scope="module")
+def classifier(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    onnx = onnx_models.classifier(tmp_path_factory.mktemp("onnx") / "classifier.onnx")
+    return build(onnx, batch_sizes=(1, 2, 4))
+
+
+def reference(items: Array) -> Array:
+    import onnxruntime as ort
+
+    path = onnx_models.classifier(Path("/tmp") / "pinstream-reference.onnx")
+    return np.asarray(
+        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"pixels": items})[0]
+    )
+
+
+def test_two_inputs_and_two_outputs(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    engine = load(build(onnx_models.two_by_two(tmp_path / "m.onnx"), max_batch=4))
+    left, right = np.full((3, 4), 0.5, np.float32), np.arange(12).reshape(3, 4)
+    got = answer(engine, "sum double", left=left, right=right)
+    np.testing.assert_array_equal(got["sum"], left + right)
+    np.testing.assert_array_equal(got["double"], right * 2)
+    assert list(answer(engine, "double", left=left, right=right)) == ["double"]
+
+
+def test_a_dynamic_dimension_beyond_the_batch(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    onnx = onnx_models.save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Add", ["row", "row"], ["doubled"])],
+        [("row", TensorProto.FLOAT, ["batch", "width"])],
+        [("doubled", TensorProto.FLOAT, ["batch", "width"])],
+    )
+    widths = (("row", Range((1,), (16,), (32,))), ("row", Range((33,), (64,), (128,))))
+    engine = load(build(onnx, max_batch=4, shapes=widths))
+    for width in (1, 5, 32, 33, 128):
+        row = np.random.default_rng(width).normal(size=(3, width)).astype(np.float32)
+        np.testing.assert_array_equal(answer(engine, "doubled", row=row)["doubled"], row * 2)
+    assert engine.spec.inputs[0].bounds == (((1,), (32,)), ((33,), (128,)))
+
+
+def test_an_output_whose_shape_depends_on_the_data(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    onnx = onnx_models.save(
+        tmp_path / "m.onnx",
+        [helper.make_node("NonZero", ["x"], ["where"])],
+        [("x", TensorProto.FLOAT, [6])],
+        [("where", TensorProto.INT64, [1, "found"])],
+    )
+    engine = load(build(onnx))
+    for x in ([0, 1, 0, 2, 0, 0], [0] * 6, [1] * 6):
+        data = np.array(x, np.float32)
+        got = Loop(engine).run([Request({"x": data}, 1, frozenset({"where"}))])[0]
+        assert got.error is None
+        np.testing.assert_array_equal(got.outputs["where"].copy(), np.array(np.nonzero(data)))
+
+
+def test_every_data_type_that_tensorrt_has(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    types = {"BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "INT32": TensorProto.INT32}
+    types |= {"INT64": TensorProto.INT64, "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT}
+    types |= {"BF16": TensorProto.BFLOAT16}
+    nodes, outs = [], []
+    for name in types:
+        if name == "UINT8":
+            nodes += [helper.make_node("Cast", ["in_UINT8"], ["wide"], to=TensorProto.FLOAT)]
+            nodes += [helper.make_node("Cast", ["wide"], ["out_UINT8"], to=TensorProto.UINT8)]
+        else:
+            nodes.append(helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]))
+        outs.append((f"out_{name}", types[name], ["batch", 3]))
+    onnx = onnx_models.save(tmp_path / "m.onnx", nodes, [(f"in_{n}", t, ["batch", 3]) for n, t in types.items()], outs)
+    engine = load(build(onnx, max_batch=2))
+    rng = np.random.default_rng(0)
+    codes = {"BOOL": "?", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "FP16": "f2", "FP32": "f4", "BF16": "u2"}
+    inputs = {f"in_{name}": rng.integers(0, 2 if name == "BOOL" else 100, (2, 3)).astype(codes[name]) for name in types}
+    got = answer(engine, " ".join(f"out_{name}" for name in types), **inputs)
+    for name in types:
+        np.testing.assert_array_equal(got[f"out_{name}"], inputs[f"in_{name}"])
+
+
+def test_poisoned_buffers_do_not_show(load: OpenPlan, classifier: Path) -> None:
+    from pinstream import cuda
+
+    engine: Any = load(classifier)
+    for slot in engine.slots:
+        for staging in (*slot.inputs.values(), *slot.outputs.values()):
+            staging.pinned.data[:] = 0xFF  # a NaN in every float format
+            cuda.copy("poisoning", staging.address, staging.pinned.pointer, staging.nbytes)
+    for items in (1, 3, 4, 7):
+        got = answer(engine, "probabilities", pixels=pixels(items))["probabilities"]
+        np.testing.assert_allclose(got, reference(pixels(items)), atol=1e-3)
+
+
+def test_inputs_on_the_gpu_stay_there(load: OpenPlan, classifier: Path) -> None:
+    from pinstream import cuda
+
+    engine = load(classifier)
+    data = pixels(3)
+    memory = cuda.DeviceAllocation(data.nbytes)
+    cuda.copy("placing a test's input", memory.pointer, data.ctypes.data, data.nbytes)
+    on_gpu = DeviceArray(memory.pointer, data.shape, data.dtype, 0)
+    mixed = Loop(engine).run([request("probabilities", pixels=on_gpu), request("probabilities", pixels=pixels(2, 1))])
+    np.testing.assert_allclose(mixed[0].outputs["probabilities"].copy(), reference(data), atol=1e-3)
+    np.testing.assert_allclose(mixed[1].outputs["probabilities"].copy(), reference(pixels(2, 1)), atol=1e-3)
+    memory.free()
+
+
+def test_outputs_stay_on_the_gpu_where_asked(load: OpenPlan, classifier: Path) -> None:
+    engine = load(classifier, output_memory="gpu")
+    got = answer(engine, "probabilities", pixels=pixels(3))["probabilities"]
+    assert isinstance(got, DeviceArray)
+    np.testing.assert_allclose(got.copy(), reference(pixels(3)), atol=1e-3)
+    # A request that takes several batches is put together on the host.
+    np.testing.assert_allclose(
+        answer(engine, "probabilities", pixels=pixels(9))["probabilities"], reference(pixels(9)), atol=1e-3
+    )
+
+
+def test_the_sidecar_says_what_the_engine_does(load: OpenPlan, classifier: Path) -> None:
+    engine = load(classifier)
+    assert engine.spec.batch is not None
+    described = inspect(find_model_file(classifier, Options()), Options())
+    assert (described.inputs, described.outputs) == (engine.spec.inputs, engine.spec.outputs)
+    assert described.batch is not None
+    assert described.batch.buckets == engine.spec.batch.buckets
+
+
+def test_fifty_loads_and_unloads_give_all_memory_back(classifier: Path, cache_dir: Path) -> None:
+    from pinstream import cuda
+
+    options = Options(cache_dir=str(cache_dir))
+    path = find_model_file(classifier, options)
+
+    def once() -> None:
+        engine = open_engine(path, options)
+        Loop(engine).run([request("probabilities", pixels=pixels(3))])
+        engine.close()
+        del engine
+        gc.collect()
+
+    once()
+    once()
+    before = cuda.memory_used()
+    for _ in range(50):
+        once()
+    assert cuda.memory_used() - before <= 2 * MEGABYTE
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "slots", "missing part"])
+def test_a_failed_load_leaks_nothing(classifier: Path, cache_dir: Path, tmp_path: Path, damage: str) -> None:
+    from pinstream import cuda
+
+    directory = tmp_path / "plan"
+    directory.mkdir()
+    for file in classifier.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    last = directory / "model.b4.plan"
+    options = Options(cache_dir=str(cache_dir), profiles=(7,) if damage == "slots" else ())
+    if damage == "truncated":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif damage == "foreign":
+        last.write_bytes(b"\xff\xd8\xff\xe0" * 1000)
+    elif damage == "missing part":
+        last.unlink()
+    before = None
+    for attempt in range(6):
+        with pytest.raises(PinstreamError) as caught:
+            open_engine(find_model_file(directory, options), options)
+        if damage != "slots":
+            assert isinstance(caught.value, ModelFileError)
+            assert "model.b4.plan" in str(caught.value)
+        del caught
+        gc.collect()
+        if attempt == 1:
+            before = cuda.memory_used()
+    assert before is not None
+    assert cuda.memory_used() - before <= MEGABYTE
+
+
+LOSE_THE_CONTEXT = """
+import sys
+import numpy as np, torch
+from pathlib import Path
+from pinstream.batching import Request
+from pinstream.engines import find_model_file, open_engine
+from pinstream.loop import Loop
+from pinstream.options import Options
+options = Options(cache_dir=sys.argv[2])
+engine = open_engine(find_model_file(Path(sys.argv[1]), options), options)
+request = Request({"pixels": np.zeros((1, 3, 8, 8), np.float32)}, 1, frozenset({"probabilities"}))
+assert Loop(engine).run([request])[0].error is None
+try:
+    torch.zeros(4, device="cuda")[torch.tensor([99], device="cuda")].sum().item()
+except RuntimeError:
+    pass
+for _ in range(3):
+    error = Loop(engine).run([request])[0].error
+    assert error is not None
+    print(error)
+print("failure:", engine.failure)
+engine.close()
+"""
+
+
+def test_a_lost_context_is_reported_and_the_engine_says_it_has_failed(classifier: Path, cache_dir: Path) -> None:
+    pytest.importorskip("torch")
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_THE_CONTEXT, str(classifier), str(cache_dir)],
+        capture_output=True,
+        text=True,
+        cwd=root / "backend",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "must be restarted" in lines[0]
+    assert lines[-1] == f"failure: {lines[0]}"
