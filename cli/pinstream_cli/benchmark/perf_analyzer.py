@@ -19,7 +19,7 @@ SHARED_MEMORY = Path("/dev/shm")
 WINDOWS = 3
 ANY_DEVIATION = 999
 MICROSECONDS_PER_MS = 1000.0
-# What it says where no request came back within a window; then the window is made this many times longer, twice.
+# What it says where no request came back within a window; then the window is lengthened so many times, twice.
 TOO_SHORT = "No valid requests recorded"
 LONGER = 3
 THROUGHPUT, P50, P99 = "Inferences/Second", "p50 latency", "p99 latency"
@@ -111,10 +111,7 @@ def parse(text: str) -> dict[str, str]:
         CommandError: It is something else.
     """
     rows = list(csv.DictReader(text.splitlines()))
-    if len(rows) != 1 or not {# What it says where no request came back within a window; then the window is made this many times longer, twice.
-TOO_SHORT = "No valid requests recorded"
-LONGER = 3
-THROUGHPUT, P50, P99} <= rows[0].keys():
+    if len(rows) != 1 or not {THROUGHPUT, P50, P99} <= rows[0].keys():
         columns = ", ".join(text.splitlines()[:1]) or "nothing"
         raise CommandError(
             f"perf_analyzer's CSV has {len(rows)} rows of {columns}; expected one row with {THROUGHPUT}, {P50}, {P99}"
