@@ -1,9 +1,11 @@
 """Plans built on demand: once for all processes, whole or not at all, told apart by all that makes them."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from onnx import TensorProto, helper
@@ -59,7 +61,9 @@ def processes_started(processes: list[subprocess.Popen[str]]) -> list[subprocess
 
 def test_of_processes_that_ask_at_once_one_builds(rtx: Flavour, classifier: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", CACHED, str(classifier), str(tmp_path / "cache")]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
     outputs = [process.communicate(timeout=120)[0] for process in processes_started(processes)]
     assert all(process.returncode == 0 for process in processes)
     entries, built = zip(*(output.split() for output in outputs), strict=True)
