@@ -181,9 +181,9 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, console: Consol
     if not model.exists():
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
     if model.is_dir():
-        if not (model / "model.json").is_file():
-            raise CommandError(f"--model {model} has no model.json; make the directory with `pinstream build`")
-        run.add_yolox_service(model)
+        _add_built(run, model, name)
+    elif model.suffix != ".onnx":
+        run.add_model(name or model.stem, [model])
     elif name is None and is_yolox_export(model):
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
         build_service(model, run.path / "built")
@@ -191,7 +191,21 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, console: Consol
     elif name is None and is_serving_graph(model):
         run.add_yolox_service(model.parent)
     else:
-        run.add_model(name or model.stem, model)
+        run.add_model(name or model.stem, [model])
+
+
+def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
+    """What `pinstream build` made: the service where its sidecar says that it is YOLOX, else a plain model."""
+    try:
+        sidecar = sidecars.read(directory / sidecars.FILE_NAME)
+    except sidecars.SidecarError as error:
+        raise CommandError(f"--model {error}; make the directory with `pinstream build`") from error
+    if name is None and "yolox" in sidecar.sections:
+        run.add_yolox_service(directory)
+    else:
+        run.add_model(
+            name or directory.resolve().name, [file for file in sorted(directory.iterdir()) if file.is_file()]
+        )
 
 
 def _check_shared_memory(run: RunDirectory) -> None:

@@ -74,10 +74,11 @@ def requests_of(images: Array, sizes: list[int]) -> list[Request]:
     return [Request({"images": part}, len(part), frozenset({"candidates"})) for part in parts]
 
 
+SIZES: dict[str, dict[str, Any]] = {"static": {"batch_sizes": (1, 4, 8)}, "dynamic": {"max_batch": 8}}
 WISHES: list[Any] = [
     pytest.param({"precision": precision, **sizes}, id=f"{precision}-{name}")
     for precision in ("fp32", "fp16")
-    for name, sizes in {"static": {"batch_sizes": (1, 4, 8)}, "dynamic": {"max_batch": 8}}.items()
+    for name, sizes in SIZES.items()
 ]
 
 

@@ -100,7 +100,8 @@ def test_every_data_type_that_tensorrt_has(build: BuildPlan, load: OpenPlan, tmp
     types = {"BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "INT32": TensorProto.INT32}
     types |= {"INT64": TensorProto.INT64, "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT}
     types |= {"BF16": TensorProto.BFLOAT16}
-    nodes, outs = [], []
+    nodes: list[Any] = []
+    outs: list[Any] = []
     for name in types:
         if name == "UINT8":
             nodes += [helper.make_node("Cast", ["in_UINT8"], ["wide"], to=TensorProto.FLOAT)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -43,12 +44,13 @@ class RunDirectory:
             if file.is_file():
                 link_or_copy(file, self.models / DETECTOR / "1" / file.name)
 
-    def add_model(self, name: str, file: Path) -> None:
-        """Add a plain model, configured by the one line it needs."""
+    def add_model(self, name: str, files: Sequence[Path]) -> None:
+        """Add a plain model, configured by the one line it needs: one model file, or a built directory's files."""
         version = self.models / name / "1"
         version.mkdir(parents=True)
         (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
-        link_or_copy(file, version / f"model{file.suffix}")
+        for file in files:
+            link_or_copy(file, version / (file.name if len(files) > 1 else f"model{file.suffix}"))
 
     def remove(self) -> None:
         """Delete the directory."""

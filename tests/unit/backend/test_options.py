@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pinstream import options
@@ -40,3 +42,9 @@ def test_a_wrong_parameter_is_named_with_what_it_may_be(parameters: dict[str, st
 
 def test_names_that_are_not_ours_pass() -> None:
     Options.from_model_config(config(FORCE_CPU_ONLY_INPUT_TENSORS="no", execution_context_allocation_strategy="STATIC"))
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    rows = [line for line in (options.__doc__ or "").splitlines() if line.startswith("|")]
+    assert [line for line in page.splitlines() if line.startswith("|")] == rows
