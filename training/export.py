@@ -7,28 +7,20 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from training.yolox import YOLOX, Conv
 
 OPSETS = range(11, 18)
 
 
-class Exported(nn.Module):
-    """A network as it is exported: batch norm folded, scores behind their sigmoid."""
-
-    def __init__(self, model: YOLOX) -> None:
-        """Takes a copy of a network, on the CPU in full precision."""
-        super().__init__()
-        self.model = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
-        for module in self.model.modules():
-            if isinstance(module, Conv):
-                module.fold()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """FP32 [1, 3, H, W], BGR 0-255, to FP32 [1, N, 5 + classes]; objectness and classes in 0..1."""
-        raw = self.model(images)
-        return torch.cat([raw[..., :4], raw[..., 4:].sigmoid()], dim=-1)
+def for_inference(model: YOLOX) -> YOLOX:
+    """A copy of a network as it is exported: on the CPU, batch norm folded, scores behind their sigmoid."""
+    copied = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    copied.sigmoid = True
+    for module in copied.modules():
+        if isinstance(module, Conv):
+            module.fold()
+    return copied
 
 
 def export_onnx(model: YOLOX, path: Path, height: int, width: int, opset: int = 11) -> None:
@@ -47,7 +39,7 @@ def export_onnx(model: YOLOX, path: Path, height: int, width: int, opset: int = 
         # The exporter that needs no further package is called legacy.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
-            Exported(model),
+            for_inference(model),
             (torch.zeros(1, 3, height, width),),
             str(path),
             input_names=["images"],

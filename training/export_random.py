@@ -3,7 +3,7 @@
     python -m training.export_random --model m --size 640 --out yolox_m.onnx
 
 The activations are as those of a trained network, so that FP16 neither overflows nor sinks to zero: batch norm has its
-statistics from a few drawn pictures, and the outputs are brought to the range that a trained head has.
+statistics from a few pictures, and the outputs are brought to the range that a trained head has.
 """
 
 from __future__ import annotations
@@ -26,23 +26,29 @@ _BOX = ((0.5, 0.5), (0.5, 0.5), (1.0, 0.5), (1.0, 0.5))
 _OBJECTNESS, _CLASSES = (-4.5, 2.0), (-4.5, 2.0)
 
 
-def random_yolox(size: str, num_classes: int, pixels: int, seed: int) -> YOLOX:
+def random_yolox(size: str, num_classes: int, seed: int) -> YOLOX:
     """A network with random weights and plausible outputs; the same one for the same seed.
 
     Args:
         size: A key of SIZES.
         num_classes: 80 for COCO.
-        pixels: Height and width of its input.
-        seed: Of the weights, and of the first of the two pictures that its statistics come from.
+        seed: Of the weights, and of the pictures that its statistics come from.
     """
     torch.manual_seed(seed)
     model = YOLOX(SIZES[size], num_classes)
-    pictures = np.stack([letterbox(render(seed + index).image, pixels)[0] for index in range(2)])
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    images = _varied_images(seed)
     with torch.no_grad():
         _settle_norms(model, images)
         _settle_outputs(model, images)
     return model
+
+
+def _varied_images(seed: int) -> Tensor:
+    """FP32 [16, 3, 320, 320]: drawn pictures, and noise of all strengths, which looks like none of them."""
+    rng = np.random.default_rng(seed)
+    pictures = [letterbox(render(seed + index).image, 320)[0] for index in range(10)]
+    noise = [rng.integers(low, 256 - low, (320, 320, 3), np.uint8) for low in range(0, 120, 20)]
+    return torch.from_numpy(np.stack([*pictures, *noise])).permute(0, 3, 1, 2).float()
 
 
 def _settle_norms(model: YOLOX, images: Tensor) -> None:
@@ -81,7 +87,7 @@ def main() -> None:
     parser.add_argument("--opset", type=int, choices=OPSETS, default=11, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="the file to write")
     options = parser.parse_args()
-    model = random_yolox(options.model, options.classes, options.size, options.seed)
+    model = random_yolox(options.model, options.classes, options.seed)
     export_onnx(model, options.out, options.size, options.size, options.opset)
 
 

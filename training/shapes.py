@@ -145,7 +145,8 @@ def _place_things(rng: np.random.Generator, image: Image) -> tuple[NDArray[np.in
     crowd = rng.uniform(0.4, 1.0)
     least_seen = LEAST_SEEN if rng.random() < 0.5 else 0.97  # a heap, or side by side
     # A shuffled deck rather than dice: all classes come equally often even in few pictures.
-    for label in rng.permutation(np.arange(MOST_THINGS) % len(LABELS))[: rng.integers(1, MOST_THINGS + 1)].tolist():
+    deck = np.concatenate([rng.permutation(len(LABELS)) for _ in range(-(-MOST_THINGS // len(LABELS)))])
+    for label in deck[: rng.integers(1, MOST_THINGS + 1)].tolist():
         size = longer * SMALLEST * (LARGEST / SMALLEST) ** (rng.random() ** 1.3 * crowd)
         for _ in range(_TRIES):
             place = rng.integers(0, image.shape[:2])

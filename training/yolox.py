@@ -183,15 +183,14 @@ class Head(nn.Module):
             # At first everything scores 0.01, so that the many empty cells do not swamp the first steps.
             nn.init.constant_(scores.bias, -math.log(99))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, h, w] to [batch, 4 + 1 + classes, h, w]; scores before the sigmoid."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch, inputs, h, w] to boxes [batch, 4, h, w], objectness and classes; scores before the sigmoid."""
         x = self.stem(x)
         class_features, box_features = self.class_branch(x), self.box_branch(x)
         # In full precision even under autocast: sizes are exponentials of what comes out here.
         with torch.autocast(x.device.type, enabled=False):
             class_features, box_features = class_features.float(), box_features.float()
-            outputs = [self.box(box_features), self.objectness(box_features), self.classes(class_features)]
-            return torch.cat(outputs, dim=1)
+            return self.box(box_features), self.objectness(box_features), self.classes(class_features)
 
 
 class YOLOX(nn.Module):
@@ -200,6 +199,7 @@ class YOLOX(nn.Module):
     def __init__(self, size: Size, num_classes: int) -> None:
         """A network with fresh weights."""
         super().__init__()
+        self.sigmoid = False  # whether scores come out behind their sigmoid, as in an export
         base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
         self.num_classes = num_classes
         self.backbone = Backbone(base, depth, size.depthwise)
@@ -215,11 +215,16 @@ class YOLOX(nn.Module):
             images: FP32 [batch, 3, H, W], BGR, 0-255; H and W multiples of 32.
 
         Returns:
-            FP32 [batch, N, 5 + classes]: x, y, w, h undecoded, then objectness and classes before the sigmoid; one row
-            for each cell of strides 8, 16 and 32, row by row.
+            FP32 [batch, N, 5 + classes]: x, y, w, h undecoded, then objectness and classes, before the sigmoid unless
+            `self.sigmoid`; one row for each cell of strides 8, 16 and 32, row by row.
         """
-        features = self.neck(*self.backbone(images))
-        return torch.cat([head(x).flatten(2) for head, x in zip(self.heads, features, strict=True)], 2).transpose(1, 2)
+        levels = []
+        for head, x in zip(self.heads, self.neck(*self.backbone(images)), strict=True):
+            box, objectness, classes = head(x)
+            if self.sigmoid:
+                objectness, classes = objectness.sigmoid(), classes.sigmoid()
+            levels.append(torch.cat([box, objectness, classes], dim=1).flatten(2))
+        return torch.cat(levels, dim=2).transpose(1, 2)
 
 
 def cells(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
