@@ -26,15 +26,15 @@ class Plan:
         window_s: Length of a window.
         foreign_limit: A window in which others took a larger share of the CPU is measured again.
         attempts: How often at most; then the least disturbed attempt counts.
-        patience_s: How long to wait for quiet before measuring again.
+        patience_s: How long to wait for quiet in all; after that, windows are taken as they come.
         progress: Told about every window.
     """
 
     repetitions: int = 5
     window_s: float = 3.0
     foreign_limit: float = 0.05
-    attempts: int = 4
-    patience_s: float = 60.0
+    attempts: int = 5
+    patience_s: float = 600.0
     progress: Callable[[str], None] = lambda text: None
 
 
@@ -47,66 +47,74 @@ class Measured:
     ratios: list[float] = field(default_factory=list)
 
 
-def interleave(reference: Subject, subjects: Sequence[Subject], plan: Plan) -> tuple[Measured, list[Measured]]:
-    """Measure `subjects` next to `reference`.
+class Interleaver:
+    """Measures subjects by a plan.
 
-    Returns:
-        The reference with all its windows (ratio 1), and the subjects in their order.
+    Args:
+        plan: The plan.
     """
-    bare = Measured(reference)
-    measured = [Measured(subject) for subject in subjects]
-    for subject in (reference, *subjects):
-        plan.progress(f"warming up: {_title(subject)}")
-        subject.measure(plan.window_s)
-    for repetition in range(plan.repetitions):
-        # Another order each time, the same in every run of the bench: nobody is always behind the same neighbour.
-        order = random.Random(repetition).sample(measured, len(measured))
-        bare.samples.append(_quiet_window(reference, plan, repetition))
-        for one in order:
-            one.samples.append(_quiet_window(one.subject, plan, repetition))
-            bare.samples.append(_quiet_window(reference, plan, repetition))
-            neighbours = mean(sample.images_per_s for sample in bare.samples[-2:])
-            one.ratios.append(one.samples[-1].images_per_s / neighbours)
-    bare.ratios = [1.0] * len(bare.samples)
-    return bare, measured
 
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._patience_s = plan.patience_s
 
-def fastest(subjects: Sequence[Subject], plan: Plan) -> Subject:
-    """The subject with the highest throughput, by short interleaved windows: the reference for the others."""
-    if len(subjects) == 1:
-        return subjects[0]
-    rates: dict[int, list[float]] = {i: [] for i in range(len(subjects))}
-    quick = replace(plan, window_s=plan.window_s / 2)
-    for _ in range(min(3, plan.repetitions)):
-        for i, subject in enumerate(subjects):
-            rates[i].append(_quiet_window(subject, quick, None).images_per_s)
-    return subjects[max(rates, key=lambda i: median(rates[i]))]
+    def fastest(self, subjects: Sequence[Subject]) -> Subject:
+        """The subject with the highest throughput, by a few windows in turn: the reference for the others."""
+        if len(subjects) == 1:
+            return subjects[0]
+        rates: dict[int, list[float]] = {i: [] for i in range(len(subjects))}
+        for _ in range(min(3, self._plan.repetitions)):
+            for i, subject in enumerate(subjects):
+                rates[i].append(self.quiet_window(subject, "looking for the reference").images_per_s)
+        return subjects[max(rates, key=lambda i: median(rates[i]))]
 
+    def measure(self, reference: Subject, subjects: Sequence[Subject]) -> tuple[Measured, list[Measured]]:
+        """Measure `subjects` next to `reference`.
 
-def _quiet_window(subject: Subject, plan: Plan, repetition: int | None) -> Sample:
-    """One window, measured again while other processes disturb it; the least disturbed attempt."""
-    stage = "looking for the reference" if repetition is None else f"repetition {repetition + 1} of {plan.repetitions}"
-    attempts: list[Sample] = []
-    while len(attempts) < plan.attempts:
-        if attempts:
-            plan.progress(f"{stage}: waiting for other processes, which took {attempts[-1].foreign:.0%} of the CPU")
-            _wait_for_quiet(plan)
-        plan.progress(f"{stage}: {_title(subject)}")
-        before = cpu_times()
-        sample = subject.measure(plan.window_s)
-        attempts.append(replace(sample, foreign=cpu_times().since(before).foreign))
-        if attempts[-1].foreign <= plan.foreign_limit:
-            break
-    return min(attempts, key=lambda sample: sample.foreign)
+        Returns:
+            The reference with all its windows (ratio 1), and the subjects in their order.
+        """
+        plan = self._plan
+        bare = Measured(reference)
+        measured = [Measured(subject) for subject in subjects]
+        for subject in (reference, *subjects):
+            plan.progress(f"warming up: {_title(subject)}")
+            subject.measure(plan.window_s)
+        for repetition in range(plan.repetitions):
+            stage = f"repetition {repetition + 1} of {plan.repetitions}"
+            bare.samples.append(self.quiet_window(reference, stage))
+            # Another order each time, the same in every run of the bench: nobody is always behind the same neighbour.
+            for one in random.Random(repetition).sample(measured, len(measured)):
+                one.samples.append(self.quiet_window(one.subject, stage))
+                bare.samples.append(self.quiet_window(reference, stage))
+                neighbours = mean(sample.images_per_s for sample in bare.samples[-2:])
+                one.ratios.append(one.samples[-1].images_per_s / neighbours)
+        bare.ratios = [1.0] * len(bare.samples)
+        return bare, measured
 
+    def quiet_window(self, subject: Subject, stage: str) -> Sample:
+        """One window, measured again while other processes disturb it; the least disturbed attempt."""
+        attempts: list[Sample] = []
+        while len(attempts) < self._plan.attempts:
+            if attempts:
+                self._wait_for_quiet(f"{stage}: waiting; other processes took {attempts[-1].foreign:.0%} of the CPU")
+            self._plan.progress(f"{stage}: {_title(subject)}")
+            before = cpu_times()
+            sample = subject.measure(self._plan.window_s)
+            attempts.append(replace(sample, foreign=cpu_times().since(before).foreign))
+            if attempts[-1].foreign <= self._plan.foreign_limit:
+                break
+        return min(attempts, key=lambda sample: sample.foreign)
 
-def _wait_for_quiet(plan: Plan) -> None:
-    until = time.monotonic() + plan.patience_s
-    while time.monotonic() < until:
-        before = cpu_times()
-        time.sleep(1.0)
-        if cpu_times().since(before).foreign <= plan.foreign_limit:
-            return
+    def _wait_for_quiet(self, text: str) -> None:
+        self._plan.progress(text)
+        began = time.monotonic()
+        while time.monotonic() - began < self._patience_s:
+            before = cpu_times()
+            time.sleep(0.5)
+            if cpu_times().since(before).foreign <= self._plan.foreign_limit:
+                break
+        self._patience_s -= time.monotonic() - began
 
 
 def _title(subject: Subject) -> str:

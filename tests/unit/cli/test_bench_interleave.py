@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from pinstream_cli.benchmark import interleave as module
 from pinstream_cli.benchmark.cpu import CpuTimes
-from pinstream_cli.benchmark.interleave import Plan, fastest, interleave
+from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.sample import Sample
 
 PLAN = Plan(repetitions=3, window_s=0.5, patience_s=0)
@@ -44,7 +45,7 @@ def constant(rate: float) -> Iterator[float]:
 def test_every_window_lies_between_two_of_the_reference() -> None:
     log: list[str] = []
     subjects = [Counting(name, log, constant(50.0)) for name in "abc"]
-    bare, measured = interleave(Counting("ref", log, constant(100.0)), subjects, PLAN)
+    bare, measured = Interleaver(PLAN).measure(Counting("ref", log, constant(100.0)), subjects)
     windows = log[4:]  # behind the warm-up
     assert len(windows) == 3 * 7
     for start in range(0, 21, 7):
@@ -60,7 +61,7 @@ def test_ratios_follow_a_machine_that_slows_down() -> None:
     # Each window the machine is slower by one; the subject is always half as fast as the reference would be.
     reference = Counting("ref", log, iter([0.0, 100.0, 98.0, 96.0, 94.0, 92.0, 90.0]))
     subject = Counting("a", log, iter([0.0, 99.0 / 2, 95.0 / 2, 91.0 / 2]))
-    _, (measured,) = interleave(reference, [subject], PLAN)
+    _, (measured,) = Interleaver(PLAN).measure(reference, [subject])
     assert measured.ratios == pytest.approx([0.5, 0.5, 0.5])
 
 
@@ -79,10 +80,11 @@ def test_a_disturbed_window_is_measured_again(monkeypatch: pytest.MonkeyPatch) -
         return CpuTimes(float(len(busy)), busy[-1], {})
 
     monkeypatch.setattr(module, "cpu_times", read)
+    interleaver = Interleaver(replace(PLAN, attempts=4))
     subject = Counting("a", [], iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
-    first = module._quiet_window(subject, PLAN, 0)
+    first = interleaver.quiet_window(subject, "")
     assert (first.images_per_s, first.foreign) == (2.0, 0.0)
-    least_disturbed = module._quiet_window(subject, PLAN, 0)
+    least_disturbed = interleaver.quiet_window(subject, "")
     assert least_disturbed.images_per_s == 4.0
     assert least_disturbed.foreign == pytest.approx(0.2)
 
@@ -90,5 +92,5 @@ def test_a_disturbed_window_is_measured_again(monkeypatch: pytest.MonkeyPatch) -
 def test_the_fastest_by_median() -> None:
     slow = Counting("slow", [], iter([10.0, 10.0, 500.0]))
     quick = Counting("quick", [], iter([20.0, 20.0, 20.0]))
-    assert fastest([slow, quick], PLAN) is quick
-    assert fastest([slow], PLAN) is slow
+    assert Interleaver(PLAN).fastest([slow, quick]) is quick
+    assert Interleaver(PLAN).fastest([slow]) is slow

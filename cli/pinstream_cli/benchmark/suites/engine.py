@@ -11,7 +11,7 @@ from pinstream.options import Options
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import EngineLoop, bare_engine, runnable
 from pinstream_cli.benchmark.inputs import batch_of, random_item
-from pinstream_cli.benchmark.interleave import fastest, interleave
+from pinstream_cli.benchmark.interleave import Interleaver
 from pinstream_cli.benchmark.report import Result, row
 from pinstream_cli.benchmark.sample import Subject
 from pinstream_cli.benchmark.suites.setup import Setup
@@ -31,14 +31,15 @@ def run(setup: Setup) -> Result:
         model_dir, name = locate(setup.source, Path(scratch))
         model = _model(model_dir, name, max(setup.batches))
         item = random_item(model.spec, setup.shapes)
+        interleaver = Interleaver(setup.plan)
         loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), 1)
-        reference = fastest(loops, setup.plan)
+        reference = interleaver.fastest(loops)
         subjects: list[Subject] = [loop for loop in loops if loop is not reference]
         if model.file.suffix == ".onnx":
             engine = open_engine(model.file, model.options)
             sizes = sorted({runnable(batch, model.spec) for batch in setup.batches})
             subjects += [EngineLoop(engine, batch_of(item, batch, model.spec), batch) for batch in sizes]
-        bare, measured = interleave(reference, subjects, setup.plan)
+        bare, measured = interleaver.measure(reference, subjects)
         return Result(
             suite="engine",
             reference=f"the {reference.name} at batch {reference.batch}, its best",

@@ -17,7 +17,7 @@ from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import bare_engine, open_session
 from pinstream_cli.benchmark.inputs import encoded_image, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
-from pinstream_cli.benchmark.interleave import Measured, fastest, interleave
+from pinstream_cli.benchmark.interleave import Interleaver, Measured
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.report import Result, row
 from pinstream_cli.benchmark.sample import Subject
@@ -55,12 +55,13 @@ def run(setup: Setup) -> Result:
         pool = stack.enter_context(worker_pool(cores))
         size = _input_size(model)
         letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
+        interleaver = Interleaver(setup.plan)
         detectors = bare_engine(
             model.file, model.options, model.spec, {"images": letterboxed[0]}, list(setup.batches), model.instances
         )
         steps: list[Subject] = [
             StepLoop("preprocess alone", preprocess, files, size, pool, cores),
-            _Renamed(fastest(detectors, setup.plan), "detector alone"),
+            _Renamed(interleaver.fastest(detectors), "detector alone"),
             StepLoop("postprocess alone", postprocess, _candidates(model, letterboxed), size, pool, cores),
         ]
         reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
@@ -80,7 +81,7 @@ def run(setup: Setup) -> Result:
             for batch in setup.batches
             for concurrency in setup.concurrencies
         ]
-        bare, measured = interleave(reference, served, setup.plan)
+        bare, measured = interleaver.measure(reference, served)
         parts = [_part(bare, step) for step in steps]
         everything = [bare, *parts, *measured]
         return Result(

@@ -10,7 +10,7 @@ from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import bare_engine
 from pinstream_cli.benchmark.inputs import random_item, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
-from pinstream_cli.benchmark.interleave import fastest, interleave
+from pinstream_cli.benchmark.interleave import Interleaver
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.report import Result, row
 from pinstream_cli.benchmark.sample import Subject
@@ -30,8 +30,9 @@ def run(setup: Setup) -> Result:
         item = random_item(model.spec, setup.shapes)
         data = write_json(Path(scratch) / "input.json", [item])
         client = Client(tool, server, setup.keep)
+        interleaver = Interleaver(setup.plan)
         loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
-        reference = fastest(loops, setup.plan)
+        reference = interleaver.fastest(loops)
         outputs = tuple(tensor.name for tensor in model.spec.outputs)
         load = Load(
             model=model.name,
@@ -49,7 +50,7 @@ def run(setup: Setup) -> Result:
             for concurrency in setup.concurrencies
         ]
         others = [loop for loop in loops if loop is not reference]
-        bare, measured = interleave(reference, [*others, *served], setup.plan)
+        bare, measured = interleaver.measure(reference, [*others, *served])
         return Result(
             suite="serve",
             reference=f"the {reference.name} at batch {reference.batch}, its best",
