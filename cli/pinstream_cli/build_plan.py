@@ -43,7 +43,6 @@ class PlanWishes:
     workspace: int | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
-    not_capturable: bool = False
 
     def given(self) -> list[str]:
         """Names of the options that were given."""
@@ -68,7 +67,6 @@ class PlanWishes:
             workspace_mb=self.workspace or 0,
             version_compatible=self.version_compatible,
             hardware_compatible=self.hardware_compatible,
-            capturable=not self.not_capturable,
         )
 
 
@@ -91,7 +89,6 @@ _OPTIONS = (
     click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory of a layer."),
     click.option("--version-compatible", is_flag=True, help="tensorrt: runs on later versions; can be slower."),
     click.option("--hardware-compatible", is_flag=True, help="tensorrt: runs on 8.0 and later; can be slower."),
-    click.option("--not-capturable", is_flag=True, help="TensorRT-RTX: allow memory of its own; no CUDA graphs."),
 )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pinstream import sidecar as sidecars
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.profiles import PlanInfo, model_spec
+from pinstream.engines.plan_source import described_plans, read_sidecar
+from pinstream.engines.profiles import model_spec
 from pinstream.errors import ModelFileError
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
@@ -50,13 +50,13 @@ def _candidates(model_dir: Path, options: Options) -> Sequence[str]:
             return (by_capability[capability],)
     if options.model_filename:
         return (options.model_filename,)
-    described = (model_dir / sidecars.FILE_NAME).is_file()
-    return (_read_sidecar(model_dir).file,) if described else MODEL_FILENAMES
+    sidecar = read_sidecar(model_dir)
+    return (sidecar.file,) if sidecar else MODEL_FILENAMES
 
 
 def inspect(model_file: Path, options: Options) -> ModelSpec:
     """What a model takes and gives: from its sidecar where that says it, without touching a GPU, else by loading it."""
-    plans = _described_plans(model_file)
+    plans = described_plans(model_file)
     if plans:
         return model_spec(plans, options)
     engine = open_engine(model_file, options)
@@ -72,34 +72,11 @@ def open_engine(model_file: Path, options: Options) -> Engine:
     """
     name = options.engine
     if name == "auto":
-        name = "onnxruntime" if model_file.suffix == ".onnx" else "tensorrt"
+        name = "onnxruntime" if model_file.suffix == ".onnx" and not options.auto_build else "tensorrt"
     if name == "onnxruntime":
         from pinstream.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(model_file, options)
     from pinstream.engines.tensorrt import TensorRTEngine
 
-    files = [model_file.parent / plan.file for plan in _described_plans(model_file)]
-    return TensorRTEngine(files or [model_file], options)
-
-
-def _described_plans(model_file: Path) -> list[PlanInfo]:
-    """The plans that make one model with `model_file`, as the sidecar beside it lists them; none without a sidecar."""
-    if model_file.suffix == ".onnx" or not (model_file.parent / sidecars.FILE_NAME).is_file():
-        return []
-    entries = _read_sidecar(model_file.parent).sections.get("plans", [])
-    try:
-        plans = [PlanInfo.from_json(entry) for entry in entries]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{model_file.parent / sidecars.FILE_NAME} has a malformed section 'plans' ({error!r}); "
-            "build the model again"
-        ) from None
-    return plans if model_file.name in {plan.file for plan in plans} else []
-
-
-def _read_sidecar(model_dir: Path) -> sidecars.Sidecar:
-    try:
-        return sidecars.read(model_dir / sidecars.FILE_NAME)
-    except sidecars.SidecarError as error:
-        raise ModelFileError(str(error)) from error
+    return TensorRTEngine(model_file, options)

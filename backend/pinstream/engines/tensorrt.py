@@ -21,11 +21,13 @@ from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, Streams
 from pinstream.engines.flavour import Flavour, load_flavour, register_plugins
+from pinstream.engines.plan_source import usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, load_plan
 from pinstream.errors import ConfigError, EngineError
 from pinstream.options import Options
+from pinstream.preflight import this_gpu
 from pinstream.tensors import NUMPY_DTYPES, Array, ModelSpec
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
@@ -38,7 +40,7 @@ class TensorRTEngine(Engine):
     """One or several plans of one network on one GPU.
 
     Args:
-        plans: The plan files: one with a dynamic batch, or one a batch size.
+        model_file: A plan: one with a dynamic batch, or the first of several, one a batch size, that its sidecar lists.
         options: Device, slots, buckets, graphs and the rest.
 
     Raises:
@@ -47,17 +49,17 @@ class TensorRTEngine(Engine):
         CudaError: The GPU has too little memory, or is not there.
     """
 
-    def __init__(self, plans: Sequence[Path], options: Options) -> None:
+    def __init__(self, model_file: Path, options: Options) -> None:
         self._options = options
         self._failure = ""
         self._resources = ExitStack()
         try:
-            self._load(plans)
+            self._load(model_file)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, plans: Sequence[Path]) -> None:
+    def _load(self, model_file: Path) -> None:
         steps = _Steps()
         options = self._options
         cuda.set_device(options.device)
@@ -65,6 +67,8 @@ class TensorRTEngine(Engine):
         register_plugins(flavour, map(Path, options.plugins))
         self._streams = Streams(*(self._owned_stream() for _ in range(3)))
         steps.done("device")
+        plans = usable_plans(model_file, options, flavour, this_gpu(options.device))
+        steps.done("preflight")
         loaded = [load_plan(flavour, path, options) for path in plans]
         steps.done("deserialize")
         infos = [info for _, info in loaded]

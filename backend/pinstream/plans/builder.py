@@ -119,8 +119,8 @@ def _configure(flavour: Flavour, builder: Any, spec: BuildSpec) -> Any:
     if flavour.is_rtx:
         if spec.version_compatible or spec.hardware_compatible:
             raise ConfigError(f"{flavour} builds no version or hardware compatible plans; name compute capabilities")
-        if spec.capturable and hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        # No REQUIRE_USER_ALLOCATION: contexts with memory of ours can be captured without it, and dynamic plans built
+        # with it crashed in their first enqueue (1.4.0.76 on compute capability 9.0).
         _set_compute_capabilities(flavour, config, spec.compute_capabilities)
         return config
     if any(text != "current" for text in spec.compute_capabilities):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from pinstream.engines.profiles import Range
 from pinstream.errors import ConfigError
@@ -33,7 +34,6 @@ class BuildSpec:
         workspace_mb: Most scratch memory of a layer, in MiB; 0 for TensorRT's default, the whole GPU.
         version_compatible: tensorrt: the plan also runs on later versions; it can be slower.
         hardware_compatible: tensorrt: the plan runs on compute capability 8.0 and later; it can be slower.
-        capturable: TensorRT-RTX: all memory comes from the caller, as capture in CUDA graphs asks for.
 
     Raises:
         ConfigError: A value is impossible, or two contradict each other.
@@ -48,7 +48,6 @@ class BuildSpec:
     workspace_mb: int = 0
     version_compatible: bool = False
     hardware_compatible: bool = False
-    capturable: bool = True
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -64,6 +63,21 @@ class BuildSpec:
         for text in self.compute_capabilities:
             if not re.fullmatch(r"current|\d+\.\d", text):
                 raise ConfigError(f"compute capability {text}: expected one as in 8.9, or current")
+
+    @classmethod
+    def from_json(cls, options: Mapping[str, Any]) -> BuildSpec:
+        """Read what a sidecar says of an earlier build.
+
+        Raises:
+            ConfigError, KeyError, TypeError, ValueError: It is malformed.
+        """
+        known = {f.name for f in fields(cls)}
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items() if name in known}
+        shapes = (
+            (str(name), Range(*(tuple(map(int, sizes[key])) for key in ("min", "opt", "max"))))
+            for name, sizes in options.get("shapes", ())
+        )
+        return cls(**{**values, "shapes": tuple(shapes)})
 
     def arguments(self) -> list[str]:
         """The options of `pinstream build --plan` that ask for the same."""
@@ -81,7 +95,6 @@ class BuildSpec:
         flags = {
             "--version-compatible": self.version_compatible,
             "--hardware-compatible": self.hardware_compatible,
-            "--not-capturable": not self.capturable,
         }
         return words + [flag for flag, on in flags.items() if on]
 

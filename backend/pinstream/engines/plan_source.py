@@ -1,0 +1,121 @@
+"""Which plan files make a model, and whether they run here; where they do not, they may be built (AUTO_BUILD)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pinstream import sidecar as sidecars
+from pinstream.engines.flavour import Flavour
+from pinstream.engines.profiles import PlanInfo
+from pinstream.errors import ConfigError, ModelFileError
+from pinstream.options import Options
+from pinstream.preflight import Gpu, check_plan
+from pinstream.sidecar import Sidecar
+
+LOGGER = logging.getLogger("pinstream.tensorrt")
+ONNX_FILE = "model.onnx"
+
+
+def described_plans(model_file: Path) -> list[PlanInfo]:
+    """The plans that make one model with `model_file`, as the sidecar beside it lists them; none without a sidecar.
+
+    Raises:
+        ModelFileError: The sidecar is malformed.
+    """
+    if model_file.suffix == ".onnx":
+        return []
+    sidecar = read_sidecar(model_file.parent)
+    entries = sidecar.sections.get("plans", []) if sidecar else []
+    try:
+        plans = [PlanInfo.from_json(entry) for entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{model_file.parent / sidecars.FILE_NAME} has a malformed section 'plans' ({error!r}); "
+            "build the model again"
+        ) from None
+    return plans if model_file.name in {plan.file for plan in plans} else []
+
+
+def read_sidecar(directory: Path) -> Sidecar | None:
+    """The sidecar of a version directory, or None where there is none.
+
+    Raises:
+        ModelFileError: It is malformed.
+    """
+    path = directory / sidecars.FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        return sidecars.read(path)
+    except sidecars.SidecarError as error:
+        raise ModelFileError(str(error)) from error
+
+
+def usable_plans(model_file: Path, options: Options, flavour: Flavour, gpu: Gpu | None) -> list[Path]:
+    """The plan files of a model, each held against this machine before TensorRT sees it.
+
+    Args:
+        model_file: A plan, or with AUTO_BUILD the ONNX file itself.
+        options: AUTO_BUILD and CACHE_DIR.
+        flavour: The TensorRT that will load them.
+        gpu: The GPU that will run them.
+
+    Returns:
+        The files; with AUTO_BUILD those of the cache where the model's own do not fit.
+
+    Raises:
+        ModelFileError: A plan does not fit, with both sides and the command that builds it again.
+    """
+    try:
+        if model_file.suffix == ".onnx":
+            raise ModelFileError(
+                f"{model_file} is no plan; build one with `pinstream build {model_file.name} --plan -o DIR`, "
+                "or set AUTO_BUILD"
+            )
+        files = [model_file.parent / plan.file for plan in described_plans(model_file)] or [model_file]
+        sidecar = read_sidecar(model_file.parent)
+        for file in files:
+            warning = check_plan(file, flavour, gpu, sidecar)
+            if warning:
+                LOGGER.warning("%s", warning)
+        return files
+    except ModelFileError as error:
+        if not options.auto_build:
+            raise
+        return _built_plans(model_file.parent, options, flavour, gpu, error)
+
+
+def _built_plans(
+    directory: Path, options: Options, flavour: Flavour, gpu: Gpu | None, reason: ModelFileError
+) -> list[Path]:
+    onnx = directory / ONNX_FILE
+    if not onnx.is_file():
+        raise ModelFileError(f"{reason}; AUTO_BUILD would build it, but there is no {ONNX_FILE} beside it") from reason
+    if gpu is None:
+        raise ModelFileError(f"{reason}; AUTO_BUILD needs a GPU to build for, and there is none") from reason
+    # Building needs the onnx package, which serving plans does not.
+    from pinstream.plans import BuildSpec, cached_plan
+
+    LOGGER.warning("AUTO_BUILD: %s", reason)
+    sidecar = read_sidecar(directory)
+    wishes = (sidecar.sections.get("tensorrt") or {}).get("options") if sidecar else None
+    try:
+        spec = BuildSpec.from_json(wishes) if wishes else BuildSpec()
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{directory / sidecars.FILE_NAME} has malformed build options ({error!r})") from error
+    cache = Path(options.cache_dir) if options.cache_dir else None
+    built = cached_plan(onnx, spec, flavour, gpu.compute_capability, cache, progress=_log_progress)
+    return _files_of(built)
+
+
+def _log_progress(file: str, fraction: float) -> None:
+    if fraction >= 1:
+        LOGGER.info("built %s", file)
+
+
+def _files_of(directory: Path) -> list[Path]:
+    sidecar = read_sidecar(directory)
+    entries: Sequence[PlanInfo] = described_plans(directory / sidecar.file) if sidecar else ()
+    return [directory / plan.file for plan in entries]
