@@ -1,4 +1,4 @@
-"""The drawn pictures: the same for the same seed, with boxes that are exact, and a folder that COCO's tools can read."""
+"""The drawn pictures: the same for the same seed, boxes that are exact, and a folder that COCO's tools can read."""
 
 import json
 from collections import Counter
