@@ -18,29 +18,11 @@ from pinstream.batching import Batch, Piece, Request, plan_batches
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
+from pinstream.metrics import BatchTimes
 from pinstream.tensors import Array, BatchSizes
 
 # Triton drops cancelled requests while they queue there. Only those that then wait here are asked again.
 CANCEL_CHECK_AFTER_S = 0.005
-
-
-@dataclass(frozen=True)
-class BatchTimes:
-    """What one batch took, in seconds, as the loop saw it.
-
-    Attributes:
-        items: Items in the batch.
-        size: The bucket it ran in; the difference is padding.
-        gather: Copying requests into host buffers and starting the run.
-        wait: Waiting for the engine, beyond what overlapped with other batches.
-        scatter: Handing results to requests.
-    """
-
-    items: int
-    size: int
-    gather: float
-    wait: float
-    scatter: float
 
 
 @dataclass
@@ -51,11 +33,13 @@ class Answer:
         outputs: Whole outputs of the request; views are valid until the loop's next run.
         error: Why there are none.
         cancelled: Its sender has given up; nothing was computed that could be left out.
+        times: What its last batch took.
     """
 
     outputs: dict[str, Array | DeviceArray] = field(default_factory=dict)
     error: EngineError | None = None
     cancelled: bool = False
+    times: BatchTimes | None = None
 
 
 @dataclass
@@ -138,7 +122,7 @@ class Loop:
             wanted = frozenset[str]().union(*(requests[p.request].wanted for p in batch.pieces))
             self._engine.enqueue(slot, wanted)
         except EngineError as error:
-            _fail(batch, error, answers)
+            self._fail(batch, error, answers)
             return None
         return _Flight(batch, slot, time.perf_counter() - began, last_use)
 
@@ -155,20 +139,32 @@ class Loop:
                 slot.put(name, array[p.start : p.start + p.count], p.offset)
 
     def _land(self, flight: _Flight, requests: Sequence[Request], answers: list[Answer]) -> None:
+        batch = flight.batch
         began = time.perf_counter()
         try:
             outputs = self._engine.wait(flight.slot)
             waited = time.perf_counter()
-            _check_batch_dimension(outputs, flight.batch, self._engine.spec.batch)
+            _check_batch_dimension(outputs, batch, self._engine.spec.batch)
         except EngineError as error:
-            _fail(flight.batch, error, answers)
+            self._fail(batch, error, answers)
             return
-        for piece in flight.batch.pieces:
+        for piece in batch.pieces:
             if not answers[piece.request].cancelled:
                 self._scatter(piece, outputs, requests[piece.request], answers[piece.request], flight.last_use)
+        own = {"gather": flight.gather, "compute": waited - began, "scatter": time.perf_counter() - waited}
+        # Where the engine times itself, that counts; the wait here is what overlap has left of it.
+        stages = {**own, **self._engine.times(flight.slot)}
+        times = BatchTimes(batch.count, batch.size, stages, self._engine.used_graph(flight.slot))
+        for piece in batch.pieces:
+            answers[piece.request].times = times
         if self._observe:
-            batch, now = flight.batch, time.perf_counter()
-            self._observe(BatchTimes(batch.count, batch.size, flight.gather, waited - began, now - waited))
+            self._observe(times)
+
+    def _fail(self, batch: Batch, error: EngineError, answers: list[Answer]) -> None:
+        for piece in batch.pieces:
+            answers[piece.request].error = error
+        if self._observe:
+            self._observe(BatchTimes(batch.count, batch.size, {}, failed=True))
 
     def _scatter(
         self, piece: Piece, outputs: Mapping[str, Array | DeviceArray], request: Request, answer: Answer, last_use: bool
@@ -193,11 +189,6 @@ class Loop:
                 )
                 return
             joined[piece.start : piece.start + piece.count] = part.copy() if isinstance(part, DeviceArray) else part
-
-
-def _fail(batch: Batch, error: EngineError, answers: list[Answer]) -> None:
-    for piece in batch.pieces:
-        answers[piece.request].error = error
 
 
 def _check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], batch: Batch, sizes: BatchSizes | None) -> None:

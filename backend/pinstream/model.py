@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from pinstream.dlpack import DeviceArray, from_dlpack  # noqa: E402
 from pinstream.engines import find_model_file, inspect, open_engine  # noqa: E402
 from pinstream.errors import InvalidRequest, PinstreamError  # noqa: E402
 from pinstream.loop import Answer, Loop  # noqa: E402
+from pinstream.metrics import Recorder  # noqa: E402
 from pinstream.options import Options  # noqa: E402
 from pinstream.tensors import Array, TensorSpec  # noqa: E402
 
@@ -81,7 +83,9 @@ class TritonPythonModel:
         self._max_batch_size = max_batch_size(config, self._spec)
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
-        self._loop = Loop(self._engine)
+        self._recorder = _recorder(args, options)
+        self._loop = Loop(self._engine, self._recorder.record if self._recorder else None)
+        self._has_parameters = _responses_have_parameters()
         self._lost = False
         pb_utils.Logger.log_info(f"[pinstream] {args['model_instance_name']}: {model_file.name}, {self._describe()}")
 
@@ -141,7 +145,11 @@ class TritonPythonModel:
             return _error(
                 str(answer.error), pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
             )
-        return pb_utils.InferenceResponse([_tensor(name, array) for name, array in answer.outputs.items()])
+        tensors = [_tensor(name, array) for name, array in answer.outputs.items()]
+        if not self._has_parameters or answer.times is None:
+            return pb_utils.InferenceResponse(tensors)
+        split = {f"pinstream_{stage}_us": round(s * 1e6) for stage, s in answer.times.stages.items()}
+        return pb_utils.InferenceResponse(tensors, parameters=split)
 
     def _unexpected(self, error: Exception) -> Any:
         # The traceback is for the server's log; the client gets what it can act on.
@@ -155,9 +163,39 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the engine; also called after an initialize that failed half-way."""
-        engine = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.close()
+        for part in (getattr(self, "_recorder", None), getattr(self, "_engine", None)):
+            if part is not None:
+                part.close()
+
+
+def _make_metric(name: str, kind: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Any:
+    kinds = {"counter": pb_utils.MetricFamily.COUNTER, "histogram": pb_utils.MetricFamily.HISTOGRAM}
+    family = _FAMILIES.setdefault(name, pb_utils.MetricFamily(name=name, description=description, kind=kinds[kind]))
+    return family.Metric(labels=dict(labels), **({"buckets": list(buckets)} if buckets else {}))
+
+
+# A family must outlive its series.
+_FAMILIES: dict[str, Any] = {}
+
+
+def _recorder(args: dict[str, str], options: Options) -> Recorder | None:
+    """Records into Triton's metrics, or nothing where the server was started without them."""
+    gpu = args["model_instance_kind"] == "GPU"
+    labels = {"model": args["model_name"], "version": args["model_version"]}
+    try:
+        return Recorder(_make_metric, {**labels, "device": f"gpu{options.device}" if gpu else "cpu"})
+    except pb_utils.TritonModelException as error:
+        pb_utils.Logger.log_info(f"[pinstream] no metrics: {error}")
+        return None
+
+
+def _responses_have_parameters() -> bool:
+    """Whether this Triton lets a response carry parameters (2025-01 and later)."""
+    try:
+        pb_utils.InferenceResponse([], parameters={})
+    except TypeError:
+        return False
+    return True
 
 
 class _TritonHandler(logging.Handler):

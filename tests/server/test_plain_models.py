@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,8 @@ import tritonclient.http as http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests import onnx_models
-from tests.server.running import Running
+from tests.server.conftest import add_model
+from tests.server.running import Running, running
 
 
 def infer(server: Running, model: str, outputs: list[str] | None = None, protocol: Any = grpc, **arrays: Any) -> Any:
@@ -228,3 +232,38 @@ def test_a_cancelled_request_is_not_answered_and_costs_its_neighbours_nothing(pl
     client.close()
     assert sum(isinstance(outcome, InferenceServerException) for outcome in done) == 1
     assert "CANCELLED" in next(str(o.status()) for o in done if isinstance(o, InferenceServerException))
+
+
+def metrics(server: Running) -> dict[str, float]:
+    """All series of the server by name and labels."""
+    with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_batches_show_in_the_servers_metrics(plain: Running) -> None:
+    labels = 'device="cpu",model="bucketed",version="1"'
+
+    def counted() -> dict[str, float]:
+        found = metrics(plain)
+        return {
+            "padding": found.get(f"pinstream_padding_items{{{labels}}}", 0),
+            "eights": sum(
+                v for k, v in found.items() if "pinstream_batches" in k and "bucketed" in k and 'bucket="8"' in k
+            ),
+            "sizes": found.get(f"pinstream_batch_size_count{{{labels}}}", 0),
+            "compute": found.get(f"pinstream_compute_duration_us_count{{{labels}}}", 0),
+        }
+
+    before = counted()
+    infer(plain, "bucketed", pixels=pixels(15))
+    deadline = time.monotonic() + 10
+    while (after := counted())["compute"] < before["compute"] + 2 and time.monotonic() < deadline:
+        threading.Event().wait(0.1)
+    assert {key: after[key] - before[key] for key in after} == {"padding": 1, "eights": 2, "sizes": 2, "compute": 2}
+
+
+def test_a_server_without_metrics_serves_all_the_same(tmp_path: Path) -> None:
+    onnx_models.classifier(add_model(tmp_path, "classifier"))
+    with running(repositories=[tmp_path], extra=["--allow-metrics=false"]) as server:
+        assert infer(server, "classifier", pixels=pixels(2)).as_numpy("probabilities").shape == (2, 10)

@@ -62,6 +62,14 @@ class Engine(ABC):
             EngineError: It failed; the slot may be used again.
         """
 
+    def times(self, slot: Slot) -> Mapping[str, float]:
+        """Seconds of the stages (h2d, compute, d2h) of the batch just waited for, where the engine times itself."""
+        return {}
+
+    def used_graph(self, slot: Slot) -> bool:
+        """Whether the batch just waited for was launched as a CUDA graph."""
+        return False
+
     @property
     def failure(self) -> str:
         """Why this engine can never run again, or nothing while it can."""

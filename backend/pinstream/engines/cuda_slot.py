@@ -93,15 +93,6 @@ class Streams:
     d2h: cuda.Stream
 
 
-@dataclass(frozen=True)
-class GpuTimes:
-    """What one batch took on the GPU, in seconds."""
-
-    h2d: float
-    compute: float
-    d2h: float
-
-
 class CudaSlot:
     """One batch's way through the GPU. A base.Slot.
 
@@ -137,11 +128,13 @@ class CudaSlot:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: Mapping[str, tuple[int, ...]] = {}
         self.wanted: frozenset[str] = frozenset()
+        self._copied = False
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a batch; see base.Slot."""
         self._views = {name: self.inputs[name].host_view(shape) for name, shape in shapes.items()}
         self.shapes = dict(shapes)
+        self._copied = False
         self._h2d_begin.record(self._streams.h2d)
 
     def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
@@ -188,6 +181,7 @@ class CudaSlot:
                 doing = f"copying output '{name}' from the GPU"
                 cuda.copy_async(doing, staging.pinned.pointer, staging.device.pointer, nbytes, self._streams.d2h)
         self._d2h_end.record(self._streams.d2h)
+        self._copied = True
 
     def wait_compute(self) -> None:
         """Block until the computation is done."""
@@ -208,13 +202,15 @@ class CudaSlot:
             staging.address, tuple(self.output_shapes[name]), staging.dtype, self._device, owner=self, to_host=_to_host
         )
 
-    def times(self) -> GpuTimes:
-        """What the finished batch took."""
-        return GpuTimes(
-            self._h2d_end.seconds_since(self._h2d_begin),
-            self._compute_end.seconds_since(self._compute_begin),
-            self._d2h_end.seconds_since(self._d2h_begin),
-        )
+    def times(self) -> dict[str, float]:
+        """Seconds of each stage of the finished batch."""
+        stages = {
+            "h2d": self._h2d_end.seconds_since(self._h2d_begin),
+            "compute": self._compute_end.seconds_since(self._compute_begin),
+        }
+        if self._copied:
+            stages["d2h"] = self._d2h_end.seconds_since(self._d2h_begin)
+        return stages
 
 
 def _owned(staging: Staging, resources: ExitStack) -> Staging:

@@ -203,6 +203,16 @@ class TensorRTEngine(Engine):
         if error.sticky:
             self._failure = str(error)
 
+    def times(self, slot: Slot) -> Mapping[str, float]:
+        """GPU time of each stage, by CUDA events; see base.Engine."""
+        assert isinstance(slot, CudaSlot)
+        return slot.times()
+
+    def used_graph(self, slot: Slot) -> bool:
+        """See base.Engine."""
+        assert isinstance(slot, CudaSlot)
+        return self._graph_key(slot) in self._graphs
+
     @property
     def captured(self) -> int:
         """Number of CUDA graphs: one a slot and bucket."""
@@ -273,7 +283,7 @@ class TensorRTEngine(Engine):
         for _ in range(COST_RUNS):
             self._gather_zeros(slot, size)
             self._run_once(slot)
-            times.append(slot.times().compute)
+            times.append(slot.times()["compute"])
         return statistics.median(times)
 
     def close(self) -> None:

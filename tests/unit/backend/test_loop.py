@@ -11,7 +11,8 @@ import pytest
 from pinstream.batching import Request
 from pinstream.engines import open_engine
 from pinstream.engines.base import Engine
-from pinstream.loop import Answer, BatchTimes, Loop
+from pinstream.loop import Answer, Loop
+from pinstream.metrics import BatchTimes
 from pinstream.options import Options
 from pinstream.tensors import Array
 from tests import onnx_models
