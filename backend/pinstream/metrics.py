@@ -1,8 +1,8 @@
 """What batches took, as histograms and counters of the server. Knows no Triton: model.py says how a metric is made.
 
 Recording is off the hot path. Every call of a Triton metric is a message to the server, so a thread makes them; the
-loop only puts a record into a queue. Where batches come faster than the server takes messages, histograms leave records out
-(counters never do, they are summed up first).
+loop only puts a record into a queue. Where batches come faster than the server takes messages, histograms leave records
+out (counters never do, they are summed up first).
 
 | metric | kind | what |
 |---|---|---|

@@ -248,9 +248,7 @@ def test_batches_show_in_the_servers_metrics(plain: Running) -> None:
         found = metrics(plain)
         return {
             "padding": found.get(f"pinstream_padding_items{{{labels}}}", 0),
-            "eights": sum(
-                v for k, v in found.items() if "pinstream_batches" in k and "bucketed" in k and 'bucket="8"' in k
-            ),
+            "eights": sum(v for k, v in found.items() if "batches" in k and "bucketed" in k and 'bucket="8"' in k),
             "sizes": found.get(f"pinstream_batch_size_count{{{labels}}}", 0),
             "compute": found.get(f"pinstream_compute_duration_us_count{{{labels}}}", 0),
         }

@@ -72,12 +72,15 @@ class BuildSpec:
             ConfigError, KeyError, TypeError, ValueError: It is malformed.
         """
         known = {f.name for f in fields(cls)}
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items() if name in known}
+        values: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in options.items() if name in known
+        }
         shapes = (
             (str(name), Range(*(tuple(map(int, sizes[key])) for key in ("min", "opt", "max"))))
             for name, sizes in options.get("shapes", ())
         )
-        return cls(**{**values, "shapes": tuple(shapes)})
+        values["shapes"] = tuple(shapes)
+        return cls(**values)
 
     def arguments(self) -> list[str]:
         """The options of `pinstream build --plan` that ask for the same."""
