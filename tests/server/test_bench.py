@@ -1,0 +1,120 @@
+"""`pinstream bench` as a whole: a real tritonserver, the real perf_analyzer, small models, short windows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.errors import CommandError
+from pinstream_cli.main import main
+from tests import onnx_models
+from tests.server.running import running
+from tests.yolox_exports import Export
+
+QUICK = ("--repetitions", "1", "--window", "0.3", "--foreign", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _perf_analyzer() -> None:
+    try:
+        find_perf_analyzer(print)
+    except CommandError as error:
+        pytest.skip(str(error))
+
+
+def bench(tmp_path: Path, *arguments: str | Path) -> dict[str, Any]:
+    """Runs a suite and reads its result file."""
+    file = tmp_path / "result.json"
+    result = CliRunner().invoke(main, ["bench", *map(str, arguments), *QUICK, "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    assert "ratio" in result.output
+    content: dict[str, Any] = json.loads(file.read_text())
+    assert all(row["images_per_s"] > 0 and row["ratio_to_bare"] > 0 for row in content["rows"])
+    return content
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def test_serve(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    before = shared_memory()
+    raw = tmp_path / "raw"
+    transports = [word for name in ("grpc", "grpc+shm", "http+shm") for word in ("--transport", name)]
+    load = ["--batch", "1,4", "--concurrency", "2", "--keep-raw", str(raw)]
+    content = bench(tmp_path, "serve", "--model", model, *transports, *load)
+    assert content["suite"] == "serve"
+    assert content["versions"]["tritonserver"]
+    rows = {(row["name"], row["batch"]): row for row in content["rows"]}
+    assert rows.keys() == {
+        (name, batch)
+        for name in ("bare ONNX Runtime loop", "gRPC", "gRPC, shared memory", "HTTP, shared memory")
+        for batch in (1, 4)
+    }
+    assert max(row["ratio_to_bare"] for (name, _), row in rows.items() if name.startswith("gRPC")) < 1
+    # A model of microseconds: what serving costs is nearly all of the CPU time, and the model's stub is part of it.
+    assert {"tritonserver", "classifier", "perf_analyzer"} <= rows["gRPC", 1]["cpu_ms_per_image"].keys()
+    assert len(list(raw.glob("*.csv"))) >= 6
+    assert shared_memory() <= before
+
+
+def test_serve_with_a_server_that_runs_already(tmp_path: Path) -> None:
+    model = onnx_models.two_by_two(tmp_path / "sums.onnx")
+    with running(model) as server:
+        urls = ["-u", server.grpc_url, "--http-url", server.http_url]
+        load = ["--transport", "http+shm", "--batch", "2", "--concurrency", "1"]
+        content = bench(tmp_path, "serve", "--model", model, *urls, *load)
+    assert content["rows"][-1]["name"] == "HTTP, shared memory"
+    assert content["rows"][-1]["cpu_ms_per_image"] == {}
+
+
+def test_engine(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    content = bench(tmp_path, "engine", "--model", model, "--batch", "1,8")
+    names = [(row["name"], row["batch"]) for row in content["rows"]]
+    assert sorted(names) == sorted((n, b) for n in ("bare ONNX Runtime loop", "engine loop") for b in (1, 8))
+
+
+def test_ensemble(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    image = tmp_path / "noise.jpg"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8))
+    model = Export().save(tmp_path / "tiny.onnx")
+    content = bench(tmp_path, "ensemble", "--model", model, "--image", image, "--concurrency", "2")
+    names = [row["name"] for row in content["rows"]]
+    steps = ["preprocess alone", "detector alone", "postprocess alone"]
+    assert names == ["sum of the bare steps", *steps, "gRPC"]
+    rates = {row["name"]: row["images_per_s"] for row in content["rows"]}
+    assert rates["sum of the bare steps"] == pytest.approx(1 / sum(1 / rates[step] for step in steps), rel=0.01)
+    processes = content["rows"][-1]["cpu_ms_per_image"]
+    assert {"yolox_preprocess", "yolox_detector", "yolox_postprocess", "tritonserver"} <= processes.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["serve", "--model", "no/such.onnx"], "does not exist"),
+        (["serve", "--model-repository", "models"], "needs --name"),
+        (["ensemble", "--model", "no/such.onnx"], "--image"),
+    ],
+)
+def test_errors_take_one_line(arguments: list[str], error: str) -> None:
+    result = CliRunner().invoke(main, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert error in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_batch_that_the_server_refuses_is_an_error(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    arguments = ["serve", "--model", str(model), "--batch", "64", "--concurrency", "1", "--transport", "grpc", *QUICK]
+    result = CliRunner().invoke(main, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert "batch-size must be <= 8" in result.output
