@@ -58,7 +58,19 @@ def _failure(doing: str, error: Any) -> CudaError:
     sticky = cudart.cudaDeviceSynchronize()[0] != SUCCESS
     cudart.cudaGetLastError()
     advice = "; this process has lost its GPU context and must be restarted" if sticky else ""
-    return CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
+    failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
+    if sticky:
+        _lost.append(failure)
+    return failure
+
+
+# The failures since this process lost its GPU context; the first says what happened.
+_lost: list[CudaError] = []
+
+
+def lost_context() -> str:
+    """How this process lost its GPU context, or nothing while it has it."""
+    return str(_lost[0]) if _lost else ""
 
 
 def _text(result: tuple[Any, ...]) -> str:

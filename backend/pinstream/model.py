@@ -27,6 +27,8 @@ def _import_package_beside() -> None:
     )
     assert spec is not None
     assert spec.loader is not None
+    # Its modules are reached through the package alone; as names of their own they would hide others, such as `cuda`.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     package = importlib.util.module_from_spec(spec)
     sys.modules["pinstream"] = package
     spec.loader.exec_module(package)

@@ -24,6 +24,8 @@ from tests import onnx_models
 from tests.gpu.conftest import BuildPlan, OpenPlan
 
 MEGABYTE = 1 << 20
+# TensorRT multiplies FP32 in TF32, with 10 bits of mantissa, over sums of 192 products here.
+TF32 = 5e-3
 
 
 def pixels(items: int, seed: int = 0) -> Array:
@@ -129,7 +131,7 @@ def test_poisoned_buffers_do_not_show(load: OpenPlan, classifier: Path) -> None:
             cuda.copy("poisoning", staging.address, staging.pinned.pointer, staging.nbytes)
     for items in (1, 3, 4, 7):
         got = answer(engine, "probabilities", pixels=pixels(items))["probabilities"]
-        np.testing.assert_allclose(got, reference(pixels(items)), atol=1e-3)
+        np.testing.assert_allclose(got, reference(pixels(items)), atol=TF32)
 
 
 def test_inputs_on_the_gpu_stay_there(load: OpenPlan, classifier: Path) -> None:
@@ -141,8 +143,8 @@ def test_inputs_on_the_gpu_stay_there(load: OpenPlan, classifier: Path) -> None:
     cuda.copy("placing a test's input", memory.pointer, data.ctypes.data, data.nbytes)
     on_gpu = DeviceArray(memory.pointer, data.shape, data.dtype, 0)
     mixed = Loop(engine).run([request("probabilities", pixels=on_gpu), request("probabilities", pixels=pixels(2, 1))])
-    np.testing.assert_allclose(mixed[0].outputs["probabilities"].copy(), reference(data), atol=1e-3)
-    np.testing.assert_allclose(mixed[1].outputs["probabilities"].copy(), reference(pixels(2, 1)), atol=1e-3)
+    np.testing.assert_allclose(mixed[0].outputs["probabilities"].copy(), reference(data), atol=TF32)
+    np.testing.assert_allclose(mixed[1].outputs["probabilities"].copy(), reference(pixels(2, 1)), atol=TF32)
     memory.free()
 
 
@@ -150,10 +152,10 @@ def test_outputs_stay_on_the_gpu_where_asked(load: OpenPlan, classifier: Path) -
     engine = load(classifier, output_memory="gpu")
     got = answer(engine, "probabilities", pixels=pixels(3))["probabilities"]
     assert isinstance(got, DeviceArray)
-    np.testing.assert_allclose(got.copy(), reference(pixels(3)), atol=1e-3)
+    np.testing.assert_allclose(got.copy(), reference(pixels(3)), atol=TF32)
     # A request that takes several batches is put together on the host.
     np.testing.assert_allclose(
-        answer(engine, "probabilities", pixels=pixels(9))["probabilities"], reference(pixels(9)), atol=1e-3
+        answer(engine, "probabilities", pixels=pixels(9))["probabilities"], reference(pixels(9)), atol=TF32
     )
 
 
@@ -179,12 +181,15 @@ def test_fifty_loads_and_unloads_give_all_memory_back(classifier: Path, cache_di
         del engine
         gc.collect()
 
-    once()
-    once()
-    before = cuda.memory_used()
-    for _ in range(50):
+    # The first loads fill the driver's own pools.
+    for _ in range(10):
         once()
-    assert cuda.memory_used() - before <= 2 * MEGABYTE
+    used = [cuda.memory_used()]
+    for _ in range(5):
+        for _ in range(10):
+            once()
+        used.append(cuda.memory_used())
+    assert used[-1] - used[0] <= 2 * MEGABYTE, used
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "slots", "missing part"])

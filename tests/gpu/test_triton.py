@@ -17,7 +17,7 @@ from pinstream_cli.build import build_service
 from pinstream_client import Detections, Detector
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan
-from tests.gpu.test_engine import pixels, reference
+from tests.gpu.test_engine import TF32, pixels, reference
 from tests.server.conftest import ONE_LINE
 from tests.server.running import Running, running
 from tests.server.test_plain_models import infer, together
@@ -53,7 +53,7 @@ def server(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_plans_are_served_by_one_line_of_configuration(server: Running, model: str) -> None:
     for items in (1, 3, 8):
         got = infer(server, model, pixels=pixels(items)).as_numpy("probabilities")
-        np.testing.assert_allclose(got, reference(pixels(items)), atol=1e-3)
+        np.testing.assert_allclose(got, reference(pixels(items)), atol=TF32)
 
 
 @pytest.mark.parametrize("model", ["static", "dynamic", "two_instances"])
@@ -70,7 +70,7 @@ def test_two_thousand_random_batches_from_eight_clients_each_get_their_own_answe
             tensor = grpc.InferInput("pixels", [items, 3, 8, 8], "FP32")
             tensor.set_data_from_numpy(bank[start : start + items])
             got = client.infer(model, [tensor], client_timeout=60).as_numpy("probabilities")
-            np.testing.assert_allclose(got, expected[start : start + items], atol=1e-3)
+            np.testing.assert_allclose(got, expected[start : start + items], atol=TF32)
         client.close()
         return 250
 
@@ -88,7 +88,7 @@ def test_inputs_in_cuda_shared_memory(server: Running) -> None:
         tensor.set_shared_memory("pinstream_test", data.nbytes)
         for model in ("static", "on_gpu"):
             got = client.infer(model, [tensor]).as_numpy("probabilities")
-            np.testing.assert_allclose(got, reference(data), atol=1e-3)
+            np.testing.assert_allclose(got, reference(data), atol=TF32)
     finally:
         client.unregister_cuda_shared_memory("pinstream_test")
         cuda_shm.destroy_shared_memory_region(region)
@@ -105,7 +105,7 @@ def test_inputs_in_system_shared_memory(server: Running) -> None:
         tensor = grpc.InferInput("pixels", list(data.shape), "FP32")
         tensor.set_shared_memory("pinstream_test", data.nbytes)
         got = client.infer("static", [tensor]).as_numpy("probabilities")
-        np.testing.assert_allclose(got, reference(data), atol=1e-3)
+        np.testing.assert_allclose(got, reference(data), atol=TF32)
     finally:
         client.unregister_system_shared_memory("pinstream_test")
         system_shm.destroy_shared_memory_region(region)

@@ -132,6 +132,8 @@ class CudaSlot:
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a batch; see base.Slot."""
+        if lost := cuda.lost_context():
+            raise EngineError(lost)
         self._views = {name: self.inputs[name].host_view(shape) for name, shape in shapes.items()}
         self.shapes = dict(shapes)
         self._copied = False

@@ -51,7 +51,6 @@ class TensorRTEngine(Engine):
 
     def __init__(self, model_file: Path, options: Options) -> None:
         self._options = options
-        self._failure = ""
         self._resources = ExitStack()
         try:
             self._load(model_file)
@@ -145,16 +144,10 @@ class TensorRTEngine(Engine):
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Start the slot's batch; see base.Engine."""
         assert isinstance(slot, CudaSlot)
-        if self._failure:
-            raise EngineError(self._failure)
         slot.wanted = wanted
-        try:
-            self._enqueue(slot)
-            if self._options.output_memory == "cpu" and not self._data_dependent(slot):
-                slot.copy_out(wanted)
-        except cuda.CudaError as error:
-            self._note(error)
-            raise
+        self._enqueue(slot)
+        if self._options.output_memory == "cpu" and not self._data_dependent(slot):
+            slot.copy_out(wanted)
 
     def _enqueue(self, slot: CudaSlot) -> None:
         stream = slot.begin_compute()
@@ -184,24 +177,16 @@ class TensorRTEngine(Engine):
     def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
         """Wait for the slot's batch; see base.Engine."""
         assert isinstance(slot, CudaSlot)
-        try:
-            if self._data_dependent(slot):
-                slot.wait_compute()
-                slot.output_shapes = self._context_for(slot.shapes).found_output_shapes(slot.output_shapes)
-                if self._options.output_memory == "cpu":
-                    slot.copy_out(slot.wanted)
-            if self._options.output_memory == "gpu":
-                slot.wait_compute()
-                return {name: slot.device_output(name) for name in slot.wanted}
-            slot.wait_copied()
-            return {name: slot.host_output(name) for name in slot.wanted}
-        except cuda.CudaError as error:
-            self._note(error)
-            raise
-
-    def _note(self, error: cuda.CudaError) -> None:
-        if error.sticky:
-            self._failure = str(error)
+        if self._data_dependent(slot):
+            slot.wait_compute()
+            slot.output_shapes = self._context_for(slot.shapes).found_output_shapes(slot.output_shapes)
+            if self._options.output_memory == "cpu":
+                slot.copy_out(slot.wanted)
+        if self._options.output_memory == "gpu":
+            slot.wait_compute()
+            return {name: slot.device_output(name) for name in slot.wanted}
+        slot.wait_copied()
+        return {name: slot.host_output(name) for name in slot.wanted}
 
     def times(self, slot: Slot) -> Mapping[str, float]:
         """GPU time of each stage, by CUDA events; see base.Engine."""
@@ -221,7 +206,7 @@ class TensorRTEngine(Engine):
     @property
     def failure(self) -> str:
         """Why this engine can never run again; see base.Engine."""
-        return self._failure
+        return cuda.lost_context()
 
     # Warm-up
 
@@ -288,12 +273,13 @@ class TensorRTEngine(Engine):
 
     def close(self) -> None:
         """Free everything in reverse order; see base.Engine."""
-        if self._failure:
-            # The context is lost and every call would fail; the process's end frees what it had.
-            self._resources.pop_all()
-            return
         self._contexts = []
-        self._resources.close()
+        try:
+            self._resources.close()
+        except cuda.CudaError as error:
+            # With the context lost every call fails, and the process's end frees what it had.
+            if not error.sticky:
+                raise
 
 
 def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:
