@@ -92,7 +92,8 @@ def _clutter(rng: np.random.Generator, image: Image) -> None:
         colour = tuple(float(channel) for channel in _muted(rng))
         points = rng.uniform(-0.1, 1.1, (4, 2)) * [width, height]
         if rng.random() < 0.5:
-            cv2.line(image, *points[:2].astype(int).tolist(), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
+            start, stop = points[:2].astype(int).tolist()
+            cv2.line(image, start, stop, colour, int(rng.integers(1, 6)), cv2.LINE_AA)
             continue
         scrap = points[0] + (points - points.mean(axis=0)) * rng.uniform(0.05, 0.4)
         cv2.fillPoly(image, [cv2.convexHull(scrap.astype(np.int32))], colour, cv2.LINE_AA)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.mosaic import plain
@@ -19,7 +20,7 @@ CONFIDENCE, NMS_IOU = 0.01, 0.65
 _CANDIDATES = 300
 
 
-def evaluate(model: nn.Module, pool: PicturePool, count: int, num_classes: int) -> np.ndarray:  # type: ignore[type-arg]
+def evaluate(model: nn.Module, pool: PicturePool, count: int, num_classes: int) -> NDArray[np.float64]:
     """AP of every class at every IoU threshold, FP64 [classes, 10], on the first pictures of a pool."""
     found = list(detect(model, pool, count))
     truth = []

@@ -1,21 +1,28 @@
-"""A network as the ONNX file that YOLOX's own export tool makes: `images` in, `output` out, undecoded."""
+"""A network as the ONNX file that YOLOX's own export tool makes: `images` in, `output` out, undecoded.
+
+    python -m training.export --weights trained/weights.pt --out shapes_nano.onnx
+
+makes one of the weights that training leaves behind.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import warnings
 from pathlib import Path
 
 import torch
 
-from training.yolox import YOLOX, Conv
+from training.shapes import LABELS
+from training.yolox import SIZES, YOLOX, Conv
 
 OPSETS = range(11, 18)
 
 
 def for_inference(model: YOLOX) -> YOLOX:
     """A copy of a network as it is exported: on the CPU, batch norm folded, scores behind their sigmoid."""
-    copied = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    copied: YOLOX = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
     copied.sigmoid = True
     for module in copied.modules():
         if isinstance(module, Conv):
@@ -47,3 +54,22 @@ def export_onnx(model: YOLOX, path: Path, height: int, width: int, opset: int = 
             opset_version=opset,
             dynamo=False,
         )
+
+
+def main() -> None:
+    """Exports a network that was trained on the drawn pictures."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=main.__doc__)
+    parser.add_argument("--weights", type=Path, required=True, help="weights.pt, as training writes it")
+    parser.add_argument("--model", choices=SIZES, default="nano", help="its size (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=416, help="of the input in pixels (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=416, help="likewise (default: %(default)s)")
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=11, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    options = parser.parse_args()
+    model = YOLOX(SIZES[options.model], len(LABELS))
+    model.load_state_dict(torch.load(options.weights, map_location="cpu"))
+    export_onnx(model, options.out, options.height, options.width, options.opset)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -167,7 +168,7 @@ def _place_things(rng: np.random.Generator, image: Image) -> tuple[NDArray[np.in
     return owner, labels
 
 
-def _window(canvas: NDArray[np.generic], patch: NDArray[np.generic], top: int, left: int) -> tuple[NDArray, NDArray]:  # type: ignore[type-arg]
+def _window(canvas: NDArray[Any], patch: NDArray[Any], top: int, left: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The parts of a canvas and of a patch laid at (top, left), which may lie partly outside, that meet."""
     height, width = canvas.shape[:2]
     y1, x1 = max(top, 0), max(left, 0)
@@ -199,7 +200,7 @@ def _cast_shadow(rng: np.random.Generator, image: Image, coverage: Floats, top: 
     """Darkens what is behind a thing: its blurred outline, moved a little down and to a side."""
     size = max(coverage.shape)
     blur, margin = max(1, round(size * 0.06)), max(3, round(size * 0.15))
-    shadow = cv2.blur(cv2.copyMakeBorder(coverage, *[margin] * 4, cv2.BORDER_CONSTANT), (2 * blur + 1, 2 * blur + 1))
+    shadow = cv2.blur(np.pad(coverage, margin), (2 * blur + 1, 2 * blur + 1))
     y, x = (rng.uniform([0.02, -0.08], [0.1, 0.08]) * size).astype(int).tolist()
     part, shade = _window(image, shadow, top - margin + y, left - margin + x)
     part[:] = part * (1 - np.float32(rng.uniform(0.2, 0.6)) * shade[..., None])
@@ -208,18 +209,20 @@ def _cast_shadow(rng: np.random.Generator, image: Image, coverage: Floats, top: 
 def _photograph(rng: np.random.Generator, image: Image) -> Image:
     """What a camera adds: blur, exposure, a cast of colour, darker corners, noise."""
     height, width = image.shape[:2]
+    photo: Any = image
     if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.0028 * max(height, width)))
+        photo = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.3, 0.0028 * max(height, width)))
     levels = np.arange(256)[:, None] * rng.uniform(0.75, 1.15) * rng.uniform(0.92, 1.08, 3)
-    image = cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)[None])
+    photo = cv2.LUT(photo, np.clip(levels, 0, 255).astype(np.uint8)[None])
     if rng.random() < 0.3:
         y, x = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
         light = 1 - np.float32(rng.uniform(0.1, 0.3)) * (y[:, None] ** 2 + x[None, :] ** 2)
-        image = cv2.multiply(image, cv2.merge([light] * 3), dtype=cv2.CV_8U)
+        photo = cv2.multiply(photo, cv2.merge([light] * 3), dtype=cv2.CV_8U)
     if rng.random() < 0.5:
         grain = rng.standard_normal((height, width), dtype=np.float32) * np.float32(rng.uniform(1, 14))
-        image = cv2.add(image, cv2.merge([grain] * 3), dtype=cv2.CV_8U)
-    return image.astype(np.uint8, copy=False)
+        photo = cv2.add(photo, cv2.merge([grain] * 3), dtype=cv2.CV_8U)
+    finished: Image = photo
+    return finished
 
 
 def _extents(owner: NDArray[np.int16], count: int) -> tuple[Floats, NDArray[np.int64]]:

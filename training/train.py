@@ -251,9 +251,7 @@ def parse() -> Options:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train the built-in model.")
     parser.add_argument("--model", choices=SIZES, default="nano", help="(default: %(default)s)")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
-    )
+    parser.add_argument("--device", default="cuda", help="cuda or cpu (default: %(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=7.0, help="for all but the last evaluation (default: %(default)s)"
     )

@@ -1,6 +1,7 @@
 """The drawn pictures: the same for the same seed, boxes that are exact, and a folder that COCO's tools can read."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from training.shapes import HELD_OUT_SEED, LABELS, LEAST_SEEN, MOST_THINGS, SMALLEST, Picture, render, write_coco
-from training.sprites import contrasting
+from training.sprites import Image, contrasting
 from training.things import draw
 
 
@@ -56,7 +57,7 @@ def test_a_sprite_fills_its_frame_and_is_as_long_as_asked(label: int, seed: int)
     sprite = draw(np.random.default_rng([label, seed]), label, size, (128.0, 128.0, 128.0))
     for edge in (sprite.coverage[0], sprite.coverage[-1], sprite.coverage[:, 0], sprite.coverage[:, -1]):
         assert edge.max() > 0, "an empty margin would make the box too large"
-    length = float(np.hypot(*sprite.coverage.shape))
+    length = float(math.hypot(*sprite.coverage.shape))
     assert 0.75 * size <= length <= 1.7 * size
     assert (sprite.colour <= 255 * sprite.coverage[..., None] + 1e-3).all(), "colour where there is no thing"
 
@@ -67,20 +68,15 @@ def test_boxes_are_tight_around_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -
 
     grey = 128
 
-    def one_thing(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, list[int]]:  # type: ignore[type-arg]
-        return place(rng, image)
+    drawn: list[Image] = []
 
-    place = shapes._place_things
-    drawn: list[np.ndarray] = []  # type: ignore[type-arg]
-
-    def keep(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def keep(rng: np.random.Generator, image: Image) -> Image:
         drawn.append(image.copy())
         return image
 
     monkeypatch.setattr(shapes, "background", lambda rng, h, w: np.full((h, w, 3), grey, np.uint8))
     monkeypatch.setattr(shapes, "_cast_shadow", lambda *_: None)
     monkeypatch.setattr(shapes, "_photograph", keep)
-    monkeypatch.setattr(shapes, "_place_things", one_thing)
     checked = 0
     for seed in range(200):
         picture = shapes.render(seed)
@@ -135,7 +131,7 @@ def test_pictures_are_wide_and_tall_and_of_many_sizes(pictures: list[Picture]) -
 
 def test_a_colour_stands_out_from_the_other() -> None:
     rng = np.random.default_rng(0)
-    distances = [np.linalg.norm(np.subtract(contrasting(rng, other), other)) for other in [(90.0, 120.0, 100.0)] * 50]
+    distances = [math.dist(contrasting(rng, other), other) for other in [(90.0, 120.0, 100.0)] * 50]
     assert min(distances) > 60
 
 
@@ -159,3 +155,8 @@ def test_write_coco_describes_the_pictures_it_writes(tmp_path: Path) -> None:
         assert [entry["category_id"] - 1 for entry in entries] == picture.labels.tolist()
         assert [entry["area"] for entry in entries] == picture.areas.tolist()
         assert all(entry["iscrowd"] == 0 for entry in entries)
+
+
+def test_the_label_file_of_the_model_names_the_classes() -> None:
+    path = Path(__file__).parents[3] / "models" / "shapes.txt"
+    assert path.read_text(encoding="utf-8").splitlines() == list(LABELS)

@@ -75,7 +75,7 @@ BOXES = np.array([[10, 10, 40, 40], [90, 30, 150, 90], [0, 0, 0, 0]], np.float32
 def test_what_is_encoded_is_what_is_decoded() -> None:
     raw = perfect_output(BOXES[:2], [1, 2], 3)
     rows, exist = candidate_rows(torch.from_numpy(BOXES[:2]), *SIZE)
-    boxes = decode(raw, cells(*SIZE))[0]  # type: ignore[arg-type]
+    boxes = decode(raw, cells(*SIZE))[0]
     for box, mine, real in zip(BOXES, rows, exist, strict=False):
         np.testing.assert_allclose(boxes[mine[real]].numpy(), np.tile(box, (int(real.sum()), 1)), atol=1e-3)
 
