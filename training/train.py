@@ -202,6 +202,7 @@ def train(options: Options) -> dict[str, Any]:
     pool.wait(min(4000, options.pictures))
     ready = time.monotonic()
     end = started + options.minutes * 60
+    some = min(250, options.held_out)
     with (options.out / "curve.jsonl").open("w", encoding="utf-8") as curve:
 
         def log(**entry: Any) -> None:
@@ -221,8 +222,8 @@ def train(options: Options) -> dict[str, Any]:
                 next_log, logged = time.monotonic() + LOG_SECONDS, trainer.steps
             if now >= next_report:
                 trainer.save()
-                metrics = trainer.measure(250)
-                log(AP=metrics["AP"], AP50=metrics["AP50"], held_out=250)
+                metrics = trainer.measure(some)
+                log(AP=metrics["AP"], AP50=metrics["AP50"], held_out=some)
                 next_report = time.monotonic() + options.report_seconds
                 next_log, logged = time.monotonic() + LOG_SECONDS, trainer.steps
         trainer.save()
