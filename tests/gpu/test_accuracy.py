@@ -19,7 +19,7 @@ from tests.shared_files import shared_image, shared_model
 
 # Largest difference from ONNX Runtime in FP32 on the CPU, for candidates of a score of at least 0.1: score, box in
 # pixels. FP32 multiplies in TF32 by TensorRT's default; FP16 has 11 bits of mantissa.
-TOLERANCES = {"fp32": (0.005, 0.5), "fp16": (0.02, 3.0)}
+TOLERANCES = {"fp32": (0.005, 0.5), "fp16": (0.04, 3.0)}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,28 @@ def test_the_whole_service_finds_the_dog(build: BuildPlan, tmp_path: Path, preci
         many = detector.detect([shared_image()] * 40)
         assert all(len(each) == len(found) for each in many)
         assert threading.active_count() < 100
+
+
+def test_fifty_loads_and_unloads_give_all_gpu_memory_back(build: BuildPlan, tmp_path: Path) -> None:
+    from pinstream import cuda
+
+    onnx = onnx_models.classifier(tmp_path / "classifier.onnx")
+    place(build(onnx, batch_sizes=(1, 2)), tmp_path / "repository", "classifier")
+    with running(repositories=[tmp_path / "repository"], extra=["--model-control-mode=explicit"]) as server:
+        client = grpc.InferenceServerClient(server.grpc_url)
+        used = []
+        for _ in range(50):
+            client.load_model("classifier")
+            got = infer(server, "classifier", pixels=pixels(3)).as_numpy("probabilities")
+            np.testing.assert_allclose(got, reference(pixels(3)), atol=TF32)
+            client.unload_model("classifier")
+            deadline = time.monotonic() + 20
+            while client.is_model_ready("classifier") and time.monotonic() < deadline:
+                threading.Event().wait(0.02)
+            used.append(cuda.memory_used())
+        # The process of an unloaded model may take a moment to be gone.
+        deadline = time.monotonic() + 20
+        while cuda.memory_used() > min(used) and time.monotonic() < deadline:
+            threading.Event().wait(0.1)
+        assert cuda.memory_used() <= min(used)
+        client.close()

@@ -48,7 +48,9 @@ def prepare_process() -> None:
     clients send, since those get the error; Pillow's own pixel limit off, since `decode` applies the configured one.
     """
     cv2.setNumThreads(1)
-    cv2.setLogLevel(0)
+    # OpenCV 5 keeps it elsewhere.
+    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_log_level(0)
     warnings.filterwarnings("ignore", module="PIL")
     Image.MAX_IMAGE_PIXELS = None
 
