@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,22 @@ _outcomes: list[dict[str, Any]] = []
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect every test's outcome."""
     if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
-        _outcomes.append({"name": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)})
+        outcome = {"name": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 3)}
+        _outcomes.append({**outcome, **_worst(report.user_properties)})
+        _write_outcomes()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the outcome where PINSTREAM_GPU_RESULTS says."""
+def _worst(measured: Iterable[tuple[str, object]]) -> dict[str, float]:
+    """The worst of what a test measured: the largest loss, the least overlap."""
+    worst: dict[str, float] = {}
+    for name, value in measured:
+        pick = min if name == "overlap" else max
+        worst[name] = pick(worst.get(name, float(str(value))), float(str(value)))
+    return worst
+
+
+def _write_outcomes() -> None:
+    """Write what is known so far where PINSTREAM_GPU_RESULTS says; after every test, so that a kill loses one."""
     target = os.environ.get("PINSTREAM_GPU_RESULTS")
     if not target or not _outcomes:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from pinstream_cli.build import build_service
 from tests.gpu.conftest import BuildPlan, OpenPlan
 from tests.shared_files import shared_image, shared_model
 
-# Largest difference from ONNX Runtime in FP32 on the CPU, for candidates of a score of at least 0.1: score, box in
-# pixels. FP32 multiplies in TF32 by TensorRT's default; FP16 has 11 bits of mantissa.
-TOLERANCES = {"fp32": (0.005, 0.5), "fp16": (0.04, 3.0)}
+# What a candidate of a score of at least 0.25 may lose against ONNX Runtime in FP32 on the CPU: score, overlap of the two
+# boxes. FP32 multiplies in TF32 by TensorRT's default, with 10 bits of mantissa as in FP16.
+TOLERANCES = {"fp32": (0.015, 0.98), "fp16": (0.05, 0.93)}
+STRONG = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +57,35 @@ def expected(graph: Path, images: Array) -> Array:
     return np.concatenate([session.run(None, {"images": part[None]})[0] for part in images])
 
 
-def assert_same_candidates(got: Array, expected: Array, precision: str) -> None:
-    """Every candidate of a score of 0.1 has its counterpart: same class, score and box within tolerance."""
-    score_tolerance, box_tolerance = TOLERANCES[precision]
+def overlaps(box: Array, boxes: Array) -> Array:
+    """Intersection over union of one box [4] with others [n,4]."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    both = (high - low).clip(0).prod(axis=1)
+    return np.asarray(both / (np.prod(box[2:] - box[:2]) + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - both))
+
+
+def largest_loss(got: Array, expected: Array) -> tuple[float, float]:
+    """Of every strong candidate and the best overlapping one of its class: largest score difference, least overlap."""
     assert np.isfinite(got).all()
-    strong = expected[expected[:, 4] >= 0.1]
+    strong = expected[expected[:, 4] >= STRONG]
     assert len(strong) > 0
-    for x1, y1, x2, y2, score, label in strong:
-        same = got[got[:, 5] == label]
-        distance = np.abs(same[:, :4] - [x1, y1, x2, y2]).max(axis=1)
-        near = same[distance <= box_tolerance]
-        assert len(near), f"no box of class {label:.0f} within {box_tolerance} px of {(x1, y1, x2, y2)}"
-        assert np.abs(near[:, 4] - score).min() <= score_tolerance
+    score_loss, overlap = 0.0, 1.0
+    for candidate in strong:
+        same = got[got[:, 5] == candidate[5]]
+        found = overlaps(candidate[:4], same[:, :4])
+        # Neighbouring cells give nearly the same box: of those that overlap as well, the one with the nearest score.
+        near = same[found >= found.max() - 0.01]
+        score_loss = max(score_loss, float(np.abs(near[:, 4] - candidate[4]).min()))
+        overlap = min(overlap, float(found.max()))
+    return score_loss, overlap
+
+
+def assert_same_candidates(got: Array, expected: Array, precision: str, record: Callable[[str, object], None]) -> None:
+    score_loss, overlap = largest_loss(got, expected)
+    record("score_loss", round(score_loss, 5))
+    record("overlap", round(overlap, 5))
+    assert score_loss <= TOLERANCES[precision][0]
+    assert overlap >= TOLERANCES[precision][1]
 
 
 def requests_of(images: Array, sizes: list[int]) -> list[Request]:
@@ -85,7 +104,14 @@ WISHES: list[Any] = [
 @pytest.mark.parametrize("graphs", ["auto", "off"])
 @pytest.mark.parametrize("wishes", WISHES)
 def test_every_bucket_and_odd_batches_equal_onnx_runtime(
-    build: BuildPlan, load: OpenPlan, graph: Path, images: Array, expected: Array, wishes: dict[str, Any], graphs: str
+    build: BuildPlan,
+    load: OpenPlan,
+    graph: Path,
+    images: Array,
+    expected: Array,
+    wishes: dict[str, Any],
+    graphs: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     loop = Loop(load(build(graph, **wishes), cuda_graphs=graphs))
     for sizes in ([1], [4], [8], [3], [7], [5, 1, 2], [1] * 13, [24], [9, 2, 11, 1]):
@@ -96,15 +122,15 @@ def test_every_bucket_and_odd_batches_equal_onnx_runtime(
             candidates = answer.outputs["candidates"].copy()
             assert candidates.shape == (size, 300, 6)
             for i in range(size):
-                assert_same_candidates(candidates[i], expected[start + i], wishes["precision"])
+                assert_same_candidates(candidates[i], expected[start + i], wishes["precision"], record_property)
             start += size
 
 
 def test_a_dynamic_plan_with_captured_batch_sizes(
-    build: BuildPlan, load: OpenPlan, graph: Path, images: Array, expected: Array
+    build: BuildPlan, load: OpenPlan, graph: Path, images: Array, expected: Array, record_property: Any
 ) -> None:
     engine: Any = load(build(graph, max_batch=8), cuda_graphs="on", graph_batch_sizes=(1, 4, 8))
     assert engine.spec.batch.buckets == (1, 4, 8)
     assert engine.captured == 3 * len(engine.slots)
     for answer, reference in zip(Loop(engine).run(requests_of(images, [1] * 11)), expected, strict=False):
-        assert_same_candidates(answer.outputs["candidates"].copy()[0], reference, "fp32")
+        assert_same_candidates(answer.outputs["candidates"].copy()[0], reference, "fp32", record_property)

@@ -139,8 +139,8 @@ def test_fifty_loads_and_unloads_give_all_gpu_memory_back(build: BuildPlan, tmp_
         used = []
         for _ in range(50):
             client.load_model("classifier")
-            got = infer(server, "classifier", pixels=pixels(3)).as_numpy("probabilities")
-            np.testing.assert_allclose(got, reference(pixels(3)), atol=TF32)
+            got = infer(server, "classifier", pixels=pixels(2)).as_numpy("probabilities")
+            np.testing.assert_allclose(got, reference(pixels(2)), atol=TF32)
             client.unload_model("classifier")
             deadline = time.monotonic() + 20
             while client.is_model_ready("classifier") and time.monotonic() < deadline:

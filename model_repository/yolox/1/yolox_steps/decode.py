@@ -49,8 +49,8 @@ def prepare_process() -> None:
     """
     cv2.setNumThreads(1)
     # OpenCV 5 keeps it elsewhere.
-    set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
-    set_log_level(0)
+    module = cv2 if hasattr(cv2, "setLogLevel") else getattr(cv2.utils, "logging")  # noqa: B009 - unknown to the stubs
+    module.setLogLevel(0)
     warnings.filterwarnings("ignore", module="PIL")
     Image.MAX_IMAGE_PIXELS = None
 
