@@ -1,5 +1,5 @@
 # make setup   everything into .venv, from the lock file
-# make demo    build, serve, detect on one image, stop:  make demo MODEL=yolox_nano.onnx [IMAGE=dog.jpg]
+# make demo    build, serve, detect on one image, stop; with any YOLOX:  make demo MODEL=yolox_nano.onnx IMAGE=dog.jpg
 # make test    unit tests, and server tests against a real tritonserver
 PYTHON ?= python3
 VENV   ?= .venv

@@ -14,13 +14,8 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
 
-# What `make demo` uses when it is told nothing; they come with the project.
-BUILT_IN = Path(__file__).resolve().parents[2] / "models"
-BUILT_IN_MODEL, BUILT_IN_LABELS, BUILT_IN_IMAGE = (
-    BUILT_IN / name for name in ("shapes_nano.onnx", "shapes.txt", "demo.jpg")
-)
-
-EXAMPLE = "make demo MODEL=yolox_nano.onnx IMAGE=dog.jpg"
+# What the demo uses when it is told nothing; all three come with the project.
+BUILT_IN_MODEL, BUILT_IN_LABELS, BUILT_IN_IMAGE = "shapes_nano.onnx", "shapes.txt", "demo.jpg"
 
 
 @click.command()
@@ -53,13 +48,24 @@ def demo(context: click.Context, model: Path | None, image: Path | None, labels:
 def _model(model: Path | None, labels: Path | None) -> tuple[Path, Path | None]:
     if model is not None:
         return model, labels
-    if not BUILT_IN_MODEL.is_file():
-        raise CommandError(f"there is no built-in model yet; name a YOLOX export: {EXAMPLE}")
-    return BUILT_IN_MODEL, labels or BUILT_IN_LABELS
+    return built_in(BUILT_IN_MODEL), labels or built_in(BUILT_IN_LABELS)
 
 
 def _image(image: Path | None) -> Path:
-    chosen = image or BUILT_IN_IMAGE
+    chosen = image or built_in(BUILT_IN_IMAGE)
     if not chosen.is_file():
-        raise CommandError(f"no image: {chosen} does not exist; name one: {EXAMPLE}")
+        raise CommandError(f"no image: {chosen} does not exist; name a JPEG, PNG, BMP or WebP file")
     return chosen
+
+
+def built_in(name: str) -> Path:
+    """A file of the built-in model: in `models/` of a checkout, inside the packages once installed.
+
+    Raises:
+        CommandError: It is not there.
+    """
+    here = Path(__file__).resolve().parent
+    for directory in (here / "models", here.parents[1] / "models"):
+        if (directory / name).is_file():
+            return directory / name
+    raise CommandError(f"the built-in {name} is missing from this installation ({here}); install pinstream again")
