@@ -28,6 +28,7 @@ test-gpu:
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml && $(BIN)/hadolint deploy/Dockerfile
 	$(BIN)/mypy model_repository/yolox_preprocess/1/model.py
 	$(BIN)/mypy model_repository/yolox_postprocess/1/model.py
 
