@@ -41,6 +41,7 @@ class PlanWishes:
     compute_capabilities: tuple[str, ...] = ()
     flavour: str | None = None
     workspace: int | None = None
+    tf32: bool = False
     version_compatible: bool = False
     hardware_compatible: bool = False
 
@@ -65,6 +66,7 @@ class PlanWishes:
             fp32_nodes=self.fp32_nodes,
             compute_capabilities=self.compute_capabilities,
             workspace_mb=self.workspace or 0,
+            tf32=self.tf32,
             version_compatible=self.version_compatible,
             hardware_compatible=self.hardware_compatible,
         )
@@ -87,6 +89,7 @@ _OPTIONS = (
     ),
     click.option("--flavour", type=click.Choice(["auto", "tensorrt", "tensorrt_rtx"]), help="Which TensorRT. [auto]"),
     click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory of a layer."),
+    click.option("--tf32", is_flag=True, help="Multiply FP32 in TF32: faster, with 10 bits of mantissa."),
     click.option("--version-compatible", is_flag=True, help="tensorrt: runs on later versions; can be slower."),
     click.option("--hardware-compatible", is_flag=True, help="tensorrt: runs on 8.0 and later; can be slower."),
 )

@@ -1,0 +1,64 @@
+"""What several plans make together: batch sizes, bounds, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from pinstream.engines.profiles import PlanInfo, PlanTensor, Range, model_spec
+from pinstream.errors import ConfigError
+from pinstream.options import Options
+from pinstream.tensors import BatchSizes
+
+
+def plan(low: int, high: int, file: str = "model.plan", dtype: str = "FP32", width: int = 4) -> PlanInfo:
+    batch = low if low == high else -1
+    x = PlanTensor("x", dtype, (batch, width), (Range((low, width), (high, width), (high, width)),))
+    return PlanInfo(file, (x,), (PlanTensor("y", "FP32", (batch, 2)),))
+
+
+def test_a_dynamic_plan_runs_every_size() -> None:
+    spec = model_spec([plan(1, 32)], Options())
+    assert spec.batch == BatchSizes((32,), exact=True)
+    assert spec.inputs[0].shape == (4,)
+
+
+def test_static_plans_are_buckets() -> None:
+    spec = model_spec([plan(1, 1), plan(8, 8, "b"), plan(4, 4, "c")], Options())
+    assert spec.batch == BatchSizes((1, 4, 8))
+
+
+def test_buckets_of_a_dynamic_plan_are_run_in_these_only() -> None:
+    assert model_spec([plan(1, 32)], Options(buckets=(1, 16))).batch == BatchSizes((1, 16))
+
+
+def test_buckets_that_no_plan_has_are_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="batch sizes 2, 64, which no plan has \\(there are 1, 4 to 8\\)"):
+        model_spec([plan(1, 1), plan(4, 8, "b")], Options(buckets=(2, 4, 64)))
+
+
+def test_plans_of_different_networks_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"other\.plan has tensors"):
+        model_spec([plan(1, 1), plan(4, 4, "other.plan", dtype="FP16")], Options())
+
+
+def test_dynamic_dimensions_beyond_the_batch_keep_their_bounds() -> None:
+    ranges = (Range((1, 8), (4, 16), (4, 32)), Range((1, 33), (4, 64), (4, 128)))
+    x = PlanTensor("x", "FP32", (-1, -1), ranges)
+    spec = model_spec([PlanInfo("model.plan", (x,), (PlanTensor("y", "FP32", (-1, -1)),))], Options())
+    assert spec.inputs[0].bounds == (((8,), (32,)), ((33,), (128,)))
+    assert spec.inputs[0].within_bounds((33,))
+    assert not spec.inputs[0].within_bounds((129,))
+
+
+def test_a_shape_tensor_makes_a_model_without_batching() -> None:
+    shape = PlanTensor("shape", "INT64", (2,), (Range((1, 1), (2, 2), (4, 4)),), host=True)
+    assert model_spec([PlanInfo("p", (*plan(1, 4).inputs, shape), plan(1, 4).outputs)], Options()).batch is None
+
+
+def test_full_configured_dims_turn_batching_off() -> None:
+    assert model_spec([plan(1, 1)], Options(unbatched_inputs=(("x", 2),))).batch is None
+
+
+def test_the_sidecars_form_is_read_back() -> None:
+    info = plan(1, 8)
+    assert PlanInfo.from_json(info.to_json()) == info
