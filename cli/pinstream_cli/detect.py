@@ -128,9 +128,21 @@ def _detect(detector: Detector, images: Sequence[Path], **thresholds: Any) -> Ru
 def _statistics(detector: Detector) -> Statistics | None:
     """The server's counters, or None: a server that does not tell them must not cost the user the results."""
     try:
-        return detector.statistics()
+        return settled_statistics(detector)
     except PinstreamError:
         return None
+
+
+def settled_statistics(detector: Detector, patience_s: float = 0.5) -> Statistics:
+    """The counters once they stand still: Triton counts a request a moment after it has answered it."""
+    deadline = time.monotonic() + patience_s
+    latest = detector.statistics()
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        previous, latest = latest, detector.statistics()
+        if latest == previous:
+            break
+    return latest
 
 
 def as_dict(run: Run, annotated: dict[Path, Path]) -> dict[str, Any]:
