@@ -165,7 +165,7 @@ def split(total: int, sizes: BatchSizes) -> tuple[tuple[int, int], ...]:
     where padding costs less than another run.
     """
     if sizes.exact:
-        runs = max(-(-total // sizes.largest), min(sizes.lanes, total))
+        runs = max(-(-total // (sizes.best or sizes.largest)), min(sizes.lanes, total))
         counts = [total // runs + (i < total % runs) for i in range(runs)]
         return tuple((count, count) for count in counts)
     remaining = total

@@ -5,8 +5,8 @@
 | ENGINE | auto, onnxruntime, tensorrt, tensorrt_rtx | auto | What runs it; auto goes by the file: .onnx or .plan |
 | BUCKETS | "1,4,8,16" | the engine's | Batch sizes that run; others are padded to the next or split |
 | SLOTS | 1 to 64 | lanes + 1, GPU: 3 | Batches in flight in one instance; each owns its buffers |
-| LANES | 1 to 256 | CPU cores, at most 4 | ONNX Runtime: batches computed at the same time |
-| THREADS | 1 to 1024 | CPU cores / LANES | ONNX Runtime: threads of one batch (intra-op) |
+| LANES | 1 to 256 | CPU cores, at most 4, / instances | ONNX Runtime: batches computed at the same time |
+| THREADS | 1 to 1024 | CPU cores / LANES / instances | ONNX Runtime: threads of one batch (intra-op) |
 | CUDA_GRAPHS | auto, on, off | auto | TensorRT: launch a batch as one graph; auto: plans of a fixed batch size |
 | OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
 | PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan |
@@ -101,14 +101,15 @@ class Options:
         parameters = _string_parameters(config)
         _refuse_unknown(parameters)
         cores = len(os.sched_getaffinity(0))
-        lanes = _read(parameters, "LANES", _integer(1, 256), min(cores, 4))
+        instances = max(1, sum(int(group.get("count", 1)) for group in config.get("instance_group") or []))
+        lanes = _read(parameters, "LANES", _integer(1, 256), max(1, min(cores, 4) // instances))
         return cls(
             engine=_read(parameters, "ENGINE", _choice(ENGINES), "auto"),
             max_batch_size=int(config.get("max_batch_size", 0)),
             buckets=_read(parameters, "BUCKETS", _buckets, ()),
             slots=_read(parameters, "SLOTS", _integer(1, 64), 0),
             lanes=lanes,
-            threads=_read(parameters, "THREADS", _integer(1, 1024), max(1, cores // lanes)),
+            threads=_read(parameters, "THREADS", _integer(1, 1024), max(1, cores // (lanes * instances))),
             model_filename=str(config.get("default_model_filename", "")),
             cc_model_filenames=tuple(sorted(dict(config.get("cc_model_filenames") or {}).items())),
             unbatched_inputs=_unbatched_inputs(config),

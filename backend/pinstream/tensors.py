@@ -96,12 +96,15 @@ class BatchSizes:
         exact: Every size from 1 to the largest bucket runs as it is.
         lanes: Runs that go on at the same time without slowing each other (CPU cores, not one GPU).
         costs: Measured time of each bucket in any one unit; without it, a fixed share plus a share per item.
+        best: The most items worth running at once on an exact engine, where that was measured; 0 for the largest. On a
+            CPU a larger batch can be slower an item, once it outgrows the caches.
     """
 
     buckets: tuple[int, ...]
     exact: bool = False
     lanes: int = 1
     costs: tuple[float, ...] = ()
+    best: int = 0
 
     @property
     def largest(self) -> int:

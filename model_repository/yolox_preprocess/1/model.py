@@ -76,7 +76,8 @@ class TritonPythonModel:
             try:
                 image = decode(encoded[index], self._max_pixels)
             except RequestError as error:
-                raise RequestError(f"image {index} of {len(encoded)} (counted from 0): {error}") from None
+                which = f"image {index} of {len(encoded)} (counted from 0): " if len(encoded) > 1 else ""
+                raise RequestError(f"{which}{error}") from None
             letterboxes[index] = letterbox(image, out=images[index]), image.shape[1], image.shape[0]
 
         # A single image gains nothing from another thread. OpenCV releases the GIL while it decodes and resizes.

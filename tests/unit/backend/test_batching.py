@@ -101,3 +101,8 @@ def test_every_item_of_every_request_lies_in_exactly_one_place(
 def test_without_a_batch_dimension_every_request_is_a_run() -> None:
     batches = plan_batches([request(1), request(1)], None)
     assert [[p.request for p in batch.pieces] for batch in batches] == [[0], [1]]
+
+
+def test_a_measured_best_size_bounds_the_runs_of_an_exact_engine() -> None:
+    assert split(5, BatchSizes((32,), exact=True, best=2)) == ((2, 2), (2, 2), (1, 1))
+    assert BatchSizes((32,), best=2).largest == 32

@@ -75,3 +75,11 @@ def test_strings_pass_through_as_text(tmp_path: Path) -> None:
     engine.close()
     assert list(outputs) == ["out_BYTES"]
     assert outputs["out_BYTES"].copy().tolist() == [["ä", "", "c"]]
+
+
+def test_the_batch_size_worth_running_is_found_at_load_and_leaves_the_limit_alone(tmp_path: Path) -> None:
+    engine = open_engine(onnx_models.classifier(tmp_path / "model.onnx"), Options(max_batch_size=8))
+    engine.close()
+    assert engine.spec.batch is not None
+    assert engine.spec.batch.largest == 8
+    assert engine.spec.batch.best in (1, 2, 4, 8)

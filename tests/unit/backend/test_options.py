@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,10 @@ def test_the_documentation_has_the_same_table() -> None:
     page = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     rows = [line for line in (options.__doc__ or "").splitlines() if line.startswith("|")]
     assert [line for line in page.splitlines() if line.startswith("|")] == rows
+
+
+def test_instances_share_the_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    for count in (1, 2, 64):
+        read = Options.from_model_config({"instance_group": [{"count": count}]})
+        assert read.lanes * read.threads * count <= max(cores, count)
