@@ -6,7 +6,7 @@ import contextlib
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -33,6 +33,7 @@ from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
 # The models of the service that hold whole batches of images.
 HOLD_IMAGES = ("yolox_preprocess", DETECTOR)
+PORT = click.IntRange(1, 65535)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -51,9 +52,9 @@ HOLD_IMAGES = ("yolox_preprocess", DETECTOR)
     "--tritonserver", type=click.Path(path_type=Path), help="The tritonserver to run, instead of the wheel's."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--http-port", default=8000, show_default=True)
-@click.option("--grpc-port", default=8001, show_default=True)
-@click.option("--metrics-port", default=8002, show_default=True)
+@click.option("--http-port", type=PORT, default=8000, show_default=True)
+@click.option("--grpc-port", type=PORT, default=8001, show_default=True)
+@click.option("--metrics-port", type=PORT, default=8002, show_default=True)
 @click.option("--startup-timeout", default=180.0, show_default=True, help="Seconds until every model must be ready.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Triton's whole log, not only its warnings and errors.")
 @click.argument("triton_arguments", nargs=-1, type=click.UNPROCESSED)
@@ -97,7 +98,7 @@ def serve(
             console=console,
             verbose=verbose,
         ) as server:
-            _announce(console, endpoints)
+            _announce(console, endpoints, server.loaded)
             code = server.wait()
             raise CommandError(f"Triton ended by itself with code {code}; run again with --verbose to see its log")
     except KeyboardInterrupt:
@@ -137,7 +138,11 @@ def serving(
         CommandError: The machine, the model or the server is not fit; one line says why and what to do.
     """
     if model is None and not repositories:
-        raise CommandError("nothing to serve; name a model with --model, or a repository with --model-repository")
+        meant = next((argument for argument in extra if Path(argument).exists()), "")
+        raise CommandError(
+            "nothing to serve; name a model with --model, or a repository with --model-repository"
+            + (f"; did you mean --model {meant}?" if meant else "")
+        )
     for repository in repositories:
         if not repository.is_dir():
             raise CommandError(f"--model-repository {repository} is not a directory")
@@ -157,8 +162,8 @@ def serving(
             on_log=lambda line: _show_log(line, console, verbose),
         )
         console.print(f"Starting {install.binary}", soft_wrap=True)
-        server.start()
         try:
+            server.start()
             server.wait_ready(startup_timeout_s)
             yield server
         finally:
@@ -182,7 +187,9 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, console: Consol
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
     if model.is_dir():
         _add_built(run, model, name)
-    elif model.suffix != ".onnx":
+    elif model.suffix not in (".onnx", ".plan"):
+        raise CommandError(f"--model {model} is neither an .onnx nor a .plan file, nor what `pinstream build` made")
+    elif model.suffix == ".plan":
         run.add_model(name or model.stem, [model])
     elif name is None and is_yolox_export(model):
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
@@ -231,9 +238,11 @@ def _show_log(line: str, console: Console, verbose: bool) -> None:
         console.print(line, markup=False, soft_wrap=True, style="dim")
 
 
-def _announce(console: Console, endpoints: Endpoints) -> None:
+def _announce(console: Console, endpoints: Endpoints, models: Collection[str]) -> None:
     console.print("[bold]Ready.[/]")
     console.print(f"  gRPC     {endpoints.grpc_url}")
     console.print(f"  HTTP     http://{endpoints.http_url}")
     console.print(f"  metrics  http://{endpoints.connect_host}:{endpoints.metrics}/metrics")
-    console.print(f"Try:  pinstream detect IMAGE -u {endpoints.grpc_url}      Stop with Ctrl-C.")
+    # Only the YOLOX service answers it.
+    hint = f"Try:  pinstream detect IMAGE -u {endpoints.grpc_url}      " if "yolox" in models else ""
+    console.print(f"{hint}Stop with Ctrl-C.")

@@ -109,6 +109,18 @@ def test_it_says_what_is_ready_and_where_and_stops_clean(
     assert not ready(serve.endpoints)
 
 
+def test_a_second_ctrl_c_ends_it_at_once_and_as_clean(start: Callable[..., Serve], tmp_path: Path) -> None:
+    serve = start("--model", Export().save(tmp_path / "small.onnx"))
+    serve.wait_for("Try:  pinstream detect")
+    assert left_behind(serve)
+    serve.process.send_signal(signal.SIGINT)
+    threading.Event().wait(0.3)
+    serve.process.send_signal(signal.SIGINT)
+    assert serve.end() == 0
+    assert not left_behind(serve)
+    assert not ready(serve.endpoints)
+
+
 def test_it_listens_on_loopback_only(start: Callable[..., Serve], classifier: Path) -> None:
     serve = start("--model", classifier)
     serve.wait_for("Stop with Ctrl-C")
@@ -203,6 +215,25 @@ def test_nothing_to_serve(start: Callable[..., Serve]) -> None:
     assert "--model" in failing(start)
 
 
+def test_a_model_without_its_option(start: Callable[..., Serve], classifier: Path) -> None:
+    assert f"did you mean --model {classifier}?" in failing(start, classifier)
+
+
+def test_a_picture_for_a_model(start: Callable[..., Serve], tmp_path: Path) -> None:
+    (tmp_path / "dog.jpg").write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    assert "neither an .onnx nor a .plan file" in failing(start, "--model", tmp_path / "dog.jpg")
+
+
+def test_an_option_that_tritonserver_does_not_know(start: Callable[..., Serve], classifier: Path) -> None:
+    assert "unrecognized option '--nonsense=1'" in failing(start, "--model", classifier, "--nonsense=1")
+
+
+def test_a_port_that_is_none(start: Callable[..., Serve], classifier: Path) -> None:
+    serve = start("--model", classifier, endpoints=Endpoints("127.0.0.1", 70000, 1, 2))
+    assert serve.end() == 2
+    assert "70000 is not in the range" in serve.text
+
+
 def test_a_port_in_use(start: Callable[..., Serve], classifier: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -240,7 +271,9 @@ def test_a_configuration_that_does_not_fit_shows_both_sides(
 
 def test_a_model_file_missing_from_a_repository(start: Callable[..., Serve], tmp_path: Path) -> None:
     add_model(tmp_path, "classifier")
-    assert "no model.plan or model.onnx" in failing(start, "--model-repository", tmp_path)
+    line = failing(start, "--model-repository", tmp_path)
+    assert "no model.plan or model.onnx" in line
+    assert "\\n" not in line
 
 
 def test_too_small_a_dev_shm_is_told_before_the_start(tmp_path: Path) -> None:

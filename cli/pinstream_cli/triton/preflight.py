@@ -32,7 +32,7 @@ def check_ports(host: str, ports: Mapping[str, tuple[str, int]]) -> None:
                 probe.bind((host, port))
             except OSError as error:
                 raise CommandError(
-                    f"port {port} for {purpose} on {host} cannot be used: {os.strerror(error.errno or 0)}; "
+                    f"port {port} for {purpose} on {host} cannot be used: {error.strerror or error}; "
                     f"stop what listens there, or choose another with {option}"
                 ) from None
 

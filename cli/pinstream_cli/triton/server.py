@@ -27,7 +27,9 @@ LOADED = re.compile(r"successfully loaded '([^']+)'")
 FAILED = re.compile(r"failed to load '([^']+)' version (\S+): (.*)")
 STARTED = re.compile(r"Started (HTTPService|GRPCInferenceService)")
 # Python puts the exception first and its own traceback behind "At:".
-TRACEBACK = re.compile(r"\s*(At:|Traceback).*", re.DOTALL)
+# Triton's log writes its line breaks out.
+TRACEBACK = re.compile(r"(\s|\\n)*(At:|Traceback).*", re.DOTALL)
+WRONG_OPTION = re.compile(r"(unrecognized option|requires an argument|ambiguous)")
 # A machine without a GPU makes Triton say these at every start; they mean nothing more than that.
 NO_GPU_NOISE = re.compile(
     r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|(CUDA|pinned) memory pool|no CUDA-capable"
@@ -134,6 +136,8 @@ class TritonServer:
         self._reader: threading.Thread | None = None
         self._started = threading.Event()
         self._failures: dict[str, str] = {}
+        self._wrong_option = ""
+        self.loaded: set[str] = set()
         self._tail: deque[str] = deque(maxlen=8)
 
     def start(self) -> None:
@@ -166,11 +170,14 @@ class TritonServer:
         if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
             self._tail.append(line)
         if loaded := LOADED.search(line):
+            self.loaded.add(loaded[1])
             self._on_ready(loaded[1], time.monotonic() - self._began)
         elif failed := FAILED.search(line):
             self._failures[failed[1]] = TRACEBACK.sub("", failed[3])
         elif STARTED.search(line):
             self._started.set()
+        elif WRONG_OPTION.search(line) and not self._wrong_option and not self._started.is_set():
+            self._wrong_option = line
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until every model is loaded and the server takes requests.
@@ -205,7 +212,8 @@ class TritonServer:
         assert self._process is not None
         if self._failures:
             return "Triton could not load " + "; ".join(f"'{name}': {why}" for name, why in self._failures.items())
-        return f"Triton ended with code {self._process.returncode}: {self._last_words()}"
+        # Behind this line Triton prints its whole usage, whose end says nothing.
+        return f"Triton ended with code {self._process.returncode}: {self._wrong_option or self._last_words()}"
 
     def _last_words(self) -> str:
         return " / ".join(list(self._tail)[-3:]) or "nothing"
@@ -232,17 +240,25 @@ class TritonServer:
         """
         if self._process is None:
             return None
-        if self._process.poll() is None:
-            self._process.terminate()
-            # Triton gives requests its exit timeout, and its stubs as long again.
-            if self.wait(2 * self.exit_timeout_s + 5) is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-        if self._reader is not None:
-            self._reader.join(timeout=5)
-        self._remove_shared_memory()
+        try:
+            if self._process.poll() is None:
+                self._process.terminate()
+                # Triton gives requests its exit timeout, and its stubs as long again.
+                self.wait(2 * self.exit_timeout_s + 5)
+        finally:
+            # Too slow, or a second Ctrl-C: whoever asks twice does not want to wait.
+            self._kill()
+            if self._reader is not None:
+                self._reader.join(timeout=5)
+            self._remove_shared_memory()
         return self._process.returncode
+
+    def _kill(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def _remove_shared_memory(self) -> None:
         for region in SHARED_MEMORY.glob(f"{self.shm_prefix}*"):
