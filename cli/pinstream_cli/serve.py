@@ -183,6 +183,10 @@ def _check_ports(endpoints: Endpoints) -> None:
 
 def _add_model(run: RunDirectory, model: Path, name: str | None, console: Console) -> None:
     """Put `model` into the run's repository: the YOLOX service where it is one, else a plain model."""
+    if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
+        raise CommandError(
+            f"--name {name!r} cannot be a model's name: it becomes a directory; leave out / and leading dots"
+        )
     if not model.exists():
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
     if model.is_dir():
@@ -194,11 +198,19 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, console: Consol
     elif name is None and is_yolox_export(model):
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
         build_service(model, run.path / "built")
-        run.add_yolox_service(run.path / "built")
+        run.add_yolox_service(_files(run.path / "built"))
     elif name is None and is_serving_graph(model):
-        run.add_yolox_service(model.parent)
+        if not (model.parent / sidecars.FILE_NAME).is_file():
+            raise CommandError(
+                f"--model {model} is a serving graph without its {sidecars.FILE_NAME}; keep the two together"
+            )
+        run.add_yolox_service([model, model.parent / sidecars.FILE_NAME])
     else:
         run.add_model(name or model.stem, [model])
+
+
+def _files(directory: Path) -> list[Path]:
+    return [file for file in sorted(directory.iterdir()) if file.is_file()]
 
 
 def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
@@ -208,11 +220,9 @@ def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
     except sidecars.SidecarError as error:
         raise CommandError(f"--model {error}; make the directory with `pinstream build`") from error
     if name is None and "yolox" in sidecar.sections:
-        run.add_yolox_service(directory)
+        run.add_yolox_service(_files(directory))
     else:
-        run.add_model(
-            name or directory.resolve().name, [file for file in sorted(directory.iterdir()) if file.is_file()]
-        )
+        run.add_model(name or directory.resolve().name, _files(directory))
 
 
 def _check_shared_memory(run: RunDirectory) -> None:

@@ -291,3 +291,18 @@ def test_too_small_a_dev_shm_is_told_before_the_start(tmp_path: Path) -> None:
     assert "/dev/shm has 32 MiB free" in done.stderr
     assert "--shm-size" in done.stderr
     assert "640 x 640 x 3" in done.stderr
+
+
+def test_a_serving_graph_may_have_any_name(start: Callable[..., Serve], tmp_path: Path) -> None:
+    from pinstream_cli.build import build_service
+
+    build_service(Export().save(tmp_path / "small.onnx"), tmp_path / "built")
+    (tmp_path / "built" / "model.onnx").rename(tmp_path / "built" / "renamed.onnx")
+    serve = start("--model", tmp_path / "built" / "renamed.onnx")
+    serve.wait_for("Stop with Ctrl-C")
+    assert ready(serve.endpoints, "/v2/models/yolox/ready")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", ".hidden"])
+def test_a_name_that_is_no_models_name(start: Callable[..., Serve], classifier: Path, name: str) -> None:
+    assert "cannot be a model's name" in failing(start, "--model", classifier, f"--name={name}")

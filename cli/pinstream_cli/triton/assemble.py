@@ -35,14 +35,15 @@ class RunDirectory:
         # A copy, so that Python's caches are not written into the source tree.
         shutil.copytree(Path(pinstream.__file__).parent, self.backends / "pinstream", ignore=_NOT_COPIED)
 
-    def add_yolox_service(self, model_dir: Path) -> None:
-        """Add the YOLOX ensemble with the detector's files (model.onnx or model.plan, model.json) from `model_dir`."""
+    def add_yolox_service(self, files: Sequence[Path]) -> None:
+        """Add the YOLOX ensemble with the detector's files: model.json, and the model under whatever name."""
         shutil.copytree(service_repository(), self.models, ignore=_NOT_COPIED, dirs_exist_ok=True)
         for ensemble in self.models.iterdir():
             (ensemble / "1").mkdir(exist_ok=True)
-        for file in sorted(model_dir.iterdir()):
-            if file.is_file():
-                link_or_copy(file, self.models / DETECTOR / "1" / file.name)
+        only_graph = sum(file.suffix == ".onnx" for file in files) == 1 and not any(f.suffix == ".plan" for f in files)
+        for file in files:
+            name = "model.onnx" if only_graph and file.suffix == ".onnx" else file.name
+            link_or_copy(file, self.models / DETECTOR / "1" / name)
 
     def add_model(self, name: str, files: Sequence[Path]) -> None:
         """Add a plain model, configured by the one line it needs: one model file, or a built directory's files."""
