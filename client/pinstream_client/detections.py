@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import MissingExtra
+from .labels import COCO, COCO_CATEGORY_IDS
 
 if TYPE_CHECKING:
     from .images import ImageLike
@@ -147,6 +150,46 @@ class Detections:
     def to_json(self, indent: int | None = None) -> str:
         """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """COCO result records, as its evaluation reads them.
+
+        Args:
+            image_id: The image's id in the annotations.
+            category_ids: ``category_ids[class_id]`` is a class's id in the annotations. None takes COCO's own ids for a
+                model with COCO's labels, else the class ids as they are.
+
+        Returns:
+            ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` for each object.
+        """
+        if category_ids is None and self.names == COCO:
+            category_ids = COCO_CATEGORY_IDS
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(class_id) if category_ids is None else category_ids[class_id],
+                "bbox": [round(float(value), 3) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(float(score), 5),
+            }
+            for (x1, y1, x2, y2), score, class_id in zip(self.boxes, self.scores, self.class_ids, strict=True)
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same as a ``supervision.Detections``, with the names under ``data["class_name"]``.
+
+        Raises:
+            MissingExtra: The supervision package is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingExtra(f"this needs the supervision package ({error}): pip install supervision") from None
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.astype(int),
+            data={"class_name": np.array([self.name_of(int(class_id)) for class_id in self.class_ids], dtype=str)},
+        )
 
     def _class_id(self, wanted: str | int) -> int:
         if not isinstance(wanted, str):

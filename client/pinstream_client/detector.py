@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, overload
 
@@ -146,6 +148,59 @@ class Detector:
             return self._detect_one(image, parameters)
         return self._detect_list(image, parameters, return_errors=on_error == "return")
 
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        in_flight: int | None = None,
+        on_error: Literal["raise"] = "raise",
+    ) -> Iterator[Detections]: ...
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        in_flight: int | None = None,
+        *,
+        on_error: Literal["return"],
+    ) -> Iterator[Detections | PinstreamError]: ...
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        in_flight: int | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Detections | PinstreamError]:
+        """Finds the objects in each of any number of images, and yields the results in their order.
+
+        Images are taken from the iterable only as they are sent, so that it may be endless: a camera, a directory that
+        fills. A result is yielded as soon as it and all before it are there.
+
+        Args:
+            images: As `detect` takes them one by one.
+            conf: As for `detect`.
+            iou: As for `detect`.
+            max_det: As for `detect`.
+            in_flight: How many requests are kept going at once; the Detector's own when None.
+            on_error: "raise" raises the first failure. "return" yields each image's own error in its place; a server
+                that is unreachable, not ready or without the model is raised all the same.
+
+        Raises:
+            PinstreamError: As for `detect`.
+        """
+        self._require_open()
+        window = self.in_flight if in_flight is None else in_flight
+        if window < 1:
+            raise ValueError(f"in_flight is {window}: expected at least 1")
+        return self._stream(images, yolox.request_parameters(conf, iou, max_det), window, on_error == "return")
+
     def is_ready(self) -> bool:
         """Whether server and model take requests now. Never raises; takes at most the timeout."""
         try:
@@ -247,6 +302,21 @@ class Detector:
                 future.cancel()
         return results
 
+    def _stream(
+        self, images: Iterable[ImageLike], parameters: dict[str, Parameter], in_flight: int, return_errors: bool
+    ) -> Iterator[Detections | PinstreamError]:
+        going: deque[Future[Detections]] = deque()
+        pool = ThreadPoolExecutor(in_flight, thread_name_prefix="pinstream")
+        try:
+            for image in images:
+                going.append(pool.submit(self._detect_one, image, parameters))
+                while going and (len(going) >= in_flight or going[0].done()):
+                    yield _outcome(going.popleft(), return_errors)
+            while going:
+                yield _outcome(going.popleft(), return_errors)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
     def _require_open(self) -> None:
         if self._closed:
             raise PinstreamError("this Detector is closed: open a new one")
@@ -289,3 +359,12 @@ class Detector:
         state = entries[-1].get("state") or "not loaded"
         reason = entries[-1].get("reason") or "no reason given"
         raise ServerNotReady(f"model '{self.model}' at {self.address} is not ready: {state} ({reason})")
+
+
+def _outcome(future: Future[Detections], return_errors: bool) -> Detections | PinstreamError:
+    try:
+        return future.result()
+    except PinstreamError as error:
+        if not return_errors or isinstance(error, _SERVER_IS_GONE):
+            raise
+        return error

@@ -12,3 +12,7 @@ COCO: tuple[str, ...] = (
     *("cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase"),
     *("scissors", "teddy bear", "hair drier", "toothbrush"),
 )
+
+# COCO's annotations count 91 categories, of which these 80 have boxes: the ids of `COCO` in its order.
+_WITHOUT_BOXES = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91})
+COCO_CATEGORY_IDS: tuple[int, ...] = tuple(number for number in range(1, 92) if number not in _WITHOUT_BOXES)
