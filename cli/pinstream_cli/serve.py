@@ -21,9 +21,11 @@ from pinstream_cli.triton import (
     Endpoints,
     RunDirectory,
     TritonServer,
+    check_arguments,
     check_ports,
     check_shared_memory,
     find_triton,
+    leftovers,
 )
 from pinstream_cli.triton.assemble import DETECTOR
 from pinstream_cli.triton.preflight import service_shared_memory
@@ -137,17 +139,15 @@ def serving(
     Raises:
         CommandError: The machine, the model or the server is not fit; one line says why and what to do.
     """
+    check_arguments(extra)
     if model is None and not repositories:
-        meant = next((argument for argument in extra if Path(argument).exists()), "")
-        raise CommandError(
-            "nothing to serve; name a model with --model, or a repository with --model-repository"
-            + (f"; did you mean --model {meant}?" if meant else "")
-        )
+        raise CommandError("nothing to serve; name a model with --model, or a repository with --model-repository")
     for repository in repositories:
-        if not repository.is_dir():
-            raise CommandError(f"--model-repository {repository} is not a directory")
+        _check_repository(repository, extra)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
+    for path in leftovers.remove():
+        console.print(f"Removed {path}, left by a serve that was killed", soft_wrap=True)
     with RunDirectory(install) as run:
         if model is not None:
             _add_model(run, model, name, console)
@@ -170,6 +170,18 @@ def serving(
             began = time.monotonic()
             server.stop()
             console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+def _check_repository(repository: Path, extra: Sequence[str]) -> None:
+    if not repository.is_dir():
+        raise CommandError(f"--model-repository {repository} is not a directory")
+    holds_models = any(entry.is_dir() and not entry.name.startswith(".") for entry in repository.iterdir())
+    # With these modes models may come later.
+    if not holds_models and not any(argument.startswith("--model-control-mode") for argument in extra):
+        raise CommandError(
+            f"--model-repository {repository} holds no models; a model is a directory with a config.pbtxt and a "
+            'version directory, such as classifier/config.pbtxt (backend: "pinstream") and classifier/1/model.onnx'
+        )
 
 
 def _check_ports(endpoints: Endpoints) -> None:
@@ -252,7 +264,7 @@ def _announce(console: Console, endpoints: Endpoints, models: Collection[str]) -
     console.print("[bold]Ready.[/]")
     console.print(f"  gRPC     {endpoints.grpc_url}")
     console.print(f"  HTTP     http://{endpoints.http_url}")
-    console.print(f"  metrics  http://{endpoints.connect_host}:{endpoints.metrics}/metrics")
+    console.print(f"  metrics  http://{endpoints.metrics_url}/metrics")
     # Only the YOLOX service answers it.
     hint = f"Try:  pinstream detect IMAGE -u {endpoints.grpc_url}      " if "yolox" in models else ""
     console.print(f"{hint}Stop with Ctrl-C.")

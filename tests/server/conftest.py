@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import onnx_models
 from tests.server.running import Running, running
+from tests.server.serve_process import Serve
 from tests.shared_files import shared_model
 
 ONE_LINE = 'backend: "pinstream"\n'
@@ -47,3 +49,23 @@ def service() -> Iterator[Running]:
     """The YOLOX service with the real YOLOX-nano."""
     with running(shared_model()) as server:
         yield server
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Serve]]:
+    started: list[Serve] = []
+
+    def run(*arguments: str | Path, **given: Any) -> Serve:
+        started.append(Serve(*arguments, **given))
+        return started[-1]
+
+    yield run
+    for serve in started:
+        if serve.process.poll() is None:
+            serve.process.terminate()
+            serve.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return onnx_models.classifier(tmp_path_factory.mktemp("model") / "classifier.onnx")

@@ -11,85 +11,19 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as grpc
 
 from pinstream_cli.triton import Endpoints
 from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
+from tests.server.serve_process import Serve, left_behind, ready
 from tests.yolox_exports import Export
 
-SHM = Path("/dev/shm")
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Serve:
-    """A `pinstream serve` process, its output collected as it comes."""
-
-    def __init__(self, *arguments: str | Path, endpoints: Endpoints | None = None) -> None:
-        self.endpoints = endpoints or Endpoints.free()
-        ports = [f"--http-port={self.endpoints.http}", f"--grpc-port={self.endpoints.grpc}"]
-        ports += [f"--metrics-port={self.endpoints.metrics}"]
-        command = [sys.executable, "-m", "pinstream_cli", "serve", *map(str, arguments), *ports]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines.extend(iter(self.process.stderr.readline, ""))
-
-    @property
-    def text(self) -> str:
-        return "".join(self.lines)
-
-    def wait_for(self, text: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.text:
-            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.text}"
-            assert time.monotonic() < deadline, f"no {text!r} in: {self.text}"
-            threading.Event().wait(0.05)
-
-    def end(self, seconds: float = 60) -> int:
-        code = self.process.wait(seconds)
-        self._reader.join(5)
-        return code
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Serve]]:
-    started: list[Serve] = []
-
-    def run(*arguments: str | Path, endpoints: Endpoints | None = None) -> Serve:
-        started.append(Serve(*arguments, endpoints=endpoints))
-        return started[-1]
-
-    yield run
-    for serve in started:
-        if serve.process.poll() is None:
-            serve.process.terminate()
-            serve.process.wait(60)
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return onnx_models.classifier(tmp_path_factory.mktemp("model") / "classifier.onnx")
-
-
-def left_behind(serve: Serve) -> list[Path]:
-    """What in /dev/shm has the mark of this process."""
-    return list(SHM.glob(f"pinstream_{serve.process.pid}_*"))
-
-
-def ready(endpoints: Endpoints, path: str = "/v2/health/ready") -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{endpoints.http_url}{path}", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
@@ -306,3 +240,57 @@ def test_a_serving_graph_may_have_any_name(start: Callable[..., Serve], tmp_path
 @pytest.mark.parametrize("name", ["a/b", "", ".hidden"])
 def test_a_name_that_is_no_models_name(start: Callable[..., Serve], classifier: Path, name: str) -> None:
     assert "cannot be a model's name" in failing(start, "--model", classifier, f"--name={name}")
+
+
+def test_a_model_that_fails_to_load_is_told_once(start: Callable[..., Serve], tmp_path: Path) -> None:
+    add_model(tmp_path, "classifier")
+    serve = start("--model-repository", tmp_path)
+    assert serve.end() == 2
+    assert serve.text.count("no model.plan or model.onnx") == 1
+
+
+def test_an_empty_repository(start: Callable[..., Serve], tmp_path: Path) -> None:
+    assert "holds no models" in failing(start, "--model-repository", tmp_path)
+
+
+def test_a_repository_that_is_filled_later(start: Callable[..., Serve], tmp_path: Path) -> None:
+    serve = start("--model-repository", tmp_path, "--model-control-mode=explicit")
+    serve.wait_for("Stop with Ctrl-C")
+
+
+@pytest.mark.parametrize("host", ["nosuch.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine(start: Callable[..., Serve], classifier: Path, host: str) -> None:
+    line = failing(start, "--model", classifier, "--host", host)
+    assert f"--host {host}" in line
+    assert "give one of its addresses" in line
+
+
+def test_the_same_port_twice(start: Callable[..., Serve], classifier: Path) -> None:
+    free = Endpoints.free()
+    line = failing(start, "--model", classifier, endpoints=Endpoints("127.0.0.1", free.http, free.http, free.metrics))
+    assert f"port {free.http} is given for HTTP and for gRPC; choose another with --grpc-port" in line
+
+
+@pytest.mark.parametrize("arguments", [["stray"], ["--log-verbose=1", "stray"], ["--log-verbose", "1", "stray"]])
+def test_an_argument_that_belongs_to_no_option(
+    start: Callable[..., Serve], classifier: Path, arguments: list[str]
+) -> None:
+    assert "'stray' belongs to no option" in failing(start, "--model", classifier, *arguments)
+
+
+def test_ipv6(start: Callable[..., Serve], classifier: Path) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    serve = start("--model", classifier, "--host", "::1")
+    serve.wait_for("Stop with Ctrl-C")
+    ports = serve.endpoints
+    for line in (f"gRPC     [::1]:{ports.grpc}", f"http://[::1]:{ports.http}", f"http://[::1]:{ports.metrics}/metrics"):
+        assert line in serve.text
+    for url in (f"http://[::1]:{ports.http}/v2/health/ready", f"http://[::1]:{ports.metrics}/metrics"):
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert answer.status == 200
+    with grpc.InferenceServerClient(f"[::1]:{ports.grpc}") as client:
+        assert client.is_server_ready()

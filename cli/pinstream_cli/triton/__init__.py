@@ -2,7 +2,7 @@
 
 from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.install import TritonInstall, find_triton
-from pinstream_cli.triton.preflight import check_ports, check_shared_memory
+from pinstream_cli.triton.preflight import check_arguments, check_ports, check_shared_memory
 from pinstream_cli.triton.server import Endpoints, TritonServer
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "RunDirectory",
     "TritonInstall",
     "TritonServer",
+    "check_arguments",
     "check_ports",
     "check_shared_memory",
     "find_triton",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from types import TracebackType
 
 import pinstream
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton import leftovers
 from pinstream_cli.triton.install import TritonInstall
 
 # Triton takes a hidden directory in a model repository for a model.
@@ -23,10 +25,15 @@ class RunDirectory:
 
     Args:
         install: The Triton whose Python backend goes into it.
+
+    Attributes:
+        path: The directory.
+        lock: File descriptor that says that the directory is in use; children that read it have to inherit it.
     """
 
     def __init__(self, install: TritonInstall) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="pinstream-"))
+        self.path = Path(tempfile.mkdtemp(prefix=leftovers.RUN_PREFIX))
+        self.lock = leftovers.hold(self.path)
         self.backends = self.path / "backends"
         self.models = self.path / "models"
         self.log = self.path / "tritonserver.log"
@@ -56,6 +63,8 @@ class RunDirectory:
     def remove(self) -> None:
         """Delete the directory."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.close(self.lock)
 
     def __enter__(self) -> RunDirectory:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
@@ -13,28 +14,65 @@ from pinstream_cli.errors import CommandError
 SHARED_MEMORY = Path("/dev/shm")
 # Every instance of a Python model starts with a region of this size, and it grows by as much (Triton's own defaults).
 REGION_BYTES = 1 << 20
+HOST_REMEDY = "give one of its addresses, 127.0.0.1 for this machine only, or 0.0.0.0 for all of them"
 
 
 def check_ports(host: str, ports: Mapping[str, tuple[str, int]]) -> None:
-    """See that every port is free.
+    """See that this machine can listen on `host`, that the ports differ, and that every one is free.
 
     Args:
         host: Address to be listened on.
         ports: What it is for -> (option that sets it, port).
 
     Raises:
-        CommandError: Naming the port, what it is for and the option that changes it.
+        CommandError: Naming the address or the port, what it is for and the option that changes it.
     """
+    family, address = _resolve(host)
+    taken: dict[int, str] = {}
     for purpose, (option, port) in ports.items():
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if port in taken:
+            raise CommandError(
+                f"port {port} is given for {taken[port]} and for {purpose}; choose another with {option}"
+            )
+        taken[port] = purpose
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, port))
+                probe.bind((address, port))
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise CommandError(f"--host {host} is not an address of this machine; {HOST_REMEDY}") from None
                 raise CommandError(
                     f"port {port} for {purpose} on {host} cannot be used: {error.strerror or error}; "
                     f"stop what listens there, or choose another with {option}"
                 ) from None
+
+
+def _resolve(host: str) -> tuple[int, str]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        reason = str(error.strerror).lower()
+        raise CommandError(f"--host {host} cannot be looked up: {reason}; {HOST_REMEDY}") from None
+    return family, str(address[0])
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """See that what goes on to tritonserver are options and their values, nothing by itself.
+
+    Raises:
+        CommandError: Naming the argument that belongs to no option.
+    """
+    before = ""
+    for argument in arguments:
+        # "--log-verbose 1" is an option and its value, "--log-verbose=1 1" has one word too many.
+        takes_value = before.startswith("-") and "=" not in before
+        if not argument.startswith("-") and not takes_value:
+            meant = f"; did you mean --model {argument}?" if Path(argument).exists() else ""
+            raise CommandError(
+                f"{argument!r} belongs to no option; arguments of tritonserver look like --name=value{meant}"
+            )
+        before = argument
 
 
 def service_shared_memory(image: Sequence[int], max_batch_size: int, instances: int) -> int:

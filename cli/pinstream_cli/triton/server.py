@@ -20,6 +20,7 @@ from types import TracebackType
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.install import TritonInstall
+from pinstream_cli.triton.leftovers import shm_prefix
 from pinstream_cli.triton.preflight import SHARED_MEMORY
 
 # Triton's log: 'I1122 18:22:00.022609 2344 model_lifecycle.cc:849] "successfully loaded 'yolox'"'.
@@ -61,12 +62,21 @@ class Endpoints:
     @property
     def grpc_url(self) -> str:
         """host:port of gRPC."""
-        return f"{self.connect_host}:{self.grpc}"
+        return self._url(self.grpc)
 
     @property
     def http_url(self) -> str:
         """host:port of HTTP."""
-        return f"{self.connect_host}:{self.http}"
+        return self._url(self.http)
+
+    @property
+    def metrics_url(self) -> str:
+        """host:port of the metrics."""
+        return self._url(self.metrics)
+
+    def _url(self, port: int) -> str:
+        host = self.connect_host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @classmethod
     def free(cls) -> Endpoints:
@@ -80,10 +90,12 @@ class Endpoints:
 
     def arguments(self) -> list[str]:
         """As tritonserver's command line has it."""
+        # libevhtp wants to be told that an address is IPv6, gRPC wants brackets around it.
+        http, grpc = (f"ipv6:{self.host}", f"[{self.host}]") if ":" in self.host else (self.host, self.host)
         return [
-            f"--http-address={self.host}",
-            f"--grpc-address={self.host}",
-            f"--metrics-address={self.host}",
+            f"--http-address={http}",
+            f"--grpc-address={grpc}",
+            f"--metrics-address={http}",
             f"--http-port={self.http}",
             f"--grpc-port={self.grpc}",
             f"--metrics-port={self.metrics}",
@@ -114,7 +126,7 @@ class TritonServer:
         on_log: Callable[[str], None] = lambda line: None,
     ) -> None:
         # Unique, so that what a killed server leaves in /dev/shm is known to be ours.
-        self.shm_prefix = f"pinstream_{os.getpid()}_{run.path.name[-8:]}_"
+        self.shm_prefix = shm_prefix(os.getpid(), run.path.name)
         self.exit_timeout_s = 10
         self.endpoints = endpoints
         services = {"http": endpoints.http, "grpc": endpoints.grpc, "metrics": endpoints.metrics}
@@ -130,6 +142,7 @@ class TritonServer:
         ]
         self._environment = install.environment()
         self._log_path = run.log
+        self._lock = run.lock
         self._on_ready = on_ready
         self._on_log = on_log
         self._process: subprocess.Popen[str] | None = None
@@ -152,6 +165,7 @@ class TritonServer:
             errors="replace",
             # Ctrl-C in a terminal must not reach Triton's stubs: they would die under the requests they serve.
             start_new_session=True,
+            pass_fds=[self._lock],
             preexec_fn=_die_with_parent,
         )
         self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
@@ -166,13 +180,16 @@ class TritonServer:
                 self._read_line(line.rstrip("\n"))
 
     def _read_line(self, line: str) -> None:
-        self._on_log(line)
+        failed = FAILED.search(line)
+        # Before the start its reason becomes the error that ends the command: once is enough.
+        if failed is None or self._started.is_set():
+            self._on_log(line)
         if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
             self._tail.append(line)
         if loaded := LOADED.search(line):
             self.loaded.add(loaded[1])
             self._on_ready(loaded[1], time.monotonic() - self._began)
-        elif failed := FAILED.search(line):
+        elif failed:
             self._failures[failed[1]] = TRACEBACK.sub("", failed[3])
         elif STARTED.search(line):
             self._started.set()
