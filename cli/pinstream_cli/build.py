@@ -192,7 +192,7 @@ def _sidecar(
         "yolox": {"input_size": [height, width], "num_classes": export.num_classes, "candidates": candidates},
         "source": {"file": export.path.name, "sha256": file_sha256(export.path)},
         "built_with": {name: _version(name) for name in ("pinstream", "onnx", "onnxruntime")},
-        "checks": [asdict(check) for check in checks],
+        "checks": [{**asdict(check), "precision": "fp32"} for check in checks],
     }
     return Sidecar(
         kind="onnx",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,7 @@ from pinstream.errors import PinstreamError
 from pinstream_cli.build_error import BuildError, NotYoloxError
 
 if TYPE_CHECKING:
+    from pinstream.engines.flavour import Flavour
     from pinstream.plans import BuildSpec, PlanBuild
     from pinstream_cli.yolox_half import HalfError
 
@@ -129,6 +131,7 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
             spec, flavour = wishes.spec(), load_flavour(wishes.flavour or "auto")
             load_onnx(model)  # its errors know best what people give for a model
             source, hint = _serving_graph(model, scratch, fuse, console)
+            half = _half_error(source, spec, images, console)
             with _progress(console) as bar:
                 tasks: dict[str, TaskID] = {}
 
@@ -137,17 +140,18 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
                         tasks[file] = bar.add_task(file, total=1)
                     bar.update(tasks[file], completed=fraction)
 
-                built = build_plan(source, out, spec, flavour, progress=show)
-            half = _half_error(source, spec, images)
+                sections = {"fp16_check": {**asdict(half), "against": "the same graph in fp32"}} if half else {}
+                built = build_plan(source, out, spec, flavour, progress=show, sections=sections)
+            kernels, complaint = _compile_kernels(built, flavour, console)
         except PinstreamError as error:
             raise BuildError(str(error).replace(str(scratch / model.name), str(model))) from error
         except OSError as error:
             raise BuildError(
                 f"{out}: cannot be written ({error.strerror}); choose another directory with -o"
             ) from error
-    console.print(summary(model, built, half))
-    if hint:
-        console.print(Text(f"hint: {hint}"), soft_wrap=True)
+    console.print(summary(model, built, half, kernels))
+    for text in filter(None, (hint, complaint)):
+        console.print(Text(f"hint: {text}"), soft_wrap=True)
 
 
 def _serving_graph(model: Path, scratch: Path, fuse: Fuse, console: Console) -> tuple[Path, str]:
@@ -161,14 +165,43 @@ def _serving_graph(model: Path, scratch: Path, fuse: Fuse, console: Console) -> 
     return Path(shutil.move(scratch / "model.onnx", scratch / model.name)), hint
 
 
-def _half_error(source: Path, spec: BuildSpec, images: Sequence[Path]) -> HalfError | None:
+def _half_error(source: Path, spec: BuildSpec, images: Sequence[Path], console: Console) -> HalfError | None:
     """What FP16 changes in the boxes; None where the model is no YOLOX serving graph, or stays in FP32."""
     from pinstream_cli.yolox_graph import is_serving_graph
     from pinstream_cli.yolox_half import half_error
 
     if spec.precision != "fp16" or not is_serving_graph(source):
         return None
-    return half_error(source, spec.fp32_nodes, images)
+    with console.status("comparing FP16 with FP32"):
+        return half_error(source, spec.fp32_nodes, images)
+
+
+def _compile_kernels(built: PlanBuild, flavour: Flavour, console: Console) -> tuple[str, str]:
+    """Runs the plans once where they may run here, so that their first start finds its kernels compiled.
+
+    TensorRT-RTX compiles them for the GPU at hand, which takes seconds a plan, and keeps them in a cache.
+
+    Returns:
+        What was done, and why it could not be; either may be empty.
+    """
+    from pinstream.preflight import this_gpu
+
+    gpu = this_gpu()
+    wanted = built.sidecar.sections["tensorrt"]["compute_capabilities"]
+    if gpu is None or not flavour.is_rtx or (wanted and gpu.compute_capability not in wanted):
+        return "", ""
+    # Only here: these need a GPU's packages.
+    from pinstream.engines import find_model_file, open_engine
+    from pinstream.options import Options
+
+    options = Options(engine=flavour.name)
+    started = time.monotonic()
+    try:
+        with console.status(f"compiling for {gpu}"):
+            open_engine(find_model_file(built.directory, options), options).close()
+    except PinstreamError as error:
+        return "", f"the plans are built, but do not run here: {error}"
+    return f"compiled for {gpu} in {time.monotonic() - started:.1f} s, and kept for the first start", ""
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
@@ -183,7 +216,7 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def summary(model: Path, built: PlanBuild, half: HalfError | None = None) -> Table:
+def summary(model: Path, built: PlanBuild, half: HalfError | None = None, kernels: str = "") -> Table:
     """A build as a table of two columns."""
     section = built.sidecar.sections["tensorrt"]
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -205,6 +238,8 @@ def summary(model: Path, built: PlanBuild, half: HalfError | None = None) -> Tab
     rows.append(("precision", section["precision"] + (f"; {half}" if half else "")))
     wanted = section["compute_capabilities"] or [section["compute_capability"] or "every GPU it supports"]
     rows.append(("built by", f"{built.flavour}, for {', '.join(wanted)}"))
+    if kernels:
+        rows.append(("kernels", kernels))
     rows.append(("took", f"{built.seconds:.1f} s"))
     for name, value in rows:
         table.add_row(name, Text(value))  # not markup: shapes are in brackets

@@ -148,6 +148,9 @@ class CudaSlot:
         row = math.prod(self.shapes[name][1:]) * staging.dtype.itemsize
         start = 0 if offset is None else offset * row
         doing = f"copying input '{name}' to the GPU"
+        if isinstance(source, DeviceArray) and staging.device is None:
+            cuda.copy(f"copying shape tensor '{name}' from the GPU", staging.address, source.pointer, source.nbytes)
+            return
         if isinstance(source, DeviceArray):
             cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
             return
@@ -157,9 +160,13 @@ class CudaSlot:
             pinned = staging.pinned.pointer + start
             cuda.copy_async(doing, staging.device.pointer + start, pinned, source.nbytes, self._streams.h2d)
 
-    def host_inputs(self) -> dict[str, Array]:
-        """The pinned memory of the batch begun."""
-        return self._views
+    def shape_values(self) -> dict[str, tuple[int, ...]]:
+        """What the shape tensors of the batch hold."""
+        return {
+            name: tuple(map(int, self._views[name].reshape(-1)))
+            for name, staging in self.inputs.items()
+            if staging.device is None
+        }
 
     def begin_compute(self) -> cuda.Stream:
         """Let the compute stream wait for the inputs; gives that stream."""

@@ -44,7 +44,8 @@ class PlanTensor:
         name: The engine's name for it.
         dtype: Triton's data type without TYPE_.
         shape: As the engine has it, batch dimension included, -1 for a dynamic dimension.
-        ranges: For an input, one Range a profile; empty for an output.
+        ranges: For an input, one Range a profile, of its shapes or, for a shape tensor, of its values; empty for an
+            output.
         host: A shape tensor: its values are read on the host.
     """
 

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
@@ -134,7 +136,7 @@ class TensorRTEngine(Engine):
         """Room for the output of the largest input; what only the data tells starts small and grows."""
         largest = 0
         for context in self._contexts:
-            shape = context.output_shapes(context.largest_shapes())[tensor.name]
+            shape = context.largest_output_shapes()[tensor.name]
             nbytes = context.output_bytes_bound(tensor.name) if -1 in shape else _nbytes(shape, tensor.dtype)
             largest = max(largest, nbytes)
         return BufferSpec(tensor.name, tensor.dtype, largest, tensor.host)
@@ -153,21 +155,25 @@ class TensorRTEngine(Engine):
         stream = slot.begin_compute()
         graph = self._graphs.get(self._graph_key(slot))
         if graph is not None:
-            context = self._context_for(slot.shapes)
-            slot.output_shapes = context.output_shapes(slot.shapes)
+            slot.output_shapes = self._context_for(slot).output_shapes(slot.shapes)
             graph.launch(stream)
         else:
-            self._context_for(slot.shapes).enqueue(slot, stream)
+            self._context_for(slot).enqueue(slot, stream)
         slot.end_compute()
 
     def _graph_key(self, slot: CudaSlot) -> tuple[int, tuple[Shape, ...]]:
-        return id(slot), tuple(slot.shapes.values())
+        # In the engine's order: requests name their inputs in any.
+        return id(slot), tuple(slot.shapes[name] for name in slot.inputs)
 
-    def _context_for(self, shapes: Mapping[str, Shape]) -> ProfileContext:
-        fitting = [context for context in self._contexts if context.fits(shapes)]
+    def _context_for(self, slot: CudaSlot) -> ProfileContext:
+        shapes, values = slot.shapes, slot.shape_values()
+        fitting = [context for context in self._contexts if context.fits(shapes, values)]
         if not fitting:
-            described = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise EngineError(f"no optimisation profile takes {described} together; build a plan with one that does")
+            described = [f"{name} {list(shape)}" for name, shape in shapes.items() if name not in values]
+            described += [f"{name} = {list(value)}" for name, value in values.items()]
+            raise EngineError(
+                f"no optimisation profile takes {', '.join(described)} together; build a plan with one that does"
+            )
         return min(fitting, key=lambda context: context.distance(shapes))
 
     @staticmethod
@@ -179,7 +185,7 @@ class TensorRTEngine(Engine):
         assert isinstance(slot, CudaSlot)
         if self._data_dependent(slot):
             slot.wait_compute()
-            slot.output_shapes = self._context_for(slot.shapes).found_output_shapes(slot.output_shapes)
+            slot.output_shapes = self._context_for(slot).found_output_shapes(slot.output_shapes)
             if self._options.output_memory == "cpu":
                 slot.copy_out(slot.wanted)
         if self._options.output_memory == "gpu":
@@ -213,36 +219,42 @@ class TensorRTEngine(Engine):
     def _warm_up(self) -> None:
         """Run every bucket in every slot once, capture it where it can be, and measure what each bucket costs."""
         sizes = self.spec.batch
-        if any(not tensor.is_static for tensor in self.spec.inputs):
-            return
-        buckets = sizes.buckets if sizes else (1,)
+        buckets = sizes.buckets if sizes else (None,)
         for slot in self.slots:
             assert isinstance(slot, CudaSlot)
-            for size in buckets:
-                self._gather_zeros(slot, size)
-                self._run_once(slot)
-                if self._wants_graphs():
-                    self._capture(slot)
-        if sizes and len(buckets) > 1:
-            self.spec = replace(self.spec, batch=replace(sizes, costs=tuple(map(self._cost, buckets))))
+            for bucket in buckets:
+                for context in self._contexts:
+                    ran = self._run_usual(slot, context, bucket)
+                    if ran and self._wants_graphs() and self._graph_key(slot) not in self._graphs:
+                        self._capture(slot)
+        if sizes and len(sizes.buckets) > 1:
+            self.spec = replace(self.spec, batch=replace(sizes, costs=tuple(map(self._cost, sizes.buckets))))
 
-    def _gather_zeros(self, slot: CudaSlot, size: int) -> None:
-        # The pinned buffers were zeroed when they were made; the device's copies were not.
-        slot.begin({t.name: (size, *t.shape) if self.spec.batch else t.shape for t in self.spec.inputs})
-        for name, view in slot.host_inputs().items():
-            slot.put(name, view.copy(), None)
-
-    def _run_once(self, slot: CudaSlot) -> None:
+    def _run_usual(self, slot: CudaSlot, context: ProfileContext, bucket: int | None) -> bool:
+        """Run zeros of the shapes that a profile is tuned for, once; False where it does not take the bucket."""
+        shapes, values = context.usual(bucket)
+        if not context.fits(shapes, values):
+            return False
+        slot.begin(shapes)
+        for tensor in self.spec.inputs:
+            data = np.zeros(shapes[tensor.name], tensor.numpy_dtype)
+            if tensor.name in values:
+                data.flat[:] = values[tensor.name]
+            slot.put(tensor.name, data, None)
         self.enqueue(slot, frozenset(tensor.name for tensor in self.spec.outputs))
         self.wait(slot)
+        return True
 
     def _wants_graphs(self) -> bool:
+        # A graph is of one shape: where others may come as well, it would seldom be of use.
+        if any(not tensor.is_static for tensor in self.spec.inputs):
+            return False
         sizes = self.spec.batch
         static = sizes is None or not sizes.exact
         return self._options.cuda_graphs == "on" or (self._options.cuda_graphs == "auto" and static)
 
     def _capture(self, slot: CudaSlot) -> None:
-        context = self._context_for(slot.shapes)
+        context = self._context_for(slot)
         stream = self._streams.compute
         if self._data_dependent(slot) or any(staging.device is None for staging in slot.inputs.values()):
             LOGGER.warning("no CUDA graphs: the plan has shape tensors or outputs whose shapes depend on the data")
@@ -261,14 +273,14 @@ class TensorRTEngine(Engine):
         self._resources.callback(graph.destroy)
 
     def _cost(self, size: int) -> float:
-        """Median seconds of GPU time of one bucket."""
+        """Median seconds of GPU time of one bucket, over the profiles that take it."""
         slot = self.slots[0]
         assert isinstance(slot, CudaSlot)
         times = []
         for _ in range(COST_RUNS):
-            self._gather_zeros(slot, size)
-            self._run_once(slot)
-            times.append(slot.times()["compute"])
+            for context in self._contexts:
+                if self._run_usual(slot, context, size):
+                    times.append(slot.times()["compute"])
         return statistics.median(times)
 
     def close(self) -> None:
@@ -284,8 +296,8 @@ class TensorRTEngine(Engine):
 
 def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:
     first = tensors[0]
-    largest = max(_nbytes(r.max, first.dtype) for tensor in tensors for r in tensor.ranges)
-    return BufferSpec(first.name, first.dtype, largest, first.host)
+    shapes = [first.shape] if first.host else [r.max for tensor in tensors for r in tensor.ranges]
+    return BufferSpec(first.name, first.dtype, max(_nbytes(shape, first.dtype) for shape in shapes), first.host)
 
 
 def _nbytes(shape: Shape, dtype: str) -> int:

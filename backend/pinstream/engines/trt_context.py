@@ -6,11 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pinstream import cuda
 from pinstream.engines.cuda_slot import CudaSlot, Staging
 from pinstream.engines.flavour import Flavour, why
 from pinstream.engines.profiles import PlanInfo, Range, Shape
 from pinstream.errors import EngineError
+from pinstream.tensors import NUMPY_DTYPES, Array
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 
@@ -35,7 +38,9 @@ class ProfileContext:
         self._flavour = flavour
         self._info = info
         self._profile = profile
-        self.ranges: dict[str, Range] = {tensor.name: tensor.ranges[profile] for tensor in info.inputs}
+        self._ranges: dict[str, Range] = {t.name: t.ranges[profile] for t in info.inputs if not t.host}
+        # Shape tensors: what is bounded is their values, which TensorRT reads on the host at every enqueue.
+        self._value_ranges: dict[str, Range] = {t.name: t.ranges[profile] for t in info.inputs if t.host}
         self.scratch_bytes = int(engine.get_device_memory_size_for_profile_v2(profile))
         strategy = flavour.module.ExecutionContextAllocationStrategy.USER_MANAGED
         if runtime_config is None:
@@ -52,29 +57,45 @@ class ProfileContext:
         self._addresses: dict[str, int] = {}
         self._output_shapes: dict[tuple[Shape, ...], dict[str, Shape]] = {}
         self._allocators: dict[str, Any] = {}
+        self._largest_values: list[Array] = []  # TensorRT has their addresses until the first batch
 
     def use_scratch(self, scratch: cuda.DeviceAllocation) -> None:
         """Give the context the memory it computes in; at least `scratch_bytes`."""
         self._context.set_device_memory(scratch.pointer, scratch.nbytes)
 
-    def fits(self, shapes: Mapping[str, Shape]) -> bool:
-        """Whether the profile takes these input shapes."""
-        return all(self.ranges[name].fits(shape) for name, shape in shapes.items())
+    def fits(self, shapes: Mapping[str, Shape], values: Mapping[str, Shape]) -> bool:
+        """Whether the profile takes these input shapes and these values of shape tensors."""
+        return all(r.fits(shapes[name]) for name, r in self._ranges.items()) and all(
+            r.fits(values[name]) for name, r in self._value_ranges.items()
+        )
 
     def distance(self, shapes: Mapping[str, Shape]) -> int:
         """How far the shapes are from what the profile is tuned for; the nearest of those that fit is the fastest."""
-        return sum(self.ranges[name].distance(shape) for name, shape in shapes.items())
+        return sum(r.distance(shapes[name]) for name, r in self._ranges.items())
 
-    def largest_shapes(self) -> dict[str, Shape]:
-        """The largest input shapes the profile takes."""
-        return {name: r.max for name, r in self.ranges.items()}
+    def usual(self, batch: int | None) -> tuple[dict[str, Shape], dict[str, Shape]]:
+        """Input shapes and values of shape tensors that the profile is tuned for, with another batch size if given."""
+        shapes = {t.name: t.shape for t in self._info.inputs if t.host}
+        shapes |= {name: r.opt if batch is None else (batch, *r.opt[1:]) for name, r in self._ranges.items()}
+        return shapes, {name: r.opt for name, r in self._value_ranges.items()}
+
+    def largest_output_shapes(self) -> dict[str, Shape]:
+        """Shapes of the outputs for the largest inputs the profile takes; -1 where only the data will tell."""
+        hosts = [t for t in self._info.inputs if t.host]
+        self._largest_values = [np.array(self._value_ranges[t.name].max, NUMPY_DTYPES[t.dtype]) for t in hosts]
+        for tensor, values in zip(hosts, self._largest_values, strict=True):
+            self._set_address(tensor.name, values.ctypes.data)
+        largest = {name: r.max for name, r in self._ranges.items()}
+        return self.output_shapes(largest | {t.name: t.shape for t in hosts})
 
     def output_shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Shapes of the outputs for inputs of `shapes`; -1 where only the data will tell."""
         key = tuple(shapes[t.name] for t in self._info.inputs)
         known = self._output_shapes.get(key)
-        if known is None:
+        if known is None or self._value_ranges:
             self._set_shapes(shapes)
+            if self._value_ranges:
+                self._context.infer_shapes()
             known = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._info.outputs}
             self._output_shapes[key] = known
         return known
@@ -106,7 +127,8 @@ class ProfileContext:
                 self._set_address(name, staging.address)
 
     def _set_address(self, name: str, address: int) -> None:
-        if self._addresses.get(name) != address:
+        # A shape tensor's values may have changed where the address has not.
+        if self._addresses.get(name) != address or name in self._value_ranges:
             if not self._context.set_tensor_address(name, address):
                 raise EngineError(self._said(f"TensorRT refused the address of '{name}'"))
             self._addresses[name] = address

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pinstream import cuda
 from pinstream.engines.flavour import Flavour, why
 from pinstream.engines.plan_info import describe_engine
 from pinstream.engines.profiles import PlanInfo
@@ -81,7 +82,8 @@ class JitCache:
 
     def __init__(self, flavour: Flavour, plan: Path, options: Options) -> None:
         self._flavour = flavour
-        self._path = cache_directory(options) / "jit" / f"{_identity(plan)}-{flavour.name}-{flavour.version}.cache"
+        made_for = f"{flavour.name}-{flavour.version}-{cuda.compute_capability(options.device)}"
+        self._path = cache_directory(options) / "jit" / f"{_identity(plan)}-{made_for}.cache"
         self._cache: Any = None
         self._loaded_bytes = 0
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pinstream.preflight import Gpu, this_gpu
 from pinstream.sidecar import Sidecar, TensorEntry
 
 # Sections that speak of the file they lie beside, and so are written anew.
-_OWN_SECTIONS = frozenset({"plans", "tensorrt", "onnx", "build_seconds"})
+_OWN_SECTIONS = frozenset({"plans", "tensorrt", "onnx", "build_seconds", "fp16_check"})
 _ONNX_FILE = "model.onnx"
 
 
@@ -61,6 +61,7 @@ def build_plan(
     *,
     progress: Progress = lambda file, fraction: None,
     cache_dir: Path | None = None,
+    sections: Mapping[str, Any] | None = None,
 ) -> PlanBuild:
     """Build the plans of an ONNX model and write them with their sidecar.
 
@@ -73,6 +74,7 @@ def build_plan(
         flavour: The TensorRT to build with.
         progress: Called with a plan file's name and how much of its build is done, 0 to 1.
         cache_dir: Where TensorRT's timing cache is kept; the user's cache directory if None.
+        sections: What else the sidecar shall say.
 
     Raises:
         ModelFileError: The model cannot be read or TensorRT cannot take it; `out` is as it was.
@@ -98,13 +100,14 @@ def build_plan(
             plans.append(replace(info, sha256=hashlib.sha256(content).hexdigest()))
             sizes.append(len(content))
         seconds = time.monotonic() - started
-        sections = {
+        written = {
+            **(sections or {}),
             "plans": [{**plan.to_json(), "bytes": size} for plan, size in zip(plans, sizes, strict=True)],
             "tensorrt": _tensorrt_section(flavour, gpu, spec, precision),
             "build_seconds": round(seconds, 3),
         }
         kept = _keep_onnx(onnx, out, scratch)
-        sidecar = _sidecar(onnx, _ONNX_FILE if kept else onnx.name, plans, sections)
+        sidecar = _sidecar(onnx, _ONNX_FILE if kept else onnx.name, plans, written)
         sidecars.write(scratch / sidecars.FILE_NAME, sidecar)
         _move(scratch, out, [plan.file for plan in plans])
     return PlanBuild(out, sidecar, tuple(plans), tuple(sizes), seconds, str(flavour))

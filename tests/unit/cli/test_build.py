@@ -49,7 +49,9 @@ def test_both_files_are_written_and_say_the_same(export: Path, tmp_path: Path) -
     assert written.sections["source"] == {"file": "yolox_tiny.onnx", "sha256": digest}
     assert written.sections["built_with"]["onnx"] == metadata.version("onnx")
     checks = written.sections["checks"]
-    assert [set(check) for check in checks] == [{"name", "batch", "max_box_error_px", "max_score_error"}] * 4
+    assert [set(check) for check in checks] == [
+        {"name", "batch", "max_box_error_px", "max_score_error", "precision"}
+    ] * 4
     assert [check["batch"] for check in checks] == [1, 1, 1, 3]
     assert report.max_box_error_px == max(check["max_box_error_px"] for check in checks) < 0.01
     assert steps[0] == "reading yolox_tiny.onnx"

@@ -74,10 +74,21 @@ def test_fp16_says_what_it_changes_in_the_boxes(tmp_path: Path) -> None:
     export = Export(seed=3).save(tmp_path / "yolox_tiny.onnx")
     result = command(export, "-o", tmp_path / "out", "--plan", "--batch-sizes", "1", "--precision", "fp16")
     assert result.exit_code == 0, result.output
-    section = json.loads((tmp_path / "out" / "model.json").read_text())["tensorrt"]
+    written = json.loads((tmp_path / "out" / "model.json").read_text())
+    section = written["tensorrt"]
     assert section["precision"] == "fp16"
     assert section["arguments"] == ["--precision", "fp16", "--batch-sizes", "1"]
     assert "precision  fp16; boxes" in result.output
+    assert {check["precision"] for check in written["checks"]} == {"fp32"}
+    assert written["fp16_check"]["against"] == "the same graph in fp32"
+    assert written["fp16_check"]["candidates"] > 0
+    assert 0 < written["fp16_check"]["max_score_error"] < 0.1
+    # Built again in FP32, the plans are no longer what that check was of.
+    again = command(tmp_path / "out" / "model.onnx", "-o", tmp_path / "again", "--plan", "--batch-sizes", "1")
+    assert again.exit_code == 0, again.output
+    sections = sidecar.read(tmp_path / "again" / "model.json").sections
+    assert "checks" in sections
+    assert "fp16_check" not in sections
 
 
 def test_decoding_stays_in_fp32_when_the_network_becomes_fp16(tmp_path: Path) -> None:
