@@ -10,9 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import click
-from google.protobuf import text_format
 from rich.console import Console
-from tritonclient.grpc import model_config_pb2
 
 from pinstream import sidecar as sidecars
 from pinstream_cli.build import build_service
@@ -27,14 +25,12 @@ from pinstream_cli.triton import (
     find_triton,
     leftovers,
 )
-from pinstream_cli.triton.assemble import DETECTOR
-from pinstream_cli.triton.preflight import service_shared_memory
+from pinstream_cli.triton.preflight import gpu_count
 from pinstream_cli.triton.server import NO_GPU_NOISE
+from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
-# The models of the service that hold whole batches of images.
-HOLD_IMAGES = ("yolox_preprocess", DETECTOR)
 PORT = click.IntRange(1, 65535)
 
 
@@ -151,11 +147,12 @@ def serving(
     with RunDirectory(install) as run:
         if model is not None:
             _add_model(run, model, name, console)
-        _check_shared_memory(run)
+        served = [*([run.models] if model is not None else []), *repositories]
+        _check_shared_memory(served)
         server = TritonServer(
             install,
             run,
-            [*([run.models] if model is not None else []), *repositories],
+            served,
             endpoints,
             extra,
             on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
@@ -237,22 +234,9 @@ def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
         run.add_model(name or directory.resolve().name, _files(directory))
 
 
-def _check_shared_memory(run: RunDirectory) -> None:
-    sidecar = run.models / DETECTOR / "1" / "model.json"
-    if not sidecar.is_file():
-        check_shared_memory(16 << 20, "a few regions of Triton's Python backend")
-        return
-    shape = sidecars.read(sidecar).inputs[0].shape[1:]
-    configs = [_model_config(run.models / name) for name in HOLD_IMAGES]
-    instances = sum(max(1, sum(group.count for group in config.instance_group)) for config in configs)
-    batch = max(config.max_batch_size for config in configs)
-    needed = service_shared_memory(shape, batch, instances)
-    check_shared_memory(needed, f"{instances} instances x {batch} images x {' x '.join(map(str, shape))} bytes")
-
-
-def _model_config(model_dir: Path) -> model_config_pb2.ModelConfig:
-    text = (model_dir / "config.pbtxt").read_text()
-    return text_format.Parse(text, model_config_pb2.ModelConfig())
+def _check_shared_memory(repositories: Sequence[Path]) -> None:
+    models = needs(repositories, gpu_count())
+    check_shared_memory(sum(model.needed for model in models), "; ".join(map(str, models)))
 
 
 def _show_log(line: str, console: Console, verbose: bool) -> None:

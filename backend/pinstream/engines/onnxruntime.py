@@ -60,6 +60,10 @@ class HostSlot:
         whole = self.feeds[name]
         copy_bytes(whole if offset is None else whole[offset : offset + len(source)], source)
 
+    def cut(self, size: int) -> None:
+        """Let the batch be of `size` items; see base.Slot."""
+        self.feeds = {name: whole[:size] for name, whole in self.feeds.items()}
+
 
 class OnnxRuntimeEngine(Engine):
     """An ONNX Runtime session behind the engine interface.
@@ -140,8 +144,21 @@ class OnnxRuntimeEngine(Engine):
         del self._session
 
 
-def _open_session(model_file: Path, threads: int) -> Any:
+def read_spec(model_file: Path, options: Options) -> ModelSpec:
+    """What an ONNX file takes and gives, without making it ready to run.
+
+    Raises:
+        ModelFileError: The file is not an ONNX model that this ONNX Runtime can load.
+        ConfigError: BUCKETS asks for what the model cannot do.
+    """
+    session = _open_session(model_file, 1, optimise=False)
+    return model_spec(session.get_inputs(), session.get_outputs(), options)
+
+
+def _open_session(model_file: Path, threads: int, *, optimise: bool = True) -> Any:
     settings = ort.SessionOptions()
+    if not optimise:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 from pinstream_cli.errors import CommandError
 
 SHARED_MEMORY = Path("/dev/shm")
-# Every instance of a Python model starts with a region of this size, and it grows by as much (Triton's own defaults).
-REGION_BYTES = 1 << 20
+# Where the NVIDIA driver tells of itself.
+DRIVER = Path("/proc/driver/nvidia")
+MIB = 1 << 20
 HOST_REMEDY = "give one of its addresses, 127.0.0.1 for this machine only, or 0.0.0.0 for all of them"
 
 
@@ -75,18 +75,19 @@ def check_arguments(arguments: Sequence[str]) -> None:
         before = argument
 
 
-def service_shared_memory(image: Sequence[int], max_batch_size: int, instances: int) -> int:
-    """Bytes of /dev/shm that the YOLOX service needs.
+def gpu_count() -> int:
+    """GPUs that Triton will find here."""
+    try:
+        from pinstream import cuda
+    except ImportError:
+        return sum(1 for _ in DRIVER.glob("gpus/*"))
+    return cuda.device_count()
 
-    Args:
-        image: Shape of one image, uint8 [H, W, 3].
-        max_batch_size: Images of one batch.
-        instances: Python model instances that hold such a batch.
 
-    Returns:
-        One full batch of images in each instance, and every instance's first region.
-    """
-    return instances * (math.prod(image) * max_batch_size + REGION_BYTES)
+def free_shared_memory() -> int:
+    """Bytes of /dev/shm that are free."""
+    status = os.statvfs(SHARED_MEMORY)
+    return status.f_bavail * status.f_frsize
 
 
 def check_shared_memory(needed: int, arithmetic: str) -> None:
@@ -99,12 +100,11 @@ def check_shared_memory(needed: int, arithmetic: str) -> None:
     Raises:
         CommandError: Showing both sides and how to enlarge it.
     """
-    status = os.statvfs(SHARED_MEMORY)
-    free = status.f_bavail * status.f_frsize
+    free = free_shared_memory()
     if free < needed:
-        megabytes = -(-needed // (1 << 20))
+        megabytes = -(-needed // MIB)
         raise CommandError(
-            f"{SHARED_MEMORY} has {free / (1 << 20):.0f} MiB free, and the service needs {megabytes} MiB "
+            f"{SHARED_MEMORY} has {free / MIB:.0f} MiB free, and the models need {megabytes} MiB "
             f"({arithmetic}); enlarge it (docker run --shm-size={megabytes * 2}m, or "
             f"mount -o remount,size={megabytes * 2}m {SHARED_MEMORY}), or lower max_batch_size"
         )

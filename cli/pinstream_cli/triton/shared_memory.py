@@ -1,0 +1,173 @@
+"""How much of /dev/shm a model repository needs, and why.
+
+Triton's Python backend moves every tensor of every Python model through one region an instance. A region starts at
+1 MiB, grows by 1 MiB at a time and never shrinks: sooner or later each holds its largest batch. Seen with Triton 2.51
+and many clients: outputs once and inputs twice, since the next batch goes in before the stub has let go of the last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pinstream.errors import PinstreamError
+from pinstream.tensors import NUMPY_DTYPES
+from pinstream_cli.triton.preflight import MIB
+from pinstream_cli.triton.repository import Model, RepositoryError, model_directories, read_model, spec_of
+
+# Triton's own defaults, shm-default-byte-size and shm-growth-byte-size.
+REGION_BYTES = 1 << 20
+GROWTH_BYTES = 1 << 20
+# What a string counts as, unknown as its length is: about the file of one photograph.
+STRING_BYTES = 256 << 10
+PYTHON_BACKENDS = ("python", "pinstream")
+# Configuration types that are not TYPE_ and the name that tensors.py has.
+_STRING = "STRING"
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class ModelMemory:
+    """What one model needs.
+
+    Attributes:
+        name: The model.
+        instances: Its instances, each with a region of its own.
+        batch: Items of its largest batch.
+        inputs: Bytes of one item in each of its inputs.
+        outputs: Bytes of one item in each of its outputs.
+        unknown: Its tensors with a dimension or a type that nothing tells; dimensions count as 1, tensors as nothing.
+    """
+
+    name: str
+    instances: int
+    batch: int
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> int:
+        """Bytes of /dev/shm, growth and all."""
+        tensors = [self.batch * n for n in (*self.inputs.values(), *self.inputs.values(), *self.outputs.values())]
+        large = sum(_grown(nbytes) for nbytes in tensors if nbytes > GROWTH_BYTES)
+        small = _grown(sum(nbytes for nbytes in tensors if nbytes <= GROWTH_BYTES))
+        return self.instances * (REGION_BYTES + large + small + GROWTH_BYTES)
+
+    def __str__(self) -> str:
+        tensors = [f"2 x {name} {_size(nbytes)}" for name, nbytes in self.inputs.items()]
+        tensors += [f"{name} {_size(nbytes)}" for name, nbytes in self.outputs.items()]
+        at_least = ", at least" if self.unknown else ""
+        return (
+            f"{self.name}: {self.instances} x ({self.batch} x ({' + '.join(tensors) or 0}) + "
+            f"{_size(REGION_BYTES + GROWTH_BYTES)}) = {_size(self.needed)}{at_least}"
+        )
+
+
+def needs(repositories: Iterable[Path], gpus: int = 0) -> list[ModelMemory]:
+    """What every Python model of some repositories needs; models that cannot be read are left out.
+
+    Args:
+        repositories: Model repositories.
+        gpus: GPUs of this machine: an instance group for GPUs has its count on each.
+    """
+    models = []
+    for path in (path for repository in repositories for path in model_directories(repository)):
+        try:
+            models.append(read_model(path))
+        except RepositoryError:
+            continue
+    shapes = _shapes_of_all(models)
+    return [_memory(model, shapes[model.name], gpus) for model in models if model.config.backend in PYTHON_BACKENDS]
+
+
+def _memory(model: Model, shapes: Shapes, gpus: int) -> ModelMemory:
+    item_bytes = {
+        name: STRING_BYTES if dtype == _STRING else NUMPY_DTYPES[dtype].itemsize * math.prod(map(abs, shape))
+        for name, (dtype, shape) in shapes.items()
+    }
+    unknown = tuple(name for name, (_, shape) in shapes.items() if -1 in shape)
+    spec = _spec_or_none(model)
+    named = {tensor.name for tensor in (*model.config.input, *(spec.inputs if spec else ()))}
+    inputs = {name: nbytes for name, nbytes in item_bytes.items() if name in named}
+    outputs = {name: nbytes for name, nbytes in item_bytes.items() if name not in named}
+    return ModelMemory(model.name, instance_count(model, gpus), _batch(model), inputs, outputs, unknown)
+
+
+def instance_count(model: Model, gpus: int) -> int:
+    """Instances of a model: those of each group, on each GPU where the group is for GPUs."""
+    groups: Sequence[Any] = model.config.instance_group
+    if not groups:
+        return max(1, gpus)
+    total = 0
+    for group in groups:
+        on_cpu = group.kind in (group.KIND_CPU, group.KIND_MODEL) or not gpus
+        total += max(1, group.count) * (1 if on_cpu else len(group.gpus) or gpus)
+    return total
+
+
+def _batch(model: Model) -> int:
+    configured: int = model.config.max_batch_size
+    spec = _spec_or_none(model)
+    # Requests come in up to the configured size however they are split later.
+    return configured or (spec.batch.largest if spec and spec.batch else 1)
+
+
+def _spec_or_none(model: Model) -> Any:
+    try:
+        return spec_of(model)
+    except PinstreamError:
+        return None
+
+
+def _shapes_of_all(models: Sequence[Model]) -> dict[str, Shapes]:
+    """Each model's tensors; what neither its configuration nor its file tells comes from its ensemble's neighbours."""
+    shapes = {model.name: _own_shapes(model) for model in models}
+    for ensemble in models:
+        steps = ensemble.config.ensemble_scheduling.step
+        known: Shapes = {}
+        for step in steps:
+            for tensor, name in (*step.input_map.items(), *step.output_map.items()):
+                _learn(known, name, shapes.get(step.model_name, {}).get(tensor))
+        for step in steps:
+            for tensor, name in (*step.input_map.items(), *step.output_map.items()):
+                if name in known and step.model_name in shapes:
+                    _learn(shapes[step.model_name], tensor, known[name])
+    return shapes
+
+
+def _learn(known: Shapes, name: str, found: tuple[str, tuple[int, ...]] | None) -> None:
+    if found is not None and (name not in known or -1 in known[name][1]):
+        known[name] = found
+
+
+def _own_shapes(model: Model) -> Shapes:
+    spec = _spec_or_none(model)
+    tensors = (*spec.inputs, *spec.outputs) if spec else ()
+    shapes: Shapes = {t.name: (_STRING if t.dtype == "BYTES" else t.dtype, _largest(t)) for t in tensors}
+    for tensor in (*model.config.input, *model.config.output):
+        dtype = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+        if tensor.name not in shapes and (name := dtype.removeprefix("TYPE_")) in {*NUMPY_DTYPES, _STRING}:
+            shapes[tensor.name] = (name, tuple(tensor.dims))
+    return shapes
+
+
+def _largest(tensor: Any) -> tuple[int, ...]:
+    """The largest item shape that a plan takes; the shape itself where nothing bounds it."""
+    largest: tuple[int, ...] = max((high for _, high in tensor.bounds), key=math.prod, default=tensor.shape)
+    return largest
+
+
+def _grown(nbytes: int) -> int:
+    return -(-nbytes // GROWTH_BYTES) * GROWTH_BYTES
+
+
+def _size(nbytes: int) -> str:
+    for unit, name in ((MIB, "MiB"), (1 << 10, "KiB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.1f} {name}"
+    return f"{nbytes} B"

@@ -1,0 +1,49 @@
+"""What is said to be needed of /dev/shm is what Triton really takes, and not much more."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tritonclient.grpc as grpc
+from onnx import TensorProto, helper
+
+from pinstream_cli.triton.shared_memory import needs
+from tests import onnx_models
+from tests.server.conftest import ONE_LINE, add_model
+from tests.server.running import running
+from tests.server.serve_process import SHM
+
+WIDTH = 500_000
+MIB = 1 << 20
+
+
+def wide(path: Path) -> Path:
+    """FP32 `x` [b,WIDTH] -> FP32 `y` [b,WIDTH]."""
+    return onnx_models.save(
+        path,
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["b", WIDTH])],
+        [("y", TensorProto.FLOAT, ["b", WIDTH])],
+    )
+
+
+def test_the_arithmetic_holds_against_a_real_server(tmp_path: Path) -> None:
+    wide(add_model(tmp_path, "wide", ONE_LINE + "instance_group [ { count: 2 } ]\n"))
+    onnx_models.classifier(add_model(tmp_path, "classifier"))
+    told = {model.name: model for model in needs([tmp_path])}
+    assert told["wide"].instances == 2
+    assert told["wide"].batch == 8
+    data = np.ones((8, WIDTH), np.float32)
+    with running(repositories=[tmp_path]) as server, grpc.InferenceServerClient(server.grpc_url) as client:
+        tensor = grpc.InferInput("x", list(data.shape), "FP32")
+        tensor.set_data_from_numpy(data)
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda _: client.infer("wide", [tensor]), range(40)))
+        sizes = sorted(region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*"))
+    regions = {"classifier": sizes[:1], "wide": sizes[1:]}
+    for name, found in regions.items():
+        assert len(found) == told[name].instances
+        expected = told[name].needed / told[name].instances
+        assert all(expected - 3 * MIB <= size <= expected for size in found), (name, found, expected)
