@@ -57,13 +57,14 @@ def _failure(doing: str, error: Any) -> CudaError:
     # What is still there after it was taken off is a lost context.
     sticky = cudart.cudaDeviceSynchronize()[0] != SUCCESS
     cudart.cudaGetLastError()
-    advice = "; this process has lost its GPU context and must be restarted" if sticky else ""
+    advice = _RESTART if sticky else ""
     failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
     if sticky:
         _lost.append(failure)
     return failure
 
 
+_RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
 # The failures since this process lost its GPU context; the first says what happened.
 _lost: list[CudaError] = []
 
@@ -137,6 +138,16 @@ class PinnedAllocation:
         if self.pointer:
             call("freeing pinned memory", cudart.cudaFreeHost, self.pointer)
             self.pointer = 0
+
+
+def register_host(pointer: int, nbytes: int) -> None:
+    """Page-lock memory that was allocated otherwise, so that the GPU's copy engines reach it by themselves."""
+    call(f"pinning {nbytes:,} bytes of shared memory", cudart.cudaHostRegister, pointer, nbytes, 0)
+
+
+def unregister_host(pointer: int) -> None:
+    """Take register_host back."""
+    call("unpinning shared memory", cudart.cudaHostUnregister, pointer)
 
 
 class DeviceAllocation:

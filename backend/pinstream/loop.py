@@ -19,7 +19,7 @@ from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
 from pinstream.metrics import BatchTimes
-from pinstream.tensors import Array, BatchSizes
+from pinstream.tensors import Array
 
 # Triton drops cancelled requests while they queue there. Only those that then wait here are asked again.
 CANCEL_CHECK_AFTER_S = 0.005
@@ -144,7 +144,8 @@ class Loop:
         try:
             outputs = self._engine.wait(flight.slot)
             waited = time.perf_counter()
-            _check_batch_dimension(outputs, batch, self._engine.spec.batch)
+            if self._engine.spec.batch:
+                check_batch_dimension(outputs, batch.size)
         except EngineError as error:
             self._fail(batch, error, answers)
             return
@@ -191,11 +192,15 @@ class Loop:
             joined[piece.start : piece.start + piece.count] = part.copy() if isinstance(part, DeviceArray) else part
 
 
-def _check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], batch: Batch, sizes: BatchSizes | None) -> None:
-    """A model whose outputs do not follow the batch would give one request another's results."""
+def check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], size: int) -> None:
+    """Hold a batch's outputs against its size: a model that does not keep it would give one request another's results.
+
+    Raises:
+        EngineError: An output has another first dimension.
+    """
     for name, array in outputs.items():
-        if sizes is not None and (array.ndim == 0 or array.shape[0] != batch.size):
+        if array.ndim == 0 or array.shape[0] != size:
             raise EngineError(
-                f"output '{name}' has shape {list(array.shape)} for a batch of {batch.size}: the model does not keep "
+                f"output '{name}' has shape {list(array.shape)} for a batch of {size}: the model does not keep "
                 "the batch dimension; configure max_batch_size: 0 with the inputs' full dims"
             )

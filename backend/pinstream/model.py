@@ -5,7 +5,6 @@ Triton's Python stub imports this file by itself, from <backends>/pinstream. It 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import sys
@@ -14,41 +13,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
-def _import_package_beside() -> None:
-    """Make `pinstream` the package this file lies in, whatever else of that name is installed or on sys.path.
-
-    The stub puts <backends>/pinstream on sys.path, not <backends>. Adding that would make every backend's directory a
-    package: <backends>/tensorrt would answer to `import tensorrt`.
-    """
-    here = Path(__file__).resolve().parent
-    spec = importlib.util.spec_from_file_location(
-        "pinstream", here / "__init__.py", submodule_search_locations=[str(here)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    # Its modules are reached through the package alone; as names of their own they would hide others, such as `cuda`.
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["pinstream"] = package
-    spec.loader.exec_module(package)
-
-
 if "pinstream" not in sys.modules:
-    _import_package_beside()
+    # The stub has put this file's directory on sys.path.
+    import pinstream_package
 
-import numpy as np  # noqa: E402
-import triton_python_backend_utils as pb_utils  # noqa: E402
+    pinstream_package.import_beside(__file__)
 
-from pinstream.autocomplete import complete, max_batch_size  # noqa: E402
-from pinstream.batching import Request, check_request  # noqa: E402
-from pinstream.dlpack import DeviceArray, from_dlpack  # noqa: E402
-from pinstream.engines import find_model_file, inspect, open_engine  # noqa: E402
-from pinstream.errors import InvalidRequest, PinstreamError  # noqa: E402
-from pinstream.loop import Answer, Loop  # noqa: E402
-from pinstream.metrics import Recorder  # noqa: E402
-from pinstream.options import Options  # noqa: E402
-from pinstream.tensors import Array, TensorSpec  # noqa: E402
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from pinstream.autocomplete import complete, max_batch_size
+from pinstream.batching import Request, check_request
+from pinstream.dlpack import DeviceArray, from_dlpack
+from pinstream.engines import find_model_file, inspect, open_for_instance
+from pinstream.errors import InvalidRequest, PinstreamError
+from pinstream.loop import Answer, Loop
+from pinstream.metrics import Recorder
+from pinstream.options import Options
+from pinstream.tensors import Array, TensorSpec
 
 # Triton's types that a DLPack view cannot carry into NumPy: strings, and what DLPack of this NumPy does not know.
 NOT_IN_DLPACK = frozenset({"BYTES", "BOOL", "BF16"})
@@ -79,7 +61,7 @@ class TritonPythonModel:
         options = Options.from_model_config(config, device=max(0, int(args["model_instance_device_id"])))
         _log_to_triton()
         model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
-        self._engine = open_engine(model_file, options)
+        self._engine = open_for_instance(model_file, options)
         self._spec = self._engine.spec
         complete(config, self._spec)
         self._max_batch_size = max_batch_size(config, self._spec)

@@ -7,6 +7,7 @@
 | SLOTS | 1 to 64 | lanes + 1, GPU: 3 | Batches in flight in one instance; each owns its buffers |
 | LANES | 1 to 256 | CPU cores, at most 4, / instances | ONNX Runtime: batches computed at the same time |
 | THREADS | 1 to 1024 | CPU cores / LANES / instances | ONNX Runtime: threads of one batch (intra-op) |
+| SHARE_ENGINE | auto, on, off | auto | One process runs the engine for all instances; auto: several on one GPU |
 | CUDA_GRAPHS | auto, on, off | auto | TensorRT: launch a batch as one graph; auto: plans of a fixed batch size |
 | OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
 | PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan |
@@ -49,6 +50,9 @@ class Options:
         slots: Batches in flight; 0 for the engine's default.
         lanes: ONNX Runtime batches computed at the same time.
         threads: ONNX Runtime threads of one batch.
+        share_engine: Whether a process of its own runs the engine for all instances: auto, on or off.
+        instances: Model instances of one device.
+        gpu_inputs: Whether inputs may be on the GPU (FORCE_CPU_ONLY_INPUT_TENSORS is "no").
         model_filename: The file to load; empty for model.plan, else model.onnx.
         cc_model_filenames: Compute capability ("9.0") to file name.
         cuda_graphs: auto, on or off.
@@ -72,6 +76,9 @@ class Options:
     slots: int = 0
     lanes: int = 1
     threads: int = 1
+    share_engine: str = "auto"
+    instances: int = 1
+    gpu_inputs: bool = False
     model_filename: str = ""
     cc_model_filenames: tuple[tuple[str, str], ...] = ()
     unbatched_inputs: tuple[tuple[str, int], ...] = ()
@@ -102,14 +109,19 @@ class Options:
         _refuse_unknown(parameters)
         cores = len(os.sched_getaffinity(0))
         instances = max(1, sum(int(group.get("count", 1)) for group in config.get("instance_group") or []))
-        lanes = _read(parameters, "LANES", _integer(1, 256), max(1, min(cores, 4) // instances))
+        share = _read(parameters, "SHARE_ENGINE", _choice(("auto", "on", "off")), "auto")
+        sessions = 1 if share == "on" else instances
+        lanes = _read(parameters, "LANES", _integer(1, 256), max(1, min(cores, 4) // sessions))
         return cls(
             engine=_read(parameters, "ENGINE", _choice(ENGINES), "auto"),
             max_batch_size=int(config.get("max_batch_size", 0)),
             buckets=_read(parameters, "BUCKETS", _buckets, ()),
             slots=_read(parameters, "SLOTS", _integer(1, 64), 0),
             lanes=lanes,
-            threads=_read(parameters, "THREADS", _integer(1, 1024), max(1, cores // (lanes * instances))),
+            threads=_read(parameters, "THREADS", _integer(1, 1024), max(1, cores // (lanes * sessions))),
+            share_engine=share,
+            instances=instances,
+            gpu_inputs=parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS", "yes").lower() == "no",
             model_filename=str(config.get("default_model_filename", "")),
             cc_model_filenames=tuple(sorted(dict(config.get("cc_model_filenames") or {}).items())),
             unbatched_inputs=_unbatched_inputs(config),
@@ -126,10 +138,21 @@ class Options:
             device=device,
         )
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Options:
+        """Read what dataclasses.asdict and JSON made of one."""
+        return cls(**{key: _tuples(value) for key, value in content.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
 
 # Fields that come from Triton's own configuration, not from a parameter.
 _TRITONS_FIELDS = {
     "max_batch_size",
+    "instances",
+    "gpu_inputs",
     "model_filename",
     "cc_model_filenames",
     "unbatched_inputs",

@@ -8,11 +8,11 @@ from pathlib import Path
 from pinstream.engines.base import Engine, Slot
 from pinstream.engines.plan_source import described_plans, read_sidecar
 from pinstream.engines.profiles import model_spec
-from pinstream.errors import ModelFileError
+from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
 
-__all__ = ["Engine", "Slot", "find_model_file", "inspect", "open_engine"]
+__all__ = ["Engine", "Slot", "find_model_file", "inspect", "open_engine", "open_for_instance"]
 
 MODEL_FILENAMES = ("model.plan", "model.onnx")
 
@@ -65,18 +65,48 @@ def inspect(model_file: Path, options: Options) -> ModelSpec:
 
 
 def open_engine(model_file: Path, options: Options) -> Engine:
-    """Load a model file with the engine its options or its name call for.
+    """Load a model file, in this process, with the engine its options or its name call for.
 
     Raises:
         ModelFileError: The file is not what the engine can load.
     """
-    name = options.engine
-    if name == "auto":
-        name = "onnxruntime" if model_file.suffix == ".onnx" and not options.auto_build else "tensorrt"
-    if name == "onnxruntime":
+    if _engine_name(model_file, options) == "onnxruntime":
         from pinstream.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(model_file, options)
     from pinstream.engines.tensorrt import TensorRTEngine
 
     return TensorRTEngine(model_file, options)
+
+
+def open_for_instance(model_file: Path, options: Options) -> Engine:
+    """Load a model file for one of the instances of a model: here, or in a process that all of them share.
+
+    Raises:
+        ModelFileError: The file is not what the engine can load.
+        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do.
+    """
+    if not _is_shared(model_file, options):
+        return open_engine(model_file, options)
+    from pinstream.shared.process import shared_engine
+
+    return shared_engine(model_file, options)
+
+
+def _engine_name(model_file: Path, options: Options) -> str:
+    if options.engine != "auto":
+        return options.engine
+    return "onnxruntime" if model_file.suffix == ".onnx" and not options.auto_build else "tensorrt"
+
+
+def _is_shared(model_file: Path, options: Options) -> bool:
+    # Tensors on the GPU cannot cross to another process in host memory.
+    on_gpu = options.output_memory == "gpu" or options.gpu_inputs
+    if options.share_engine == "on" and on_gpu:
+        raise ConfigError(
+            "SHARE_ENGINE is on, and a shared engine takes and gives host memory only; set SHARE_ENGINE to off, or "
+            'leave OUTPUT_MEMORY=gpu and FORCE_CPU_ONLY_INPUT_TENSORS="no" out of config.pbtxt'
+        )
+    if options.share_engine != "auto":
+        return options.share_engine == "on"
+    return options.instances > 1 and not on_gpu and _engine_name(model_file, options) != "onnxruntime"

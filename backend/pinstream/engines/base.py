@@ -28,9 +28,12 @@ class Slot(Protocol):
 
         Args:
             name: The input.
-            source: The part; may be overwritten as soon as this returns.
+            source: The part; may be overwritten as soon as this returns, unless it is on the GPU or pinned.
             offset: Where it starts along the batch dimension; None where `source` is the whole input.
         """
+
+    def cut(self, size: int) -> None:
+        """Let the batch begun be of `size` items, no more than it was begun with; what was put stays."""
 
 
 class Engine(ABC):
@@ -69,6 +72,22 @@ class Engine(ABC):
     def used_graph(self, slot: Slot) -> bool:
         """Whether the batch just waited for was launched as a CUDA graph."""
         return False
+
+    def enter_thread(self) -> None:
+        """Called once in every thread that uses the engine, other than the one that made it."""
+        return
+
+    def pin(self, memory: Array) -> None:
+        """Let parts that lie in `memory` be read from it until their batch is done, instead of being copied in put.
+
+        Args:
+            memory: uint8 [nbytes]; it stays where it is until unpin.
+        """
+        return
+
+    def unpin(self, memory: Array) -> None:
+        """Take pin back; nothing in flight may use the memory."""
+        return
 
     @property
     def failure(self) -> str:

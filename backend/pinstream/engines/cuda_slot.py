@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -84,6 +85,46 @@ class Staging:
             self.device.free()
 
 
+class RegisteredMemory:
+    """Memory that somebody else allocated and that was page-locked here, so that the GPU reads it by itself."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, int] = {}
+        self._starts: list[int] = []
+
+    def add(self, memory: Array) -> None:
+        """Page-lock `memory`."""
+        start = _address(memory)
+        cuda.register_host(start, memory.nbytes)
+        self._ends[start] = start + memory.nbytes
+        self._starts = sorted(self._ends)
+
+    def remove(self, memory: Array) -> None:
+        """Give it back; no copy from it may be under way."""
+        start = _address(memory)
+        if self._ends.pop(start, None) is not None:
+            self._starts = sorted(self._ends)
+            cuda.unregister_host(start)
+
+    def __contains__(self, array: Array) -> bool:
+        """Whether the whole of a contiguous `array` lies in one registered piece."""
+        if not self._starts:
+            return False
+        start = _address(array)
+        place = bisect.bisect_right(self._starts, start) - 1
+        return place >= 0 and start + array.nbytes <= self._ends[self._starts[place]]
+
+    def clear(self) -> None:
+        """Give everything back."""
+        for start in self._starts:
+            cuda.unregister_host(start)
+        self._ends, self._starts = {}, []
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
 @dataclass(frozen=True)
 class Streams:
     """An instance's three streams; a batch crosses them in this order."""
@@ -102,6 +143,7 @@ class CudaSlot:
         streams: The instance's streams.
         spin: Wait for the GPU by polling.
         device: GPU index.
+        registered: Memory of others that the GPU may read.
         resources: Takes over everything that has to be freed.
     """
 
@@ -112,9 +154,11 @@ class CudaSlot:
         streams: Streams,
         spin: bool,
         device: int,
+        registered: RegisteredMemory,
         resources: ExitStack,
     ) -> None:
         self._streams = streams
+        self._registered = registered
         self._device = device
         self.inputs = {spec.name: _owned(Staging(spec), resources) for spec in inputs}
         self.outputs = {spec.name: _owned(Staging(spec), resources) for spec in outputs}
@@ -142,7 +186,8 @@ class CudaSlot:
     def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
         """Copy a part of the batch in and start it on its way to the device at once; see base.Slot.
 
-        What is on the GPU already goes there directly. It may then be overwritten only when the batch is done.
+        What is on the GPU already, or in registered memory, goes there directly. It may then be overwritten only when
+        the batch is done.
         """
         staging = self.inputs[name]
         row = math.prod(self.shapes[name][1:]) * staging.dtype.itemsize
@@ -155,10 +200,17 @@ class CudaSlot:
             cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
             return
         view = self._views[name]
+        if staging.device is not None and source in self._registered:
+            cuda.copy_async(doing, staging.device.pointer + start, _address(source), source.nbytes, self._streams.h2d)
+            return
         copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
         if staging.device is not None and source.nbytes:
             pinned = staging.pinned.pointer + start
             cuda.copy_async(doing, staging.device.pointer + start, pinned, source.nbytes, self._streams.h2d)
+
+    def cut(self, size: int) -> None:
+        """Let the batch be of `size` items; see base.Slot."""
+        self.shapes = {name: (size, *shape[1:]) for name, shape in self.shapes.items()}
 
     def shape_values(self) -> dict[str, tuple[int, ...]]:
         """What the shape tensors of the batch hold."""

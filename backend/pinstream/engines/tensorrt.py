@@ -21,7 +21,7 @@ import numpy as np
 from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, Streams
+from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, RegisteredMemory, Streams
 from pinstream.engines.flavour import Flavour, load_flavour, register_plugins
 from pinstream.engines.plan_source import usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
@@ -67,6 +67,8 @@ class TensorRTEngine(Engine):
         flavour = load_flavour(options.engine)
         register_plugins(flavour, map(Path, options.plugins))
         self._streams = Streams(*(self._owned_stream() for _ in range(3)))
+        self._registered = RegisteredMemory()
+        self._resources.callback(self._registered.clear)
         steps.done("device")
         plans = usable_plans(model_file, options, flavour, this_gpu(options.device))
         steps.done("preflight")
@@ -128,7 +130,9 @@ class TensorRTEngine(Engine):
         outputs = [self._output_buffer(tensor) for tensor in infos[0].outputs]
         options = self._options
         return [
-            CudaSlot(inputs, outputs, self._streams, options.busy_wait, options.device, self._resources)
+            CudaSlot(
+                inputs, outputs, self._streams, options.busy_wait, options.device, self._registered, self._resources
+            )
             for _ in range(options.slots or DEFAULT_SLOTS)
         ]
 
@@ -213,6 +217,18 @@ class TensorRTEngine(Engine):
     def failure(self) -> str:
         """Why this engine can never run again; see base.Engine."""
         return cuda.lost_context()
+
+    def enter_thread(self) -> None:
+        """CUDA's current device is a thread's own; see base.Engine."""
+        cuda.set_device(self._options.device)
+
+    def pin(self, memory: Array) -> None:
+        """Page-lock the memory; see base.Engine."""
+        self._registered.add(memory)
+
+    def unpin(self, memory: Array) -> None:
+        """See base.Engine."""
+        self._registered.remove(memory)
 
     # Warm-up
 

@@ -1,0 +1,145 @@
+"""Finding the engine's process, or starting it. It is known by an abstract Unix socket, which vanishes with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from pinstream import errors
+from pinstream.engines.base import Engine
+from pinstream.errors import ModelFileError, PinstreamError
+from pinstream.options import Options
+from pinstream.shared import wire
+from pinstream.shared.client import SharedEngine
+from pinstream.shared.server import EngineServer
+
+LOGGER = logging.getLogger("pinstream.shared")
+SCRIPT = Path(__file__).resolve().parents[1] / "engine_process.py"
+RETRY_S = 0.02
+# Instances all come while the model is loaded; a process that none has reached by then is nobody's.
+FIRST_INSTANCE_S = 60.0
+
+
+def shared_engine(model_file: Path, options: Options) -> Engine:
+    """The engine of `model_file` in the process that all instances of this model on this GPU share.
+
+    Raises:
+        PinstreamError: It could not be loaded; the same error as if it were loaded here.
+    """
+    return SharedEngine(lambda: _connect(model_file, options), options.slots)
+
+
+def _connect(model_file: Path, options: Options) -> tuple[socket.socket, wire.Message]:
+    """A socket to the model's engine process, started where there is none, and its first message."""
+    address = _address(model_file, options)
+    process: subprocess.Popen[bytes] | None = None
+    while True:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            channel.connect(address)
+            hello = _greeted(channel)
+            if hello is not None:
+                return channel, hello
+        except ConnectionError:
+            pass
+        channel.close()
+        if process is None:
+            process = _start(model_file, options, address)
+        elif process.poll() not in (None, 0):
+            raise ModelFileError(f"the engine's process ended with {process.returncode} while it was starting")
+        time.sleep(RETRY_S)
+
+
+def _greeted(channel: socket.socket) -> wire.Message | None:
+    """Wait until the engine is loaded; None where the process ended instead, or is not our user's."""
+    if not wire.same_user(channel):
+        return None
+    hello, _ = wire.receive(channel)
+    if hello is not None and "error" in hello:
+        raise getattr(errors, hello["kind"], ModelFileError)(hello["error"])
+    return hello
+
+
+def _address(model_file: Path, options: Options) -> str:
+    """One server's one load of one model on one GPU: its instances have the same parent, file and settings."""
+    stat = model_file.stat()
+    identity = [os.getppid(), str(model_file.resolve()), stat.st_mtime_ns, stat.st_size, asdict(options)]
+    return f"\0pinstream-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}"
+
+
+def _start(model_file: Path, options: Options, address: str) -> subprocess.Popen[bytes]:
+    # Triton's stub embeds Python: what sys.executable says there may be none, and the stub itself goes by PATH.
+    here = Path(sys.executable or "").name.startswith("python")
+    python = sys.executable if here else shutil.which("python3")
+    if python is None:
+        raise ModelFileError(
+            "no python3 on PATH to run the engine's process with; put it there, or set SHARE_ENGINE=off"
+        )
+    order = json.dumps({"model_file": str(model_file), "options": asdict(options), "address": address})
+    # A session of its own: Ctrl-C in a terminal is for the server, which then stops the instances.
+    process = subprocess.Popen([python, str(SCRIPT)], stdin=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(order.encode())
+    return process
+
+
+def run(order: str) -> int:
+    """What the engine's process does: load, tell whoever has come, serve, free.
+
+    Args:
+        order: JSON of _start.
+
+    Returns:
+        Exit code; 0 also where another process was first.
+    """
+    from pinstream.engines import open_engine
+
+    wish = json.loads(order)
+    options = Options.from_json(wish["options"])
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(wish["address"])
+    except OSError:
+        return 0
+    listener.listen(256)
+    try:
+        engine = open_engine(Path(wish["model_file"]), options)
+    except Exception as error:
+        if not isinstance(error, PinstreamError):
+            LOGGER.exception("the engine cannot be loaded")
+        _refuse_all(listener, {"error": str(error), "kind": _kind(error)})
+        return 0
+    server = EngineServer(engine, listener)
+    try:
+        server.serve(FIRST_INSTANCE_S)
+    finally:
+        engine.close()
+    return 0
+
+
+def _kind(error: Exception) -> str:
+    """The nearest class of `error` that the other side knows."""
+    return next((c.__name__ for c in type(error).__mro__ if c.__module__ == errors.__name__), ModelFileError.__name__)
+
+
+def _refuse_all(listener: socket.socket, hello: wire.Message) -> None:
+    """Tell every instance that has come why there is no engine; later ones start a process of their own."""
+    listener.settimeout(RETRY_S * 5)
+    try:
+        while True:
+            channel, _ = listener.accept()
+            if wire.same_user(channel):
+                wire.send(channel, hello)
+            channel.close()
+    except TimeoutError:
+        listener.close()

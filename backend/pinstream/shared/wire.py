@@ -1,0 +1,107 @@
+"""Messages between an instance and the engine's process: JSON over a Unix socket, one message a packet.
+
+| from | message | |
+|---|---|---|
+| engine | {"spec": {...}} or {"error": text, "kind": class name} | once, when the engine is loaded or could not be |
+| instance | {"memory": slot, "places": {name: [offset, bytes]}, "bytes": n} and a file descriptor | a slot's memory |
+| instance | {"run": slot, "items": n, "shapes": {input: shape}, "wanted": [output]} | the slot is gathered |
+| engine | {"done": slot, "shapes": {output: shape}, "stages": {stage: seconds}, "graph": bool} | outputs are there |
+| engine | {"done": slot, "room": {output: bytes}} | no room for these: share larger memory, run again |
+| engine | {"stays": true} | to an instance that leaves: others are still here, and the engine stays for them |
+| engine | {"done": slot, "error": text, "lost": bool} | the batch failed; `lost`: and every later one will |
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
+
+# No message comes near this; a Unix socket's default buffer takes packets of about 200 KB.
+LARGEST_MESSAGE = 1 << 16
+Message = dict[str, Any]
+
+
+def send(channel: socket.socket, message: Message, fd: int | None = None) -> None:
+    """Send a message, and with it a file descriptor.
+
+    Raises:
+        OSError: The other side has gone.
+    """
+    packet = json.dumps(message, separators=(",", ":")).encode()
+    if fd is None:
+        channel.send(packet)
+    else:
+        socket.send_fds(channel, [packet], [fd])
+
+
+def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
+    """The next message and the file descriptor that came with it.
+
+    Returns:
+        None for the message where the other side has gone.
+    """
+    try:
+        packet, ancillary, _, _ = channel.recvmsg(LARGEST_MESSAGE, socket.CMSG_LEN(4))
+    except ConnectionError:
+        return None, None
+    descriptors = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[:4])
+    return (json.loads(packet) if packet else None), (descriptors[0] if descriptors else None)
+
+
+def peer(channel: socket.socket) -> tuple[int, int]:
+    """Process and user of the other side, as the kernel knows them."""
+    credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    process, user, _ = struct.unpack("3i", credentials)
+    return process, user
+
+
+def same_user(channel: socket.socket) -> bool:
+    """Whether the other side runs as our own user."""
+    return peer(channel)[1] == os.geteuid()
+
+
+def spec_to_json(spec: ModelSpec) -> Message:
+    """A ModelSpec as a message has it."""
+
+    def tensors(specs: tuple[TensorSpec, ...]) -> list[Message]:
+        return [{"name": t.name, "dtype": t.dtype, "shape": t.shape, "bounds": t.bounds} for t in specs]
+
+    return {
+        "inputs": tensors(spec.inputs),
+        "outputs": tensors(spec.outputs),
+        "largest": spec.batch.largest if spec.batch else 0,
+    }
+
+
+def spec_from_json(message: Mapping[str, Any], chunk: int) -> ModelSpec:
+    """The model as an instance sees it: every batch up to the largest runs, handed over in parts.
+
+    Args:
+        message: Of spec_to_json.
+        chunk: The most items of a part.
+    """
+    largest = int(message["largest"])
+    batch = BatchSizes((largest,), exact=True, best=min(chunk, largest)) if largest else None
+    return ModelSpec(_tensors(message["inputs"]), _tensors(message["outputs"]), batch)
+
+
+def _tensors(entries: list[Message]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(
+            str(e["name"]),
+            str(e["dtype"]),
+            tuple(map(int, e["shape"])),
+            tuple((tuple(map(int, low)), tuple(map(int, high))) for low, high in e["bounds"]),
+        )
+        for e in entries
+    )

@@ -1,0 +1,188 @@
+"""An engine in a process of its own answers as one in this process does. Runs real processes and real ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pinstream.batching import Request
+from pinstream.engines import open_engine, open_for_instance
+from pinstream.engines.base import Engine
+from pinstream.errors import ConfigError, EngineError, ModelFileError
+from pinstream.loop import Loop
+from pinstream.options import Options
+from pinstream.tensors import Array
+from tests import onnx_models
+
+Open = Callable[..., Engine]
+SHARED = Options(max_batch_size=8, share_engine="on", lanes=2)
+
+
+@pytest.fixture
+def instance() -> Iterator[Open]:
+    """Opens a model as an instance does; what it opened is closed after the test."""
+    opened: list[Engine] = []
+
+    def run(model: Path, options: Options = SHARED) -> Engine:
+        opened.append(open_for_instance(model, options))
+        return opened[-1]
+
+    yield run
+    for engine in opened:
+        engine.close()
+    assert not engine_processes()
+
+
+def engine_processes() -> list[int]:
+    """Engine processes that children of this one have started."""
+    found = subprocess.run(["pgrep", "-f", "engine_process.py"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def answers(engine: Engine, arrays: list[Array], name: str = "row") -> list[Array]:
+    output = engine.spec.outputs[0].name
+    requests = [Request({name: array}, len(array), frozenset({output})) for array in arrays]
+    found = []
+    for answer in Loop(engine).run(requests):
+        if answer.error:
+            raise answer.error
+        array = answer.outputs[output]
+        assert isinstance(array, np.ndarray)
+        found.append(array.copy())
+    return found
+
+
+def rows(items: int, width: int, seed: int) -> Array:
+    return np.random.default_rng(seed).normal(size=(items, width)).astype(np.float32)
+
+
+def test_every_request_gets_its_own_rows_whatever_the_shapes(tmp_path: Path, instance: Open) -> None:
+    engine = instance(onnx_models.dynamic_width(tmp_path / "m.onnx"))
+    sent = [rows(1 + i % 9, 3 + i % 4, i) for i in range(60)]
+    for array, answer in zip(sent, answers(engine, sent), strict=True):
+        np.testing.assert_array_equal(answer, array * 2)
+
+
+def test_the_engine_says_of_itself_what_it_says_in_process(tmp_path: Path, instance: Open) -> None:
+    model = onnx_models.two_by_two(tmp_path / "m.onnx")
+    here = open_engine(model, SHARED)
+    there = instance(model)
+    assert (there.spec.inputs, there.spec.outputs) == (here.spec.inputs, here.spec.outputs)
+    assert there.spec.batch is not None
+    assert here.spec.batch is not None
+    assert there.spec.batch.largest == here.spec.batch.largest
+    here.close()
+
+
+def test_instances_share_one_process_and_never_each_others_rows(tmp_path: Path, instance: Open) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    engines = [instance(model) for _ in range(4)]
+    assert len(engine_processes()) == 1
+    wrong: list[str] = []
+
+    def work(number: int) -> None:
+        for i in range(40):
+            sent = [rows(1 + (i + k) % 8, 5, 1000 * number + 10 * i + k) for k in range(3)]
+            for array, answer in zip(sent, answers(engines[number], sent), strict=True):
+                if not np.array_equal(answer, array * 2):
+                    wrong.append(f"instance {number}, round {i}")
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_one_request_the_engine_fails_on_fails_no_other(tmp_path: Path, instance: Open) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    first, second = instance(model), instance(model)
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def spoil() -> None:
+        while not stop.is_set():
+            with pytest.raises(EngineError):
+                answers(second, [rows(2, 13, 0)])
+
+    thread = threading.Thread(target=spoil)
+    thread.start()
+    try:
+        for i in range(30):
+            sent = [rows(2, 5, i), rows(3, 12, i)]
+            for array, answer in zip(sent, answers(first, sent), strict=True):
+                np.testing.assert_array_equal(answer, array * 2)
+    except EngineError as error:
+        failures.append(error)
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+
+
+def test_a_model_without_a_batch_dimension(tmp_path: Path, instance: Open) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    unbatched = Options(share_engine="on", unbatched_inputs=(("row", 2),))
+    engine = instance(model, unbatched)
+    assert engine.spec.batch is None
+    request = Request({"row": rows(3, 4, 0)}, 1, frozenset({"doubled"}))
+    (answer,) = Loop(engine).run([request])
+    np.testing.assert_array_equal(np.asarray(answer.outputs["doubled"]), rows(3, 4, 0) * 2)
+
+
+def test_a_model_that_cannot_be_loaded_is_the_same_error_as_in_process(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelFileError, match="not an ONNX model"):
+        open_for_instance(tmp_path / "model.onnx", SHARED)
+    wait_until_gone()
+
+
+def test_a_killed_process_fails_what_it_had_and_is_started_again(tmp_path: Path, instance: Open) -> None:
+    engine = instance(onnx_models.dynamic_width(tmp_path / "m.onnx"))
+    (pid,) = engine_processes()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match="has ended"):
+        run_once(engine, rows(2, 3, 0))
+    assert "has ended" in engine.failure
+    np.testing.assert_array_equal(answers(engine, [rows(2, 3, 1)])[0], rows(2, 3, 1) * 2)
+    assert engine.failure == ""
+    assert engine_processes() != [pid]
+
+
+def run_once(engine: Engine, sent: Array) -> None:
+    slot = engine.slots[0]
+    slot.begin({"row": sent.shape})
+    slot.put("row", sent, 0)
+    engine.enqueue(slot, frozenset({"doubled"}))
+    engine.wait(slot)
+
+
+def test_closing_waits_until_everything_is_freed(tmp_path: Path) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    engines = [open_for_instance(model, SHARED) for _ in range(2)]
+    engines[0].close()
+    assert len(engine_processes()) == 1
+    engines[1].close()
+    assert engine_processes() == []
+
+
+def test_tensors_on_the_gpu_cannot_be_shared(tmp_path: Path) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="SHARE_ENGINE to off"):
+        open_for_instance(model, Options(share_engine="on", gpu_inputs=True))
+
+
+def wait_until_gone() -> None:
+    until = time.monotonic() + 10
+    while engine_processes() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert engine_processes() == []
