@@ -56,8 +56,9 @@ def _session(path: str) -> onnxruntime.InferenceSession:
 def _preprocess(image: npt.NDArray[np.uint8], height: int, width: int) -> tuple[FloatArray, float]:
     canvas = np.full((height, width, 3), 114, np.uint8)
     ratio = min(height / image.shape[0], width / image.shape[1])
-    resized = cv2.resize(image, (int(image.shape[1] * ratio), int(image.shape[0] * ratio)))
-    canvas[: resized.shape[0], : resized.shape[1]] = resized
+    # YOLOX itself fails on images so long and thin that truncation leaves no pixel of a side; one is kept.
+    rows, columns = (max(1, int(side * ratio)) for side in image.shape[:2])
+    canvas[:rows, :columns] = cv2.resize(image, (columns, rows)).reshape(rows, columns, 3)
     return np.ascontiguousarray(canvas.transpose(2, 0, 1)[None], np.float32), ratio
 
 

@@ -233,3 +233,15 @@ def test_a_network_of_another_size_and_other_classes(small: tuple[Running, Path]
     assert len(found) == len(boxes) > 0
     np.testing.assert_allclose(np.sort(found.scores), np.sort(scores), atol=0.01)
     assert set(found.class_ids.tolist()) == set(classes.tolist())
+
+
+@pytest.mark.parametrize("size", [(333, 517), (1, 4000), (4000, 1), (1, 1), (2, 999), (97, 161)], ids=str)
+def test_images_that_do_not_divide_equal_the_reference(small: tuple[Running, Path], size: tuple[int, int]) -> None:
+    service, export = small
+    image = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
+    boxes, scores, classes = reference_detections(export, image, conf=0.3, iou=0.45)
+    found = detect(service, "grpc", encoded(image, ".png"), conf=0.3, iou=0.45, max_det=300)
+    np.testing.assert_array_equal(found.class_ids, classes)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+    np.testing.assert_allclose(found.boxes, boxes, rtol=1e-5, atol=1e-3)
+    assert len(found) > 0
