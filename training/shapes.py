@@ -27,11 +27,12 @@ from training.backgrounds import background
 from training.sprites import Floats, Image, Sprite
 from training.things import LABELS, draw
 
-__all__ = ["HELD_OUT_SEED", "LABELS", "TRAINING_SEED", "Picture", "render", "render_many", "write_coco"]
+__all__ = ["HELD_OUT_SEED", "LABELS", "SPLITS", "TRAINING_SEED", "Picture", "render", "render_many", "write_coco"]
 
 # A split is a range of seeds; no training takes a million pictures.
 TRAINING_SEED = 0
 HELD_OUT_SEED = 1_000_000
+SPLITS = {"training": TRAINING_SEED, "held-out": HELD_OUT_SEED}
 
 MOST_THINGS = 14
 # The longer side of a thing over that of the picture.
@@ -242,10 +243,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.shapes", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder")
     parser.add_argument("--count", type=int, default=200, help="how many pictures (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=HELD_OUT_SEED, help="of the first picture (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="held-out", help="(default: %(default)s)")
+    parser.add_argument("--skip", type=int, default=0, help="how many pictures of the split to leave out before them")
     parser.add_argument("--processes", type=int, default=2, help="how many work at it (default: %(default)s)")
     options = parser.parse_args()
-    write_coco(options.out, range(options.seed, options.seed + options.count), options.processes)
+    first = SPLITS[options.split] + options.skip
+    write_coco(options.out, range(first, first + options.count), options.processes)
 
 
 if __name__ == "__main__":

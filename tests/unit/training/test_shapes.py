@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.shapes import HELD_OUT_SEED, LABELS, LEAST_SEEN, MOST_THINGS, SMALLEST, Picture, render, write_coco
+from training.shapes import HELD_OUT_SEED, LABELS, LEAST_SEEN, MOST_THINGS, SMALLEST, Picture, main, render, write_coco
 from training.sprites import Image, contrasting
 from training.things import draw
 
@@ -160,3 +161,13 @@ def test_write_coco_describes_the_pictures_it_writes(tmp_path: Path) -> None:
 def test_the_label_file_of_the_model_names_the_classes() -> None:
     path = Path(__file__).parents[3] / "models" / "shapes.txt"
     assert path.read_text(encoding="utf-8").splitlines() == list(LABELS)
+
+
+def test_the_command_writes_pictures_of_either_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, skip, first in (("held-out", 0, HELD_OUT_SEED), ("training", 5, 5)):
+        out = tmp_path / split
+        command = ["shapes", "--out", str(out), "--count", "2", "--split", split, "--skip", str(skip)]
+        monkeypatch.setattr(sys, "argv", [*command, "--processes", "1"])
+        main()
+        assert sorted(path.name for path in out.glob("*.jpg")) == [f"{first + n:06d}.jpg" for n in range(2)]
+        assert (out / f"{first:06d}.jpg").read_bytes() == render(first).jpeg
