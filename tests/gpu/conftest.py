@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ import pytest
 from pinstream.engines import Engine, find_model_file, open_engine
 from pinstream.errors import ModelFileError
 from pinstream.options import Options
+from tests import onnx_models
+from tests.gpu.serving import INPUTS_ON_THE_GPU, place
+from tests.server.conftest import ONE_LINE
+from tests.server.running import Running, running
 
 BuildPlan = Callable[..., Path]
 OpenPlan = Callable[..., Engine]
@@ -69,6 +73,20 @@ def load(build: BuildPlan, cache_dir: Path, request: pytest.FixtureRequest) -> O
         return engine
 
     return run
+
+
+@pytest.fixture(scope="session")
+def server(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A classifier as plans, with several configurations."""
+    onnx = onnx_models.classifier(tmp_path_factory.mktemp("onnx") / "classifier.onnx")
+    repository = tmp_path_factory.mktemp("repository")
+    static = build(onnx, batch_sizes=(1, 4, 8))
+    place(static, repository, "static")
+    place(static, repository, "on_gpu", ONE_LINE + INPUTS_ON_THE_GPU)
+    place(static, repository, "two_instances", ONE_LINE + "instance_group { count: 2 kind: KIND_GPU }\n")
+    place(build(onnx, max_batch=16), repository, "dynamic")
+    with running(repositories=[repository], extra=["--cuda-memory-pool-byte-size=0:67108864"]) as started:
+        yield started
 
 
 _outcomes: list[dict[str, Any]] = []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
@@ -24,8 +25,8 @@ from tests import onnx_models
 from tests.gpu.conftest import BuildPlan, OpenPlan
 
 MEGABYTE = 1 << 20
-# TensorRT multiplies FP32 in TF32, with 10 bits of mantissa, over sums of 192 products here.
-TF32 = 5e-3
+# What another order of the same FP32 additions may change in a probability, over sums of 192 products.
+FP32 = 2e-5
 
 
 def pixels(items: int, seed: int = 0) -> Array:
@@ -50,13 +51,16 @@ def classifier(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return build(onnx, batch_sizes=(1, 2, 4))
 
 
-def reference(items: Array) -> Array:
-    import onnxruntime as ort
+@functools.cache
+def reference_session() -> ort.InferenceSession:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = onnx_models.classifier(Path(scratch) / "classifier.onnx")
+        return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-    path = onnx_models.classifier(Path("/tmp") / "pinstream-reference.onnx")
-    return np.asarray(
-        ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"pixels": items})[0]
-    )
+
+def reference(items: Array) -> Array:
+    """What ONNX Runtime says on the CPU."""
+    return np.asarray(reference_session().run(None, {"pixels": items})[0])
 
 
 def test_two_inputs_and_two_outputs(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
@@ -137,20 +141,26 @@ def test_poisoned_buffers_do_not_show(load: OpenPlan, classifier: Path) -> None:
             cuda.copy("poisoning", staging.address, staging.pinned.pointer, staging.nbytes)
     for items in (1, 3, 4, 7):
         got = answer(engine, "probabilities", pixels=pixels(items))["probabilities"]
-        np.testing.assert_allclose(got, reference(pixels(items)), atol=TF32)
+        np.testing.assert_allclose(got, reference(pixels(items)), atol=FP32)
 
 
 def test_inputs_on_the_gpu_stay_there(load: OpenPlan, classifier: Path) -> None:
     from pinstream import cuda
 
-    engine = load(classifier)
+    engine: Any = load(classifier)
     data = pixels(3)
     memory = cuda.DeviceAllocation(data.nbytes)
     cuda.copy("placing a test's input", memory.pointer, data.ctypes.data, data.nbytes)
     on_gpu = DeviceArray(memory.pointer, data.shape, data.dtype, 0)
+    for slot in engine.slots:
+        slot.inputs["pixels"].pinned.data[:] = 0xFF
+    alone = Loop(engine).run([request("probabilities", pixels=on_gpu)])
+    np.testing.assert_allclose(alone[0].outputs["probabilities"].copy(), reference(data), atol=FP32)
+    # It went from one place on the GPU to another: no slot's host memory has seen it.
+    assert all((slot.inputs["pixels"].pinned.data == 0xFF).all() for slot in engine.slots)
     mixed = Loop(engine).run([request("probabilities", pixels=on_gpu), request("probabilities", pixels=pixels(2, 1))])
-    np.testing.assert_allclose(mixed[0].outputs["probabilities"].copy(), reference(data), atol=TF32)
-    np.testing.assert_allclose(mixed[1].outputs["probabilities"].copy(), reference(pixels(2, 1)), atol=TF32)
+    np.testing.assert_allclose(mixed[0].outputs["probabilities"].copy(), reference(data), atol=FP32)
+    np.testing.assert_allclose(mixed[1].outputs["probabilities"].copy(), reference(pixels(2, 1)), atol=FP32)
     memory.free()
 
 
@@ -158,11 +168,58 @@ def test_outputs_stay_on_the_gpu_where_asked(load: OpenPlan, classifier: Path) -
     engine = load(classifier, output_memory="gpu")
     got = answer(engine, "probabilities", pixels=pixels(3))["probabilities"]
     assert isinstance(got, DeviceArray)
-    np.testing.assert_allclose(got.copy(), reference(pixels(3)), atol=TF32)
+    np.testing.assert_allclose(got.copy(), reference(pixels(3)), atol=FP32)
     # A request that takes several batches is put together on the host.
     np.testing.assert_allclose(
-        answer(engine, "probabilities", pixels=pixels(9))["probabilities"], reference(pixels(9)), atol=TF32
+        answer(engine, "probabilities", pixels=pixels(9))["probabilities"], reference(pixels(9)), atol=FP32
     )
+
+
+def test_only_wanted_outputs_and_the_batch_s_own_bytes_come_back(
+    build: BuildPlan, load: OpenPlan, tmp_path: Path
+) -> None:
+    engine: Any = load(build(onnx_models.two_by_two(tmp_path / "m.onnx"), max_batch=8))
+    for slot in engine.slots:
+        for staging in slot.outputs.values():
+            staging.pinned.data[:] = 0xFF
+    left, right = np.ones((3, 4), np.float32), np.arange(12).reshape(3, 4)
+    np.testing.assert_array_equal(answer(engine, "double", left=left, right=right)["double"], right * 2)
+    touched = [slot for slot in engine.slots if not (slot.outputs["double"].pinned.data == 0xFF).all()]
+    assert len(touched) == 1
+    assert (touched[0].outputs["double"].pinned.data[right.nbytes :] == 0xFF).all()
+    assert all((slot.outputs["sum"].pinned.data == 0xFF).all() for slot in engine.slots)
+
+
+def test_an_error_in_one_batch_leaves_the_loop_usable(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    onnx = onnx_models.save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Add", ["row", "row"], ["doubled"])],
+        [("row", TensorProto.FLOAT, ["batch", "width"])],
+        [("doubled", TensorProto.FLOAT, ["batch", "width"])],
+    )
+    loop = Loop(load(build(onnx, max_batch=4, shapes=(("row", Range((1,), (16,), (32,))),))))
+    for _ in range(3):
+        wide, fitting = np.ones((1, 99), np.float32), np.ones((2, 7), np.float32)
+        (refused,) = loop.run([request("doubled", row=wide)])
+        assert "no optimisation profile takes row [1, 99]" in str(refused.error)
+        (fine,) = loop.run([request("doubled", row=fitting)])
+        np.testing.assert_array_equal(fine.outputs["doubled"].copy(), fitting * 2)
+
+
+def test_streams_of_high_priority_and_polling_give_the_same(load: OpenPlan, classifier: Path) -> None:
+    for options in ({"priority": "high", "busy_wait": True}, {"priority": "low"}, {"slots": 1}):
+        got = answer(load(classifier, **options), "probabilities", pixels=pixels(11))["probabilities"]
+        np.testing.assert_allclose(got, reference(pixels(11)), atol=FP32)
+
+
+def test_inputs_named_in_another_order_launch_the_same_graph(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    engine: Any = load(build(onnx_models.two_by_two(tmp_path / "m.onnx"), batch_sizes=(2,)))
+    left, right = np.ones((2, 4), np.float32), np.arange(8).reshape(2, 4)
+    for inputs in ({"left": left, "right": right}, {"right": right, "left": left}):
+        (found,) = Loop(engine).run([request("sum", **inputs)])
+        np.testing.assert_array_equal(found.outputs["sum"].copy(), left + right)
+        assert found.times is not None
+        assert found.times.graph
 
 
 def test_the_sidecar_says_what_the_engine_does(load: OpenPlan, classifier: Path) -> None:
@@ -228,45 +285,3 @@ def test_a_failed_load_leaks_nothing(classifier: Path, cache_dir: Path, tmp_path
             before = cuda.memory_used()
     assert before is not None
     assert cuda.memory_used() - before <= MEGABYTE
-
-
-LOSE_THE_CONTEXT = """
-import sys
-import numpy as np, torch
-from pathlib import Path
-from pinstream.batching import Request
-from pinstream.engines import find_model_file, open_engine
-from pinstream.loop import Loop
-from pinstream.options import Options
-options = Options(cache_dir=sys.argv[2])
-engine = open_engine(find_model_file(Path(sys.argv[1]), options), options)
-request = Request({"pixels": np.zeros((1, 3, 8, 8), np.float32)}, 1, frozenset({"probabilities"}))
-assert Loop(engine).run([request])[0].error is None
-try:
-    torch.zeros(4, device="cuda")[torch.tensor([99], device="cuda")].sum().item()
-except RuntimeError:
-    pass
-for _ in range(3):
-    error = Loop(engine).run([request])[0].error
-    assert error is not None
-    print(error)
-print("failure:", engine.failure)
-engine.close()
-"""
-
-
-def test_a_lost_context_is_reported_and_the_engine_says_it_has_failed(classifier: Path, cache_dir: Path) -> None:
-    pytest.importorskip("torch")
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", LOSE_THE_CONTEXT, str(classifier), str(cache_dir)],
-        capture_output=True,
-        text=True,
-        cwd=root / "backend",
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert "must be restarted" in lines[0]
-    assert lines[-1] == f"failure: {lines[0]}"

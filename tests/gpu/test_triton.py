@@ -1,60 +1,33 @@
-"""A real tritonserver with plans on the GPU: the whole service, many clients, shared memory of both kinds."""
+"""A real tritonserver with plans on the GPU: the whole service, many clients, loads and unloads, metrics."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-import tritonclient.utils.cuda_shared_memory as cuda_shm
-import tritonclient.utils.shared_memory as system_shm
 
 from pinstream_cli.build import build_service
 from pinstream_client import Detections, Detector
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan
-from tests.gpu.test_engine import TF32, pixels, reference
-from tests.server.conftest import ONE_LINE
+from tests.gpu.serving import place
+from tests.gpu.test_engine import FP32, pixels, reference
 from tests.server.running import Running, running
-from tests.server.test_plain_models import infer, together
+from tests.server.test_plain_models import infer, metrics, together
 from tests.shared_files import shared_image, shared_model
-
-CPU_TENSORS_ONLY = 'parameters { key: "FORCE_CPU_ONLY_INPUT_TENSORS" value { string_value: "no" } }\n'
-
-
-def place(plan: Path, repository: Path, name: str, config: str = ONE_LINE) -> None:
-    """Make a plan directory a model of a repository."""
-    version = repository / name / "1"
-    version.mkdir(parents=True)
-    (repository / name / "config.pbtxt").write_text(config)
-    for file in plan.iterdir():
-        if file.is_file():
-            (version / file.name).write_bytes(file.read_bytes())
-
-
-@pytest.fixture(scope="module")
-def server(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    onnx = onnx_models.classifier(tmp_path_factory.mktemp("onnx") / "classifier.onnx")
-    repository = tmp_path_factory.mktemp("repository")
-    static = build(onnx, batch_sizes=(1, 4, 8))
-    place(static, repository, "static")
-    place(static, repository, "on_gpu", ONE_LINE + CPU_TENSORS_ONLY)
-    place(static, repository, "two_instances", ONE_LINE + "instance_group { count: 2 kind: KIND_GPU }\n")
-    place(build(onnx, max_batch=16), repository, "dynamic")
-    with running(repositories=[repository], extra=["--cuda-memory-pool-byte-size=0:67108864"]) as started:
-        yield started
 
 
 @pytest.mark.parametrize("model", ["static", "on_gpu", "two_instances", "dynamic"])
 def test_plans_are_served_by_one_line_of_configuration(server: Running, model: str) -> None:
     for items in (1, 3, 8):
         got = infer(server, model, pixels=pixels(items)).as_numpy("probabilities")
-        np.testing.assert_allclose(got, reference(pixels(items)), atol=TF32)
+        np.testing.assert_allclose(got, reference(pixels(items)), atol=FP32)
 
 
 @pytest.mark.parametrize("model", ["static", "dynamic", "two_instances"])
@@ -71,46 +44,11 @@ def test_two_thousand_random_batches_from_eight_clients_each_get_their_own_answe
             tensor = grpc.InferInput("pixels", [items, 3, 8, 8], "FP32")
             tensor.set_data_from_numpy(bank[start : start + items])
             got = client.infer(model, [tensor], client_timeout=60).as_numpy("probabilities")
-            np.testing.assert_allclose(got, expected[start : start + items], atol=TF32)
+            np.testing.assert_allclose(got, expected[start : start + items], atol=FP32)
         client.close()
         return 250
 
     assert together([lambda seed=seed: client_loop(seed) for seed in range(8)]) == [250] * 8
-
-
-def test_inputs_in_cuda_shared_memory(server: Running) -> None:
-    data = pixels(3, seed=3)
-    client = grpc.InferenceServerClient(server.grpc_url)
-    region = cuda_shm.create_shared_memory_region("pinstream_test", data.nbytes, 0)
-    try:
-        cuda_shm.set_shared_memory_region(region, [data])
-        client.register_cuda_shared_memory("pinstream_test", cuda_shm.get_raw_handle(region), 0, data.nbytes)
-        tensor = grpc.InferInput("pixels", list(data.shape), "FP32")
-        tensor.set_shared_memory("pinstream_test", data.nbytes)
-        for model in ("static", "on_gpu"):
-            got = client.infer(model, [tensor]).as_numpy("probabilities")
-            np.testing.assert_allclose(got, reference(data), atol=TF32)
-    finally:
-        client.unregister_cuda_shared_memory("pinstream_test")
-        cuda_shm.destroy_shared_memory_region(region)
-        client.close()
-
-
-def test_inputs_in_system_shared_memory(server: Running) -> None:
-    data = pixels(5, seed=4)
-    client = grpc.InferenceServerClient(server.grpc_url)
-    region = system_shm.create_shared_memory_region("pinstream_test", "/pinstream_test", data.nbytes)
-    try:
-        system_shm.set_shared_memory_region(region, [data])
-        client.register_system_shared_memory("pinstream_test", "/pinstream_test", data.nbytes)
-        tensor = grpc.InferInput("pixels", list(data.shape), "FP32")
-        tensor.set_shared_memory("pinstream_test", data.nbytes)
-        got = client.infer("static", [tensor]).as_numpy("probabilities")
-        np.testing.assert_allclose(got, reference(data), atol=TF32)
-    finally:
-        client.unregister_system_shared_memory("pinstream_test")
-        system_shm.destroy_shared_memory_region(region)
-        client.close()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -129,26 +67,73 @@ def test_the_whole_service_finds_the_dog(build: BuildPlan, tmp_path: Path, preci
         assert threading.active_count() < 100
 
 
+MODELS, ROUNDS = 5, 10
+
+
 def test_fifty_loads_and_unloads_give_all_gpu_memory_back(build: BuildPlan, tmp_path: Path) -> None:
     from pinstream import cuda
 
-    onnx = onnx_models.classifier(tmp_path / "classifier.onnx")
-    place(build(onnx, batch_sizes=(1, 2)), tmp_path / "repository", "classifier")
-    with running(repositories=[tmp_path / "repository"], extra=["--model-control-mode=explicit"]) as server:
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2))
+    models = [f"classifier_{i}" for i in range(MODELS)]
+    for model in models:
+        place(plan, tmp_path / "repository", model)
+
+    def once(server: Running, model: str) -> bool:
         client = grpc.InferenceServerClient(server.grpc_url)
-        used = []
-        for _ in range(50):
-            client.load_model("classifier")
-            got = infer(server, "classifier", pixels=pixels(2)).as_numpy("probabilities")
-            np.testing.assert_allclose(got, reference(pixels(2)), atol=TF32)
-            client.unload_model("classifier")
-            deadline = time.monotonic() + 20
-            while client.is_model_ready("classifier") and time.monotonic() < deadline:
-                threading.Event().wait(0.02)
-            used.append(cuda.memory_used())
-        # The process of an unloaded model may take a moment to be gone.
-        deadline = time.monotonic() + 20
-        while cuda.memory_used() > min(used) and time.monotonic() < deadline:
-            threading.Event().wait(0.1)
-        assert cuda.memory_used() <= min(used)
+        client.load_model(model)
+        got = infer(server, model, pixels=pixels(2)).as_numpy("probabilities")
+        np.testing.assert_allclose(got, reference(pixels(2)), atol=FP32)
+        client.unload_model(model)
+        deadline = time.monotonic() + 30
+        while client.is_model_ready(model) and time.monotonic() < deadline:
+            time.sleep(0.02)
         client.close()
+        return True
+
+    with running(repositories=[tmp_path / "repository"], extra=["--model-control-mode=explicit"]) as server:
+        used = []
+        for _ in range(ROUNDS):
+            # Side by side, which also lets loads and unloads meet.
+            assert together([lambda model=model: once(server, model) for model in models]) == [True] * MODELS
+            used.append(settled_memory(cuda.memory_used))
+        # The first round fills what tritonserver itself keeps.
+        assert max(used[1:]) <= used[0], used
+
+
+def settled_memory(read: Callable[[], int]) -> int:
+    """GPU memory in use once it has stood still: the process of an unloaded model takes a moment to be gone."""
+    deadline = time.monotonic() + 20
+    before, now = -1, read()
+    while now != before and time.monotonic() < deadline:
+        time.sleep(0.3)
+        before, now = now, read()
+    return now
+
+
+def test_every_stage_of_a_batch_shows_in_the_server_s_metrics(server: Running) -> None:
+    labels = 'device="gpu0",model="static",version="1"'
+    stages = ("gather", "h2d", "compute", "d2h", "scatter")
+
+    def counted() -> dict[str, float]:
+        found = metrics(server)
+        counts = {stage: found.get(f"pinstream_{stage}_duration_us_count{{{labels}}}", 0) for stage in stages}
+        counts["sizes"] = found.get(f"pinstream_batch_size_count{{{labels}}}", 0)
+        counts["graphs"] = found.get(f"pinstream_graph_launches{{{labels}}}", 0)
+        counts["buckets"] = sum(v for k, v in found.items() if k.startswith("pinstream_batches{") and '"static"' in k)
+        return counts
+
+    before = counted()
+    for _ in range(6):
+        infer(server, "static", pixels=pixels(1))
+    deadline = time.monotonic() + 10
+    while (grown := {k: v - before[k] for k, v in counted().items()}) != dict.fromkeys(before, 6.0):
+        assert time.monotonic() < deadline, grown
+        time.sleep(0.1)
+    found = metrics(server)
+    for stage in stages:
+        # Microseconds, by CUDA events: this model's stages take some of them, and no second.
+        mean = (
+            found[f"pinstream_{stage}_duration_us_sum{{{labels}}}"]
+            / found[f"pinstream_{stage}_duration_us_count{{{labels}}}"]
+        )
+        assert 0.5 < mean < 1e6, (stage, mean)

@@ -1,0 +1,91 @@
+"""Building where there is a GPU: `pinstream build`, explicit quantization, and AUTO_BUILD in a served model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from pinstream import cuda, sidecar
+from pinstream.engines import find_model_file, open_engine
+from pinstream.options import Options
+from pinstream_cli.build import build as build_command
+from tests import onnx_models
+from tests.gpu.conftest import BuildPlan, OpenPlan
+from tests.gpu.serving import parameters
+from tests.gpu.test_engine import FP32, answer, pixels, reference
+from tests.server.conftest import ONE_LINE, add_model
+from tests.server.running import running
+from tests.server.test_plain_models import infer
+from tests.shared_files import shared_model
+
+
+def test_a_build_says_what_it_was_made_for_and_leaves_its_kernels_compiled(
+    flavour: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "service"
+    words = [shared_model(), "-o", out, "--plan", "--precision", "fp16", "--batch-sizes", "1,4"]
+    result = CliRunner().invoke(build_command, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    section = sidecar.read(out / "model.json").sections["tensorrt"]
+    assert section["flavour"] == flavour.name
+    assert section["gpu"] == cuda.device_name(0)
+    assert section["compute_capability"] == cuda.compute_capability(0)
+    assert section["cuda"] == cuda.runtime_version()
+    if not flavour.is_rtx:
+        return
+    assert f"kernels    compiled for {cuda.device_name(0)}" in result.output
+    caches = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "pinstream" / "jit").iterdir()}
+    assert len(caches) == 2
+    began = time.monotonic()
+    open_engine(find_model_file(out, Options()), Options()).close()
+    record_property("seconds_of_a_warm_load", round(time.monotonic() - began, 3))
+    # Nothing was compiled that was not there.
+    assert {path: path.stat().st_mtime_ns for path in caches} == caches
+
+
+def test_an_explicitly_quantized_graph(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights: dict[str, Any] = {
+        "w": rng.integers(-100, 100, (16, 32)).astype(np.int8),
+        "x_scale": np.array(0.05, np.float32),
+        "w_scale": np.array(0.01, np.float32),
+        "zero": np.array(0, np.int8),
+    }
+    onnx = onnx_models.save(
+        tmp_path / "quantized.onnx",
+        [
+            helper.make_node("QuantizeLinear", ["x", "x_scale", "zero"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "x_scale", "zero"], ["xd"]),
+            helper.make_node("DequantizeLinear", ["w", "w_scale", "zero"], ["wd"]),
+            helper.make_node("MatMul", ["xd", "wd"], ["y"]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", 16])],
+        [("y", TensorProto.FLOAT, ["batch", 32])],
+        weights,
+    )
+    x = rng.normal(size=(5, 16)).astype(np.float32)
+    expected = ort.InferenceSession(str(onnx), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    got = answer(load(build(onnx, batch_sizes=(1, 8))), "y", x=x)["y"]
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+def test_auto_build_builds_once_for_all_instances(flavour: Any, tmp_path: Path) -> None:
+    wishes = parameters(AUTO_BUILD="true", CACHE_DIR=str(tmp_path / "cache"))
+    two = "max_batch_size: 4\ninstance_group { count: 2 kind: KIND_GPU }\n"
+    onnx_models.classifier(add_model(tmp_path / "repository", "built", ONE_LINE + two + wishes))
+    with running(repositories=[tmp_path / "repository"]) as server:
+        got = infer(server, "built", pixels=pixels(3)).as_numpy("probabilities")
+        np.testing.assert_allclose(got, reference(pixels(3)), atol=FP32)
+    entries = [path for path in (tmp_path / "cache" / "plans").iterdir() if path.is_dir()]
+    assert len(entries) == 1
+    text = server.console.getvalue()
+    # Whoever completes the configuration comes first and may build without a word; no plan is built twice.
+    assert all(text.count(f"built {plan.name}") <= 1 for plan in entries[0].glob("*.plan")), text

@@ -1,0 +1,136 @@
+"""A sticky CUDA error, by a kernel that really writes to a wrong address: in one engine, and in a served model."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from tests import onnx_models
+from tests.gpu.conftest import BuildPlan
+from tests.gpu.serving import parameters, place
+from tests.gpu.test_engine import FP32, pixels, reference
+from tests.server.conftest import ONE_LINE
+from tests.server.running import Running, running
+from tests.server.test_plain_models import infer
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).parent / "lose_context.cu"
+MEANING = "an illegal memory access was encountered"
+ADVICE = "this process has lost its GPU context and must be restarted: load the model again, or restart the server"
+
+
+@pytest.fixture
+def trigger(tmp_path: Path) -> Path:
+    """The file that makes the library write to a wrong address once it is there."""
+    return tmp_path / "lose-the-context"
+
+
+@pytest.fixture
+def library(tmp_path: Path, trigger: Path) -> Path:
+    """The compiled library."""
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if nvcc is None:
+        pytest.skip("needs CUDA's compiler, nvcc")
+    built = tmp_path / "liblose_context.so"
+    command = [nvcc, "-arch=native", "-shared", "-Xcompiler", "-fPIC", f'-DTRIGGER="{trigger}"', "-o", built, SOURCE]
+    subprocess.run([str(word) for word in command], check=True, timeout=120)
+    return built
+
+
+LOSE_THE_CONTEXT = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from pinstream.batching import Request
+from pinstream.engines import find_model_file, open_engine
+from pinstream.loop import Loop
+from pinstream.options import Options
+plan, cache, library, trigger = sys.argv[1:]
+options = Options(cache_dir=cache, plugins=(library,))
+engine = open_engine(find_model_file(Path(plan), options), options)
+request = Request({"pixels": np.zeros((1, 3, 8, 8), np.float32)}, 1, frozenset({"probabilities"}))
+assert Loop(engine).run([request])[0].error is None
+assert engine.failure == ""
+Path(trigger).touch()
+deadline = time.monotonic() + 20
+while (error := Loop(engine).run([request])[0].error) is None and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(error)
+for answer in Loop(engine).run([request] * 3):
+    print(answer.error)
+print(engine.failure)
+engine.close()
+"""
+
+
+def test_a_lost_context_is_said_by_every_answer_and_by_the_engine(
+    build: BuildPlan, cache_dir: Path, tmp_path: Path, library: Path, trigger: Path
+) -> None:
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_THE_CONTEXT, str(plan), str(cache_dir), str(library), str(trigger)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "backend",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("CUDA failed while ")
+    assert "cudaErrorIllegalAddress" in lines[0]
+    assert MEANING in lines[0]
+    assert lines[0].endswith(ADVICE)
+    assert lines[1:] == [lines[0]] * 4
+
+
+def failure(server: Running, model: str) -> InferenceServerException:
+    with pytest.raises(InferenceServerException) as caught:
+        infer(server, model, pixels=pixels(1))
+    return caught.value
+
+
+def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_loaded_again(
+    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path
+) -> None:
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
+    repository = tmp_path / "repository"
+    place(plan, repository, "struck", ONE_LINE + parameters(PLUGINS=str(library)))
+    place(plan, repository, "neighbour")
+    explicit = ["--model-control-mode=explicit", "--load-model=struck", "--load-model=neighbour"]
+    with running(repositories=[repository], extra=explicit) as server:
+        infer(server, "struck", pixels=pixels(1))
+        trigger.touch()
+        time.sleep(0.5)
+        first = failure(server, "struck")
+        assert first.status() == "StatusCode.UNAVAILABLE"
+        assert MEANING in first.message()
+        assert first.message().endswith(ADVICE)
+        for _ in range(5):
+            assert failure(server, "struck").message() == first.message()
+        said = [line for line in server.console.getvalue().splitlines() if MEANING in line]
+        assert len(said) == 1, said
+        assert "Traceback" not in server.console.getvalue()
+        # Other models are other processes, with contexts of their own.
+        np.testing.assert_allclose(
+            infer(server, "neighbour", pixels=pixels(3)).as_numpy("probabilities"), reference(pixels(3)), atol=FP32
+        )
+        trigger.unlink()
+        client = grpc.InferenceServerClient(server.grpc_url)
+        client.unload_model("struck")
+        deadline = time.monotonic() + 20
+        while client.is_model_ready("struck") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        client.load_model("struck")
+        client.close()
+        np.testing.assert_allclose(
+            infer(server, "struck", pixels=pixels(3)).as_numpy("probabilities"), reference(pixels(3)), atol=FP32
+        )
