@@ -72,8 +72,8 @@ def main() -> None:
         "machine": environment.machine(),
         "versions": environment.versions(tensorrt=f"{built['tensorrt']['flavour']} {built['tensorrt']['version']}"),
         "notes": [
-            "seconds: from the command until every model is READY and the server listens, checks included; models: since "
-            "tritonserver's start; detector: the steps of its load. Files are in the page cache."
+            "seconds: from the command until every model is READY and the server listens, checks included.",
+            "models: since tritonserver's start; detector: the steps of its load. Files are in the page cache.",
         ],
         "plans": [plan["file"] for plan in built["plans"]],
         "rows": rows,
