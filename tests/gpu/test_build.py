@@ -78,7 +78,7 @@ def test_an_explicitly_quantized_graph(build: BuildPlan, load: OpenPlan, tmp_pat
 
 
 def test_auto_build_builds_once_for_all_instances(flavour: Any, tmp_path: Path) -> None:
-    wishes = parameters(AUTO_BUILD="true", CACHE_DIR=str(tmp_path / "cache"))
+    wishes = parameters(AUTO_BUILD="true", SHARE_ENGINE="off", CACHE_DIR=str(tmp_path / "cache"))
     two = "max_batch_size: 4\ninstance_group { count: 2 kind: KIND_GPU }\n"
     onnx_models.classifier(add_model(tmp_path / "repository", "built", ONE_LINE + two + wishes))
     with running(repositories=[tmp_path / "repository"]) as server:

@@ -98,12 +98,13 @@ def failure(server: Running, model: str) -> InferenceServerException:
     return caught.value
 
 
+@pytest.mark.parametrize("share", ["off", "on"])
 def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_loaded_again(
-    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path
+    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path, share: str
 ) -> None:
     plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
     repository = tmp_path / "repository"
-    place(plan, repository, "struck", ONE_LINE + parameters(PLUGINS=str(library)))
+    place(plan, repository, "struck", ONE_LINE + parameters(PLUGINS=str(library), SHARE_ENGINE=share))
     place(plan, repository, "neighbour")
     explicit = ["--model-control-mode=explicit", "--load-model=struck", "--load-model=neighbour"]
     with running(repositories=[repository], extra=explicit) as server:
