@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ SUBCOMMANDS = {
     "detect": Subcommand("pinstream_cli.detect", "", "Find objects in images through a running server."),
     "eval": Subcommand("pinstream_cli.eval", "eval", "Measure average precision on annotated images."),
     "bench": Subcommand("pinstream_cli.bench", "server", "Measure the server and its detector."),
+    "doctor": Subcommand("pinstream_cli.doctor", "", "Check this machine and a model repository, and say what to do."),
     "demo": Subcommand("pinstream_cli.demo", "server", "Build, serve and detect on one image, then stop."),
 }
 
@@ -68,6 +70,13 @@ class LazyGroup(click.Group):
             raise _missing_dependency(cmd_name, error) from error
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Completes subcommands without importing them: a missing extra must not end a TAB in an error."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [CompletionItem(name, help=SUBCOMMANDS[name].summary) for name in names]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the subcommand; what it imports only when it runs may be missing as well."""

@@ -1,0 +1,141 @@
+"""`pinstream doctor` on real repositories, real ports and a real /dev/shm: each fault is found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pinstream import sidecar as sidecars
+from pinstream_cli.doctor import doctor
+from pinstream_cli.triton.preflight import SHARED_MEMORY
+from pinstream_cli.triton.server import Endpoints
+from tests import onnx_models
+
+ONE_LINE = 'backend: "pinstream"\n'
+
+
+def run(*arguments: str | Path) -> Result:
+    free = Endpoints.free()
+    ports = [f"--http-port={free.http}", f"--grpc-port={free.grpc}", f"--metrics-port={free.metrics}"]
+    return CliRunner().invoke(doctor, [*ports, *map(str, arguments)])
+
+
+def report(*arguments: str | Path) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
+    """Exit code, and the checks by area and name."""
+    result = run("--json", *arguments)
+    content: dict[str, Any] = json.loads(result.stdout)
+    assert content["fit"] == (result.exit_code == 0)
+    return result.exit_code, {(check["area"], check["name"]): check for check in content["checks"]}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one sound model, `classifier`, with a sidecar."""
+    directory = tmp_path / "repository" / "classifier" / "1"
+    model = onnx_models.classifier(directory / "model.onnx")
+    (directory.parent / "config.pbtxt").write_text(ONE_LINE)
+    entry = sidecars.Sidecar("onnx", "model.onnx", sidecars.file_sha256(model), (), ())
+    sidecars.write(directory / "model.json", entry)
+    return tmp_path / "repository"
+
+
+def test_a_sound_machine_and_repository(repository: Path) -> None:
+    code, checks = report("--model-repository", repository)
+    assert code == 0, [check for check in checks.values() if check["status"] == "FIX"]
+    for name in ("Triton", "Python stub", "numpy", "tritonclient", "onnxruntime", "TensorRT"):
+        assert checks["versions", name]["status"] == "OK"
+    assert checks["model classifier", "1/model.json"]["status"] == "OK"
+    assert checks["model classifier", "1/model.onnx here"]["found"] == "ONNX Runtime opens it"
+    # 3 x 8 x 8 floats are 768 bytes, 10 are 40; the default batch of a dynamic model is 8.
+    arithmetic = checks["machine", "/dev/shm for classifier"]["found"]
+    assert arithmetic.startswith("1 x (8 x (2 x pixels 768 B + probabilities 40 B)")
+
+
+def test_the_table_says_the_same_and_how_much_of_it(repository: Path) -> None:
+    (repository / "classifier" / "config.pbtxt").write_text(ONE_LINE + 'parameters { key: "BUCKET" }\n')
+    result = run("--model-repository", repository)
+    assert result.exit_code == 1
+    assert "did you mean BUCKETS" in result.stdout.replace("\n", " ").replace("  ", "")
+    assert "1 FIX" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "words"),
+    [
+        ("backend: pinstream", "config.pbtxt", "cannot be parsed"),
+        (ONE_LINE + "max_batch: 8", "config.pbtxt", "max_batch"),
+        (ONE_LINE + 'name: "other"', "name", "other"),
+        ('backend: "tensorrt"', "backend", "tensorrt, which this Triton has not"),
+        ('platform: "ensemble" ensemble_scheduling { step { model_name: "gone" } }', "steps", "no model gone"),
+        (ONE_LINE + 'default_model_filename: "other.onnx"', "1/", "no other.onnx"),
+    ],
+)
+def test_a_wrong_configuration(repository: Path, config: str, name: str, words: str) -> None:
+    (repository / "classifier" / "config.pbtxt").write_text(config)
+    code, checks = report("--model-repository", repository)
+    assert code == 1
+    found = checks["model classifier", name]
+    assert found["status"] == "FIX"
+    assert words in found["found"]
+    assert found["remedy"]
+
+
+def test_wrong_files(repository: Path) -> None:
+    (repository / "classifier" / "1" / "model.onnx").write_bytes(b"not a model")
+    (repository / "no_versions").mkdir()
+    (repository / "no_versions" / "config.pbtxt").write_text(ONE_LINE)
+    (repository / "nothing").mkdir()
+    code, checks = report("--model-repository", repository)
+    assert code == 1
+    assert "SHA-256" in checks["model classifier", "1/model.json"]["found"]
+    assert "not an ONNX model" in checks["model classifier", "1/model.onnx here"]["found"]
+    assert checks["model no_versions", "versions"]["status"] == "FIX"
+    assert "no config.pbtxt" in checks["model nothing", "config.pbtxt"]["found"]
+
+
+def test_no_repository_and_an_empty_one(tmp_path: Path) -> None:
+    assert report("--model-repository", tmp_path / "none")[0] == 1
+    assert report("--model-repository", tmp_path)[0] == 1
+
+
+def test_a_port_that_something_else_has() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, checks = report("--http-port", str(port))
+    assert code == 1
+    assert "choose another with --http-port" in checks["machine", f"port {port} (HTTP)"]["remedy"]
+
+
+@pytest.fixture
+def region() -> Iterator[Path]:
+    """A region of a process that is gone."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    path = SHARED_MEMORY / f"pinstream_{gone.pid}_abcdefgh_region"
+    path.write_bytes(bytes(1000))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def test_leftovers_are_found_and_only_removed_with_fix(region: Path) -> None:
+    alive = SHARED_MEMORY / f"pinstream_{os.getpid()}_abcdefgh_region"
+    alive.touch()
+    try:
+        assert report()[1]["leftovers", str(region)]["status"] == "WARN"
+        assert region.exists()
+        assert report("--fix")[1]["leftovers", str(region)]["found"] == "removed"
+        assert not region.exists()
+        assert alive.exists()
+    finally:
+        alive.unlink()
