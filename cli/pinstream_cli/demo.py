@@ -39,7 +39,7 @@ def demo(context: click.Context, model: Path | None, image: Path | None, labels:
             console.print("[bold]2/3 Serve[/] it from Triton")
             with serving(built, endpoints=Endpoints.free(), console=console) as server:
                 console.print(f"[bold]3/3 Detect[/] objects in {image.name}")
-                context.invoke(detect, images=(image,), url=f"grpc://{server.endpoints.grpc_url}", out=out)
+                context.invoke(detect, images=(str(image),), url=f"grpc://{server.endpoints.grpc_url}", out=out)
     except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None

@@ -29,7 +29,9 @@ class Subcommand:
 
 SUBCOMMANDS = {
     "serve": Subcommand("pinstream_cli.serve", "server", "Run Triton with the pinstream backend and a model."),
-    "build": Subcommand("pinstream_cli.build", "server", "Make TensorRT plans of ONNX models, and YOLOX's serving graph."),
+    "build": Subcommand(
+        "pinstream_cli.build", "server", "Make TensorRT plans of ONNX models, and YOLOX's serving graph."
+    ),
     "detect": Subcommand("pinstream_cli.detect", "", "Find objects in images through a running server."),
     "eval": Subcommand("pinstream_cli.eval", "eval", "Measure average precision on annotated images."),
     "bench": Subcommand("pinstream_cli.bench", "server", "Measure the server and its detector."),

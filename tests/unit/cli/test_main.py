@@ -74,3 +74,40 @@ def test_unknown_subcommand_is_a_usage_error() -> None:
 
 def test_version() -> None:
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("pinstream, version ")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", {"serve", "build", "detect", "bench", "demo"}),
+        ("de", {"detect", "demo"}),
+        ("detect --sa", {"--save"}),
+        ("detect --format c", {"csv", "coco"}),
+        ("detect do", {"do"}),  # the shell completes files by itself
+    ],
+)
+def test_the_shell_completes_subcommands_and_options(words: str, expected: set[str]) -> None:
+    environment = {
+        "PYTHONPATH": ":".join(str(ROOT / room) for room in ("cli", "client", "backend")),
+        "_PINSTREAM_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"pinstream {words}",
+        "COMP_CWORD": str(len(words.split(" "))),
+    }
+    script = 'from pinstream_cli.main import main; main(prog_name="pinstream")'
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == ""
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} >= expected
+    assert all(line.partition(",")[2].startswith(words.split(" ")[-1]) for line in done.stdout.splitlines())
+
+
+def test_completing_a_subcommand_imports_none_and_needs_no_extra() -> None:
+    done = pinstream("--help", without=("onnx",))
+    assert done.returncode == 0
+    script = "from pinstream_cli.main import main; import click, sys; "
+    script += "print([item.value for item in main.shell_complete(click.Context(main), 'b')], *sys.modules)"
+    path = ":".join(str(ROOT / room) for room in ("cli", "client", "backend"))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env={"PYTHONPATH": path}
+    )
+    assert done.stdout.startswith("['build', 'bench'] ")
+    assert not {"pinstream_cli.build", "pinstream_cli.bench"} & set(done.stdout.split())
