@@ -7,6 +7,7 @@ handed out. Called by model.py from one thread; touches engines only through eng
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -87,23 +88,32 @@ class Loop:
         free = deque(self._engine.slots)
         flying: deque[_Flight] = deque()
         started = time.perf_counter()
-        while batches or flying:
-            if batches and free:
-                batch = batches.popleft()
-                self._drop_cancelled(batch, requests, answers, started)
-                if all(answers[p.request].cancelled for p in batch.pieces):
-                    continue
-                slot = free.popleft()
-                # Outputs are handed out as views where nothing will overwrite them during this run.
-                flight = self._launch(batch, slot, requests, answers, last_use=len(batches) < len(self._engine.slots))
-                if flight:
-                    flying.append(flight)
+        try:
+            while batches or flying:
+                if batches and free:
+                    batch = batches.popleft()
+                    self._drop_cancelled(batch, requests, answers, started)
+                    if all(answers[p.request].cancelled for p in batch.pieces):
+                        continue
+                    slot = free.popleft()
+                    # Outputs are handed out as views where nothing will overwrite them during this run.
+                    flight = self._launch(
+                        batch, slot, requests, answers, last_use=len(batches) < len(self._engine.slots)
+                    )
+                    if flight:
+                        flying.append(flight)
+                    else:
+                        free.append(slot)
                 else:
-                    free.append(slot)
-            else:
-                flight = flying.popleft()
-                self._land(flight, requests, answers)
-                free.append(flight.slot)
+                    flight = flying.popleft()
+                    self._land(flight, requests, answers)
+                    free.append(flight.slot)
+        except BaseException:
+            # Nobody foresaw this; what is in flight must all the same not be written into by the next run.
+            for flight in flying:
+                with contextlib.suppress(Exception):
+                    self._engine.wait(flight.slot)
+            raise
         return answers
 
     def _drop_cancelled(self, batch: Batch, requests: Sequence[Request], answers: list[Answer], started: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinstream.batching import Request, check_request, plan_batches, split
@@ -106,3 +108,38 @@ def test_without_a_batch_dimension_every_request_is_a_run() -> None:
 def test_a_measured_best_size_bounds_the_runs_of_an_exact_engine() -> None:
     assert split(5, BatchSizes((32,), exact=True, best=2)) == ((2, 2), (2, 2), (1, 1))
     assert BatchSizes((32,), best=2).largest == 32
+
+
+def cheapest(total: int, prices: dict[int, float]) -> float:
+    """The least price of buckets that hold `total`, by trying every number of every bucket."""
+    numbers = [range(-(-total // size) + 1) for size in prices]
+    return min(
+        sum(n * price for n, price in zip(chosen, prices.values(), strict=True))
+        for chosen in itertools.product(*numbers)
+        if sum(n * size for n, size in zip(chosen, prices, strict=True)) >= total
+    )
+
+
+prices = st.dictionaries(st.integers(1, 12), st.floats(0.1, 20), min_size=1, max_size=3)
+
+
+@given(st.integers(1, 24), prices)
+@settings(deadline=None)
+def test_no_other_split_costs_less(total: int, price: dict[int, float]) -> None:
+    sizes = tuple(sorted(price))
+    runs = split(total, BatchSizes(sizes, costs=tuple(price[size] for size in sizes)))
+    assert sum(count for count, _ in runs) == total
+    assert sum(price[size] for _, size in runs) == pytest.approx(cheapest(total, price))
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 8), st.integers(0, 40))
+def test_an_exact_engine_runs_as_few_and_as_even_batches_as_it_can(
+    total: int, largest: int, lanes: int, best: int
+) -> None:
+    sizes = BatchSizes((largest,), exact=True, lanes=lanes, best=min(best, largest))
+    counts = [count for count, size in split(total, sizes) if count == size]
+    assert sum(counts) == total, "an exact engine pads nothing"
+    assert max(counts) - min(counts) <= 1
+    assert max(counts) <= (sizes.best or largest)
+    fewest = -(-total // (sizes.best or largest))
+    assert len(counts) == max(fewest, min(lanes, total))

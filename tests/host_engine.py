@@ -1,0 +1,124 @@
+"""An engine for tests of the loop: doubles rows in host memory, late, and fails where it is told to.
+
+It is an Engine like any other, with slots of its own, and stricter than the real ones: whatever would be a race on a
+GPU is an AssertionError here, and memory that must not be read any more is overwritten at once.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from pinstream.dlpack import DeviceArray
+from pinstream.engines.base import Engine, Slot
+from pinstream.errors import EngineError
+from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
+
+POISON = -1.0
+NOT_THERE = np.float32(np.nan)
+
+
+class HostSlot:
+    """One batch's buffers, with a note of what is going on in them."""
+
+    def __init__(self) -> None:
+        self.rows: Array = np.empty(0, np.float32)
+        self.doubled: Array = np.empty(0, np.float32)
+        self.flight: Future[None] | None = None
+
+    def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        assert self.flight is None, "begun while in flight"
+        # What was handed out of this slot as a view shows that it is stale.
+        self.doubled[...] = NOT_THERE
+        self.rows = np.full(shapes["row"], NOT_THERE, np.float32)
+
+    def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
+        assert self.flight is None, "filled while in flight"
+        assert isinstance(source, np.ndarray)
+        part = self.rows if offset is None else self.rows[offset : offset + len(source)]
+        assert np.isnan(part).all(), "two parts in one place"
+        part[...] = source
+
+    def cut(self, size: int) -> None:
+        self.rows = self.rows[:size]
+
+
+class HostEngine(Engine):
+    """FP32 `row` [batch, width] -> FP32 `doubled` [batch, width].
+
+    Args:
+        sizes: The batch sizes; None for a model without a batch dimension, whose rows are [width].
+        slots: How many.
+        seed: Of the delays and failures.
+        delay_s: Longest time a batch takes.
+        failures: Share of the calls that fail, of enqueue and of wait each.
+        crash: A RuntimeError is raised by wait at the batch of this number; 0 for never.
+    """
+
+    def __init__(
+        self,
+        sizes: BatchSizes | None,
+        slots: int = 2,
+        *,
+        seed: int = 0,
+        delay_s: float = 0.0,
+        failures: float = 0.0,
+        crash: int = 0,
+    ) -> None:
+        width = (-1,)
+        self.spec = ModelSpec((TensorSpec("row", "FP32", width),), (TensorSpec("doubled", "FP32", width),), sizes)
+        self._hosts = [HostSlot() for _ in range(slots)]
+        self.slots = self._hosts
+        self._random = random.Random(seed)
+        self._delay_s = delay_s
+        self._failures = failures
+        self.crash = crash
+        self._pool = ThreadPoolExecutor(slots)
+        self._lock = threading.Lock()
+        self.batches = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Slots whose batch nobody has waited for."""
+        return sum(slot.flight is not None for slot in self._hosts)
+
+    def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
+        assert isinstance(slot, HostSlot)
+        assert slot.flight is None, "enqueued twice"
+        if self._fails():
+            raise EngineError("could not be started")
+        with self._lock:
+            delay = self._random.random() * self._delay_s
+        slot.flight = self._pool.submit(self._double, slot, delay)
+
+    def _double(self, slot: HostSlot, delay: float) -> None:
+        if delay:
+            time.sleep(delay)
+        slot.doubled = slot.rows * 2
+
+    def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
+        assert isinstance(slot, HostSlot)
+        assert slot.flight is not None, "waited for without a batch"
+        slot.flight.result()
+        slot.flight = None
+        self.batches += 1
+        if self.batches == self.crash:
+            raise RuntimeError("a fault that nobody thought of")
+        if self._fails():
+            raise EngineError("failed at random")
+        if (slot.rows == POISON).any():
+            raise EngineError("poisoned")
+        return {"doubled": slot.doubled}
+
+    def _fails(self) -> bool:
+        with self._lock:
+            return self._random.random() < self._failures
+
+    def close(self) -> None:
+        assert not self.in_flight, "closed with batches in flight"
+        self._pool.shutdown()
