@@ -211,6 +211,10 @@ class Event:
         """Block until the point is reached; errors of the work before it surface here, named by `doing`."""
         call(doing, cudart.cudaEventSynchronize, self.handle)
 
+    def reached(self) -> bool:
+        """Whether synchronize would not block; true also where the work before it failed."""
+        return bool(cudart.cudaEventQuery(self.handle)[0] != cudart.cudaError_t.cudaErrorNotReady)
+
     def seconds_since(self, earlier: Event) -> float:
         """GPU time between two reached points."""
         return float(call("reading event times", cudart.cudaEventElapsedTime, earlier.handle, self.handle)) / 1000

@@ -49,6 +49,7 @@ class _Flight:
 
     batch: Batch
     slot: Slot
+    began: float
     gather: float
     last_use: bool
 
@@ -134,7 +135,7 @@ class Loop:
         except EngineError as error:
             self._fail(batch, error, answers)
             return None
-        return _Flight(batch, slot, time.perf_counter() - began, last_use)
+        return _Flight(batch, slot, began, time.perf_counter() - began, last_use)
 
     def _gather(self, batch: Batch, slot: Slot, requests: Sequence[Request]) -> None:
         first = requests[batch.pieces[0].request].inputs
@@ -162,10 +163,12 @@ class Loop:
         for piece in batch.pieces:
             if not answers[piece.request].cancelled:
                 self._scatter(piece, outputs, requests[piece.request], answers[piece.request], flight.last_use)
-        own = {"gather": flight.gather, "compute": waited - began, "scatter": time.perf_counter() - waited}
+        ended = time.perf_counter()
+        own = {"gather": flight.gather, "compute": waited - began, "scatter": ended - waited}
         # Where the engine times itself, that counts; the wait here is what overlap has left of it.
         stages = {**own, **self._engine.times(flight.slot)}
-        times = BatchTimes(batch.count, batch.size, stages, self._engine.used_graph(flight.slot))
+        graph = self._engine.used_graph(flight.slot)
+        times = BatchTimes(batch.count, batch.size, stages, graph, began=flight.began, ended=ended)
         for piece in batch.pieces:
             answers[piece.request].times = times
         if self._observe:

@@ -48,6 +48,8 @@ class BatchTimes:
         stages: Seconds by stage; an engine leaves out what it does not have.
         graph: Whether it was launched as a CUDA graph.
         failed: Whether the engine failed it.
+        began: When gathering began, by time.perf_counter.
+        ended: When its last request had its results.
     """
 
     items: int
@@ -55,6 +57,8 @@ class BatchTimes:
     stages: Mapping[str, float]
     graph: bool = False
     failed: bool = False
+    began: float = 0.0
+    ended: float = 0.0
 
 
 class Metric(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,9 +29,10 @@ from pinstream.dlpack import DeviceArray, from_dlpack
 from pinstream.engines import find_model_file, inspect, open_for_instance
 from pinstream.errors import InvalidRequest, PinstreamError
 from pinstream.loop import Answer, Loop
-from pinstream.metrics import Recorder
+from pinstream.metrics import BatchTimes, Recorder
 from pinstream.options import Options
 from pinstream.tensors import Array, TensorSpec
+from pinstream.trace import Tracer
 
 # Triton's types that a DLPack view cannot carry into NumPy: strings, and what DLPack of this NumPy does not know.
 NOT_IN_DLPACK = frozenset({"BYTES", "BOOL", "BF16"})
@@ -68,7 +70,8 @@ class TritonPythonModel:
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         self._recorder = _recorder(args, options)
-        self._loop = Loop(self._engine, self._recorder.record if self._recorder else None)
+        self._tracer = Tracer.from_environment(args["model_instance_name"])
+        self._loop = Loop(self._engine, self._observe)
         self._has_parameters = _responses_have_parameters()
         self._lost = False
         pb_utils.Logger.log_info(f"[pinstream] {args['model_instance_name']}: {model_file.name}, {self._describe()}")
@@ -81,8 +84,21 @@ class TritonPythonModel:
         )
         return f"{inputs} -> {outputs}, {runs}, {len(self._engine.slots)} slots"
 
+    def _observe(self, times: BatchTimes) -> None:
+        if self._recorder:
+            self._recorder.record(times)
+        if self._tracer:
+            self._tracer.batch(times)
+
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer every request by itself: a wrong one gets INVALID_ARGUMENT, its neighbours their results."""
+        began = time.perf_counter()
+        responses = self._answer(requests)
+        if self._tracer:
+            self._tracer.span("execute", began, time.perf_counter(), items=len(requests))
+        return responses
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
         responses: list[Any] = [None] * len(requests)
         checked: list[Request] = []
         places: list[int] = []
@@ -147,7 +163,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Free the engine; also called after an initialize that failed half-way."""
-        for part in (getattr(self, "_recorder", None), getattr(self, "_engine", None)):
+        for part in (getattr(self, name, None) for name in ("_recorder", "_engine", "_tracer")):
             if part is not None:
                 part.close()
 

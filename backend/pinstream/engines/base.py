@@ -65,6 +65,10 @@ class Engine(ABC):
             EngineError: It failed; the slot may be used again.
         """
 
+    @abstractmethod
+    def finished(self, slot: Slot) -> bool:
+        """Whether wait would return, or raise, at once."""
+
     def times(self, slot: Slot) -> Mapping[str, float]:
         """Seconds of the stages (h2d, compute, d2h) of the batch just waited for, where the engine times itself."""
         return {}
@@ -72,10 +76,6 @@ class Engine(ABC):
     def used_graph(self, slot: Slot) -> bool:
         """Whether the batch just waited for was launched as a CUDA graph."""
         return False
-
-    def enter_thread(self) -> None:
-        """Called once in every thread that uses the engine, other than the one that made it."""
-        return
 
     def pin(self, memory: Array) -> None:
         """Let parts that lie in `memory` be read from it until their batch is done, instead of being copied in put.

@@ -244,6 +244,10 @@ class CudaSlot:
         self._d2h_end.record(self._streams.d2h)
         self._copied = True
 
+    def finished(self) -> bool:
+        """Whether everything of the batch that was put on streams is done, or has failed."""
+        return (self._d2h_end if self._copied else self._compute_end).reached()
+
     def wait_compute(self) -> None:
         """Block until the computation is done."""
         self._compute_end.synchronize("waiting for a batch to be computed")

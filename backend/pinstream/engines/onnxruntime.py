@@ -138,6 +138,11 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise EngineError(f"ONNX Runtime: {first_line(error)}") from error
 
+    def finished(self, slot: Slot) -> bool:
+        """See base.Engine."""
+        assert isinstance(slot, HostSlot)
+        return slot.run is not None and slot.run.done()
+
     def close(self) -> None:
         """Stop the lanes and drop the session."""
         self._pool.shutdown()

@@ -198,6 +198,11 @@ class TensorRTEngine(Engine):
         slot.wait_copied()
         return {name: slot.host_output(name) for name in slot.wanted}
 
+    def finished(self, slot: Slot) -> bool:
+        """See base.Engine."""
+        assert isinstance(slot, CudaSlot)
+        return slot.finished()
+
     def times(self, slot: Slot) -> Mapping[str, float]:
         """GPU time of each stage, by CUDA events; see base.Engine."""
         assert isinstance(slot, CudaSlot)
@@ -217,10 +222,6 @@ class TensorRTEngine(Engine):
     def failure(self) -> str:
         """Why this engine can never run again; see base.Engine."""
         return cuda.lost_context()
-
-    def enter_thread(self) -> None:
-        """CUDA's current device is a thread's own; see base.Engine."""
-        cuda.set_device(self._options.device)
 
     def pin(self, memory: Array) -> None:
         """Page-lock the memory; see base.Engine."""

@@ -171,13 +171,23 @@ class SharedEngine(Engine):
             raise EngineError(str(reply["error"]))
         return {name: slot.output(name) for name in reply["shapes"]}
 
+    def finished(self, slot: Slot) -> bool:
+        """See base.Engine."""
+        assert isinstance(slot, SharedSlot)
+        while slot.reply is None and select.select([self._channel], [], [], 0)[0]:
+            self._take_reply()
+        return slot.reply is not None
+
     def _reply(self, slot: SharedSlot) -> wire.Message:
         while slot.reply is None:
-            message, _ = wire.receive(self._channel)
-            if message is None:
-                raise self._ended()
-            self._shared_slots[message["done"]].reply = message
+            self._take_reply()
         return slot.reply
+
+    def _take_reply(self) -> None:
+        message, _ = wire.receive(self._channel)
+        if message is None:
+            raise self._ended()
+        self._shared_slots[message["done"]].reply = message
 
     def _send(self, message: wire.Message, fd: int | None = None) -> None:
         try:

@@ -1,12 +1,13 @@
 """Forms batches across all instances: what has come while the engine was busy runs next, together.
 
 No queue delay is needed. While one batch is computed, the next one fills, each part copied towards the engine as it
-comes; it starts when the engine falls idle, or queues behind the running batch as soon as it is full. Used by server.py
-under its lock; touches the engine only through engines.base.
+comes; it starts when the engine falls idle, or queues behind the running batch as soon as it is full. Used by
+server.py; touches the engine only through engines.base.
 """
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
@@ -80,6 +81,8 @@ class Batch:
     parts: list[Part] = field(default_factory=list)
     count: int = 0
     size: int = 0
+    began: float = field(default_factory=time.perf_counter)
+    gather: float = 0.0
 
     @property
     def full(self) -> bool:
@@ -159,8 +162,10 @@ class Former:
     def _put(self, batch: Batch, part: Part) -> None:
         """Move as many items of the first waiting part into `batch` as it has room for."""
         count = min(part.count, batch.room - batch.count)
+        began = time.perf_counter()
         try:
             self._gather(batch, part, count)
+            batch.gather += time.perf_counter() - began
         except EngineError as error:
             # Whoever is in the batch already runs again; the part at fault runs alone and gets the error.
             self._waiting.popleft()

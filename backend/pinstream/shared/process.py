@@ -21,6 +21,7 @@ from pinstream.options import Options
 from pinstream.shared import wire
 from pinstream.shared.client import SharedEngine
 from pinstream.shared.server import EngineServer
+from pinstream.trace import Tracer
 
 LOGGER = logging.getLogger("pinstream.shared")
 SCRIPT = Path(__file__).resolve().parents[1] / "engine_process.py"
@@ -119,11 +120,15 @@ def run(order: str) -> int:
             LOGGER.exception("the engine cannot be loaded")
         _refuse_all(listener, {"error": str(error), "kind": _kind(error)})
         return 0
-    server = EngineServer(engine, listener)
+    tracer = Tracer.from_environment("engine")
+    observe = tracer.batch if tracer else None
+    server = EngineServer(engine, listener, spin=options.busy_wait, observe=observe)
     try:
         server.serve(FIRST_INSTANCE_S)
     finally:
         engine.close()
+        if tracer:
+            tracer.close()
     return 0
 
 

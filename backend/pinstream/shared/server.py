@@ -1,7 +1,6 @@
 """The process that owns the engine: takes parts from instances, runs them in common batches, gives results back.
 
-Two threads. The receiver takes messages and starts batches, the lander waits for batches and answers; both hold the
-lock while they form and start, and neither while it waits.
+One thread: it takes messages, starts batches and looks for finished ones in turn, so that there is nothing to lock.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ import logging
 import os
 import selectors
 import socket
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +27,9 @@ from pinstream.tensors import Array
 
 LOGGER = logging.getLogger("pinstream.shared")
 EXIT_LOST = 70
+# Seconds between two looks while batches are under way: short against the 1 ms of the smallest batch of YOLOX-m.
+POLL_S = 50e-6
+IDLE_S = 1.0
 
 
 @dataclass(eq=False)
@@ -114,17 +115,28 @@ class EngineServer:
     Args:
         engine: Loaded; closed by whoever made it.
         listener: A listening Unix socket of packets.
+        spin: Look for finished batches without a pause, which answers soonest and keeps a core busy.
+        observe: Told about every finished batch.
     """
 
-    def __init__(self, engine: Engine, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        listener: socket.socket,
+        *,
+        spin: bool = False,
+        observe: Callable[[BatchTimes], None] | None = None,
+    ) -> None:
         self.engine = engine
         self.dtypes = {t.name: t.numpy_dtype for t in (*engine.spec.inputs, *engine.spec.outputs)}
         self._listener = listener
+        self._pause = 0.0 if spin else POLL_S
+        self._observe = observe
         self._hello = {"spec": wire.spec_to_json(engine.spec)}
         self._former = Former(engine)
-        self._changed = threading.Condition()
         self._instances: dict[socket.socket, Instance] = {}
-        self._closing = False
+        self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
+        self._last: Instance | None = None
 
     def serve(self, patience: float) -> None:
         """Work until the last instance has left.
@@ -133,48 +145,52 @@ class EngineServer:
             patience: Seconds in which the first one has to come.
         """
         give_up = time.monotonic() + patience
-        lander = threading.Thread(target=self._land_all, name="pinstream-lander")
-        lander.start()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._listener, selectors.EVENT_READ)
-            while not self._closing:
-                if not self._instances and time.monotonic() > give_up:
-                    break
-                for key, _ in selector.select(timeout=1.0):
-                    if key.fileobj is self._listener:
-                        self._welcome(selector)
-                    else:
-                        self._hear(selector, self._instances[key.fileobj])  # type: ignore[index]
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        lander.join()
+        with self._selector:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+            while self._instances or (self._last is None and time.monotonic() < give_up):
+                self._work()
+        # Nobody may find this process any more while it frees what it has. Its end closes the last channel, which tells
+        # that instance that everything is freed.
+        self._listener.close()
+        self._drain()
 
-    def _welcome(self, selector: selectors.BaseSelector) -> None:
+    def _work(self) -> None:
+        """Take what has come and what is computed; rest while there is neither."""
+        pause = self._pause if self._former.started else IDLE_S
+        for key, _ in self._selector.select(pause):
+            if key.fileobj is self._listener:
+                self._welcome()
+            else:
+                self._hear(self._instances[key.fileobj])  # type: ignore[index]
+        while self._former.started and self.engine.finished(self._former.started[0].slot):
+            self._land(self._former.started.popleft())
+
+    def _drain(self) -> None:
+        """Wait for what an instance that has gone had under way."""
+        while self._former.started:
+            self._land(self._former.started.popleft())
+
+    # Instances
+
+    def _welcome(self) -> None:
         channel, _ = self._listener.accept()
         if not wire.same_user(channel):
             channel.close()
             return
         instance = self._instances[channel] = Instance(channel)
-        selector.register(channel, selectors.EVENT_READ)
+        self._selector.register(channel, selectors.EVENT_READ)
         instance.send(self._hello)
 
-    def _hear(self, selector: selectors.BaseSelector, instance: Instance) -> None:
+    def _hear(self, instance: Instance) -> None:
         message, fd = wire.receive(instance.channel)
         if message is None:
-            self._forget(selector, instance)
+            self._forget(instance)
         elif "memory" in message:
             self._map(instance, message, fd)
         else:
-            self._submit(instance, message)
-
-    def _submit(self, instance: Instance, message: wire.Message) -> None:
-        run = _Run(self, instance, message)
-        with self._changed:
             instance.running += 1
-            self._former.submit(run)
-            self._changed.notify()
-        self._answer()
+            self._former.submit(_Run(self, instance, message))
+            self._answer()
 
     def _map(self, instance: Instance, message: wire.Message, fd: int | None) -> None:
         slot = int(message["memory"])
@@ -190,82 +206,62 @@ class EngineServer:
         if memory is not None:
             self.engine.unpin(memory.data)
 
-    def _forget(self, selector: selectors.BaseSelector, instance: Instance) -> None:
-        selector.unregister(instance.channel)
+    def _forget(self, instance: Instance) -> None:
+        self._selector.unregister(instance.channel)
         del self._instances[instance.channel]
-        with self._changed:
-            instance.gone = True
-            idle = not instance.running
-        if idle:
-            self._release(instance)
-        if not self._instances:
-            # Nobody may find this process any more while it frees what it has. Its end closes the last channel, which
-            # tells the instance that everything is freed.
-            self._listener.close()
-            self._closing = True
-            self._last = instance
-
-    def replied(self, instance: Instance) -> None:
-        """One of the instance's runs has been answered."""
-        with self._changed:
-            instance.running -= 1
-            idle = instance.gone and not instance.running
-        if idle:
-            self._release(instance)
-
-    def _release(self, instance: Instance) -> None:
-        for slot in list(instance.memories):
-            self._unmap(instance, slot)
+        self._last = instance
+        instance.gone = True
         if self._instances:
             instance.send({"stays": True})
             instance.channel.close()
+        self._release(instance)
 
-    # The lander
+    def _release(self, instance: Instance) -> None:
+        """Give the memory of an instance that has gone back, once nothing under way reads it."""
+        if instance.gone and not instance.running:
+            for slot in list(instance.memories):
+                self._unmap(instance, slot)
 
-    def _land_all(self) -> None:
-        self.engine.enter_thread()
-        while True:
-            with self._changed:
-                while not self._former.started:
-                    if self._closing:
-                        return
-                    self._changed.wait()
-                batch = self._former.started.popleft()
-            self._land(batch)
-            if self.engine.failure:
-                LOGGER.error("this process ends, since its engine is lost: %s", self.engine.failure)
-                # With the GPU's context lost nothing can be freed; the next batch of any instance starts a new process.
-                os._exit(EXIT_LOST)
+    def replied(self, instance: Instance) -> None:
+        """One of the instance's runs has been answered."""
+        instance.running -= 1
+        self._release(instance)
+
+    # Batches
 
     def _land(self, batch: Batch) -> None:
         error: EngineError | None = None
-        outputs: Mapping[str, Array | DeviceArray] = {}
         try:
             outputs = self.engine.wait(batch.slot)
             if self.engine.spec.batch:
                 check_batch_dimension(outputs, batch.size)
         except EngineError as failure:
             error = failure
-        with self._changed:
-            self._former.computed()
+        # The next batch starts before this one is handed out.
+        self._former.computed()
         if error is None:
-            times = BatchTimes(
-                batch.count, batch.size, self.engine.times(batch.slot), self.engine.used_graph(batch.slot)
-            )
-            for part in batch.parts:
-                part.submission.times = times
-                part.submission.deliver(
-                    outputs, part.offset if self.engine.spec.batch else None, part.start, part.count
-                )
-        with self._changed:
-            self._former.done(batch, error)
+            self._hand_out(batch, outputs)
+        self._former.done(batch, error)
         self._answer()
+        if self.engine.failure:
+            LOGGER.error("this process ends, since its engine is lost: %s", self.engine.failure)
+            # With the GPU's context lost nothing can be freed; the next batch of any instance starts a new process.
+            os._exit(EXIT_LOST)
+
+    def _hand_out(self, batch: Batch, outputs: Mapping[str, Array | DeviceArray]) -> None:
+        waited = time.perf_counter()
+        for part in batch.parts:
+            offset = part.offset if self.engine.spec.batch else None
+            part.submission.deliver(outputs, offset, part.start, part.count)
+        ended = time.perf_counter()
+        stages = {"gather": batch.gather, "scatter": ended - waited, **self.engine.times(batch.slot)}
+        graph = self.engine.used_graph(batch.slot)
+        times = BatchTimes(batch.count, batch.size, stages, graph, began=batch.began, ended=ended)
+        for part in batch.parts:
+            part.submission.times = times
+        if self._observe:
+            self._observe(times)
 
     def _answer(self) -> None:
-        finished = self._former.finished
-        while finished:
-            try:
-                submission = finished.popleft()
-            except IndexError:  # the other thread took it
-                return
-            submission.reply()
+        while self._former.finished:
+            self._former.finished.popleft().reply()
