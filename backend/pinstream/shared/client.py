@@ -24,6 +24,7 @@ CHUNK = 4
 MAX_SLOTS = 16
 # A process that does not free its engine in this time is left to itself.
 CLOSE_TIMEOUT_S = 20.0
+GONE = "the process that runs this model's engine has ended"
 
 
 class SharedSlot:
@@ -132,7 +133,7 @@ class SharedEngine(Engine):
         Raises:
             EngineError: It cannot be started.
         """
-        if not self._failure:
+        if not self.failure:
             return
         self._channel.close()
         try:
@@ -196,7 +197,7 @@ class SharedEngine(Engine):
             raise self._ended() from error
 
     def _ended(self) -> EngineError:
-        self._failure = self._failure or "the process that runs this model's engine has ended"
+        self._failure = self._failure or GONE
         return EngineError(self._failure)
 
     def times(self, slot: Slot) -> Mapping[str, float]:
@@ -212,6 +213,8 @@ class SharedEngine(Engine):
     @property
     def failure(self) -> str:
         """Why the engine cannot run now; the next batch tries to start it again."""
+        if not self._failure and wire.has_gone(self._channel):
+            self._failure = GONE
         return self._failure
 
     def close(self) -> None:

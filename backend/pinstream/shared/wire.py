@@ -58,6 +58,16 @@ def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
     return (json.loads(packet) if packet else None), (descriptors[0] if descriptors else None)
 
 
+def has_gone(channel: socket.socket) -> bool:
+    """Whether the other side has closed, and nothing of it is left to be read."""
+    try:
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def peer(channel: socket.socket) -> tuple[int, int]:
     """Process and user of the other side, as the kernel knows them."""
     credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

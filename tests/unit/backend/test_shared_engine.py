@@ -149,18 +149,19 @@ def test_a_model_that_cannot_be_loaded_is_the_same_error_as_in_process(tmp_path:
 def test_a_killed_process_fails_what_it_had_and_is_started_again(tmp_path: Path, instance: Open) -> None:
     engine = instance(onnx_models.dynamic_width(tmp_path / "m.onnx"))
     (pid,) = engine_processes()
+    slot = engine.slots[0]
+    slot.begin({"row": (2, 3)})
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EngineError, match="has ended"):
-        run_once(engine, rows(2, 3, 0))
+        run_begun(engine, rows(2, 3, 0))
     assert "has ended" in engine.failure
     np.testing.assert_array_equal(answers(engine, [rows(2, 3, 1)])[0], rows(2, 3, 1) * 2)
     assert engine.failure == ""
     assert engine_processes() != [pid]
 
 
-def run_once(engine: Engine, sent: Array) -> None:
+def run_begun(engine: Engine, sent: Array) -> None:
     slot = engine.slots[0]
-    slot.begin({"row": sent.shape})
     slot.put("row", sent, 0)
     engine.enqueue(slot, frozenset({"doubled"}))
     engine.wait(slot)

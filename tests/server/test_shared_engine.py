@@ -1,0 +1,91 @@
+"""Several instances of one model share one engine process, behind a real tritonserver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from tests import onnx_models
+from tests.server.conftest import ONE_LINE, add_model
+from tests.server.running import Running, running
+
+INSTANCES = 3
+CONFIG = (
+    ONE_LINE
+    + f"max_batch_size: 16\ndynamic_batching {{ }}\ninstance_group [ {{ count: {INSTANCES} }} ]\n"
+    + 'parameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    repository = tmp_path_factory.mktemp("shared")
+    onnx_models.dynamic_width(add_model(repository, "doubling", CONFIG))
+    with running(repositories=[repository]) as server:
+        yield server
+    assert engine_processes() == []
+
+
+def engine_processes() -> list[int]:
+    """Engine processes on this machine, of whatever model."""
+    found = subprocess.run(["pgrep", "-f", "pinstream/engine_process.py"], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def double(client: grpc.InferenceServerClient, rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    tensor = grpc.InferInput("row", list(rows.shape), "FP32")
+    tensor.set_data_from_numpy(rows)
+    return np.asarray(client.infer("doubling", [tensor], client_timeout=30).as_numpy("doubled"))
+
+
+def test_every_client_gets_its_own_rows_from_one_process(shared: Running) -> None:
+    assert len(engine_processes()) == 1
+
+    def work(number: int) -> None:
+        random = np.random.default_rng(number)
+        client = grpc.InferenceServerClient(shared.grpc_url)
+        for i in range(40):
+            rows = random.normal(size=(1 + (number + i) % 5, 4 + i % 2)).astype(np.float32)
+            np.testing.assert_array_equal(double(client, rows), rows * 2)
+        client.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_a_request_the_engine_fails_on_fails_no_other(shared: Running) -> None:
+    """The model refuses rows of width 13, in the engine and not before."""
+
+    def work(number: int) -> None:
+        client = grpc.InferenceServerClient(shared.grpc_url)
+        for _ in range(20):
+            rows = np.full((2, 13 if number == 0 else 5), number, np.float32)
+            if number == 0:
+                with pytest.raises(InferenceServerException):
+                    double(client, rows)
+            else:
+                np.testing.assert_array_equal(double(client, rows), rows * 2)
+        client.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+
+def test_a_killed_engine_process_comes_back_by_itself(shared: Running) -> None:
+    client = grpc.InferenceServerClient(shared.grpc_url)
+    rows = np.ones((2, 6), np.float32)
+    (pid,) = engine_processes()
+    os.kill(pid, signal.SIGKILL)
+    # Nothing was under way, so the process is started again before anything is handed to it.
+    np.testing.assert_array_equal(double(client, rows), rows * 2)
+    assert len(engine_processes()) == 1
+    assert engine_processes() != [pid]
+    client.close()
