@@ -33,6 +33,8 @@ SUBCOMMANDS = {
         "pinstream_cli.build", "server", "Make TensorRT plans of ONNX models, and YOLOX's serving graph."
     ),
     "detect": Subcommand("pinstream_cli.detect", "", "Find objects in images through a running server."),
+    "view": Subcommand("pinstream_cli.view", "view", "Show what a running server finds, on a page in the browser."),
+    "fetch": Subcommand("pinstream_cli.fetch", "server", "Download an official YOLOX model, once."),
     "eval": Subcommand("pinstream_cli.eval", "eval", "Measure average precision on annotated images."),
     "bench": Subcommand("pinstream_cli.bench", "server", "Measure the server and its detector."),
     "doctor": Subcommand("pinstream_cli.doctor", "", "Check this machine and a model repository, and say what to do."),
