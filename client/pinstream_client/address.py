@@ -1,4 +1,4 @@
-"""Where a server is: ``localhost``, ``localhost:8001``, ``grpc://host:8001``, ``http://host``."""
+"""Where a server is: ``localhost``, ``localhost:8001``, ``grpc://host:8001``, ``http://host``, ``https://host``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from .errors import InvalidURL
 
 Protocol = Literal["grpc", "http"]
 
-DEFAULT_PORTS: dict[str, int] = {"grpc": 8001, "http": 8000}
+DEFAULT_PORTS: dict[str, int] = {"grpc": 8001, "http": 8000, "grpcs": 8001, "https": 443}
 _PROTOCOLS = get_args(Protocol)
+_FORM = "[grpc://|grpcs://|http://|https://]host[:port]"
 
 
 @dataclass(frozen=True)
 class Address:
-    """A protocol, a host and a port."""
+    """A protocol, a host and a port.
+
+    Attributes:
+        secure: Whether the connection is encrypted (TLS).
+    """
 
     protocol: Protocol
     host: str
     port: int
+    secure: bool = False
 
     @property
     def netloc(self) -> str:
@@ -29,14 +35,15 @@ class Address:
         return f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.protocol}://{self.netloc}"
+        return f"{self.protocol}{'s' if self.secure else ''}://{self.netloc}"
 
 
 def parse_url(url: str, protocol: str | None = None) -> Address:
     """Reads a server URL, with or without a scheme.
 
     Args:
-        url: ``[grpc://|http://]host[:port]``; an IPv6 host in brackets.
+        url: ``[grpc://|grpcs://|http://|https://]host[:port]``; an IPv6 host in brackets. The two with an s are
+            encrypted. Default ports are 8001 for gRPC, 8000 for HTTP and 443 for HTTPS.
         protocol: "grpc" or "http". None takes the URL's scheme, else gRPC.
 
     Raises:
@@ -45,13 +52,16 @@ def parse_url(url: str, protocol: str | None = None) -> Address:
     scheme, separator, rest = url.strip().partition("://")
     if not separator:
         scheme, rest = "", url.strip()
-    if scheme and protocol and scheme != protocol:
+    secure = scheme in ("grpcs", "https")
+    plain = scheme[:-1] if secure else scheme
+    if scheme and protocol and plain != protocol:
         raise InvalidURL(f"the URL '{url}' says {scheme} but the protocol is '{protocol}': leave out one of the two")
-    chosen = scheme or protocol or "grpc"
+    chosen = plain or protocol or "grpc"
     if chosen not in _PROTOCOLS:
         raise InvalidURL(f"unknown protocol '{chosen}' for '{url}': expected one of {', '.join(_PROTOCOLS)}")
     host, port = _host_and_port(url, rest)
-    return Address(cast(Protocol, chosen), host, DEFAULT_PORTS[chosen] if port is None else port)
+    default = DEFAULT_PORTS[chosen + "s" if secure else chosen]
+    return Address(cast(Protocol, chosen), host, default if port is None else port, secure)
 
 
 def _host_and_port(url: str, rest: str) -> tuple[str, int | None]:
@@ -59,8 +69,8 @@ def _host_and_port(url: str, rest: str) -> tuple[str, int | None]:
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InvalidURL(f"cannot read the URL '{url}' ({error}): expected [grpc://|http://]host[:port]") from None
+        raise InvalidURL(f"cannot read the URL '{url}' ({error}): expected {_FORM}") from None
     # urlsplit would take what stands before an @ for a password, and a path, query or fragment would be lost unsaid.
     if not host or port == 0 or parts.path.strip("/") or parts.query or parts.fragment or "@" in rest:
-        raise InvalidURL(f"cannot use the URL '{url}': expected [grpc://|http://]host[:port] and nothing else")
+        raise InvalidURL(f"cannot use the URL '{url}': expected {_FORM} and nothing else")
     return host, port

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import MissingExtra
 from .labels import COCO, COCO_CATEGORY_IDS
+from .timing import ModelTiming
 
 if TYPE_CHECKING:
     from .images import ImageLike
@@ -54,6 +55,8 @@ class Detections:
         names: The model's labels: ``names[class_id]`` is a class's name.
         image_size: (width, height) in pixels where the client knows it (arrays), else None.
         round_trip_ms: From sending the request to having its answer, else None.
+        server_timings: The server's own time split, ensemble first, where the client was asked to look
+            (``Detector(..., server_timings=True)``), else empty.
     """
 
     boxes: NDArray[np.float32]
@@ -62,6 +65,7 @@ class Detections:
     names: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
     round_trip_ms: float | None = None
+    server_timings: tuple[ModelTiming, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -121,6 +125,10 @@ class Detections:
             keep &= np.isin(self.class_ids, [self._class_id(item) for item in wanted])
         return self[keep]
 
+    def with_timings(self, server_timings: tuple[ModelTiming, ...]) -> Detections:
+        """The same with the server's time split."""
+        return replace(self, server_timings=server_timings)
+
     def draw(self, image: ImageLike) -> NDArray[np.uint8]:
         """Draws boxes and labels onto a copy of the picture. Needs OpenCV: ``pip install "pinstream[draw]"``.
 
@@ -145,6 +153,8 @@ class Detections:
             result["image_size"] = list(self.image_size)
         if self.round_trip_ms is not None:
             result["round_trip_ms"] = round(self.round_trip_ms, 3)
+        if self.server_timings:
+            result["server_timing"] = [timing.to_dict() for timing in self.server_timings]
         return result
 
     def to_json(self, indent: int | None = None) -> str:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, overload
 
 from . import yolox
-from .address import Protocol, parse_url
+from .address import Address, Protocol
+from .calls import Call, CallPool
+from .cancellation import Cancellation
+from .connecting import connecting, require_positive
 from .detections import Detections
-from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable, deadline_exceeded
-from .images import ImageLike, array_size, encode
-from .labels import COCO
-from .timing import Statistics, ensemble_models, read_statistics
-from .transport import Deadline, Parameter, connect
+from .errors import InvalidImage, PinstreamError
+from .images import ImageLike
+from .options import TLS, Compression, Headers, Token
+from .retry import RETRY, Retry
+from .service import SERVER_IS_GONE, Service, Transport
+from .session import Session
+from .timing import Statistics
+from .transport import Deadline, Parameter
 
 # list[Any]: a list is invariant, so that a caller's list[str] would be no list[ImageLike].
 Images: TypeAlias = list[Any] | tuple[ImageLike, ...]
 
-# These say that no other image will fare better now.
-_SERVER_IS_GONE = (ServerUnreachable, ServerNotReady, ModelNotFound)
-_POLL_S = 0.1
-
 
 class Detector:
-    """Finds objects in images through a pinstream server. One object serves any number of threads.
+    """Finds objects in images through a pinstream server.
+
+    One object serves any number of threads, and the children that its process is forked into.
 
     Example:
         >>> with Detector("localhost:8001") as detector:
@@ -36,41 +38,56 @@ class Detector:
         ...         print(item.name, item.score, item.box)
 
     Args:
-        url: ``[grpc://|http://]host[:port]``; default ports 8001 (gRPC) and 8000 (HTTP).
+        url: ``[grpc://|grpcs://|http://|https://]host[:port]``, or several of them: servers of the same models, asked
+            in turn. One that does not answer is left out and tried again later.
         protocol: "grpc" or "http"; by default what the URL says, else gRPC.
         model: Name of the ensemble on the server.
-        timeout: Seconds that a call may take, from connecting to the last byte of the answer; the same for both
-            protocols. In a list each image has this time from the moment it is sent.
-        in_flight: How many images of a list are on their way at once. The server batches them.
+        timeout: Seconds that a call may take, from its beginning to the last byte of the answer, with all its retries;
+            the same for both protocols. In a list each image has this time from the moment it is sent.
+        in_flight: How many images of a list or a stream are on their way at once. The server batches them.
+        transport: How images travel. "encoded": as the bytes of a file. The others letterbox and suppress in this
+            process and give the detector itself what it needs, with the same results (files then need OpenCV):
+            "tensor" within the request, "shm" in system shared memory and "cuda" in GPU memory, both for a server on
+            this host. One that refuses shared memory is noticed once, with the warning `SharedMemoryRefused`.
+        tls: True, or the files of an encrypted connection, which ``grpcs://`` and ``https://`` ask for as well.
+        headers: Sent with every request; a callable is asked anew each time.
+        token: Sent as ``Authorization: Bearer``; a callable is asked anew each time.
+        compression: "gzip" or "deflate", of requests, and over HTTP of answers.
+        retry: How often refused and broken connections and the answer UNAVAILABLE are tried again, within ``timeout``.
+        server_timings: Ask for the server's time split around each call: two more requests for each image.
 
     Raises:
-        InvalidURL: The URL cannot be read. Nothing is sent before the first call.
-        ValueError: A timeout or in_flight that is not positive.
+        InvalidURL: A URL or a TLS file cannot be read. Nothing is sent before the first call.
+        ValueError: An option that is out of range.
     """
 
     def __init__(
         self,
-        url: str = "localhost",
+        url: str | Sequence[str] = "localhost",
         protocol: Protocol | None = None,
         model: str = "yolox",
         timeout: float = 10.0,
         in_flight: int = 8,
+        *,
+        transport: Transport = "encoded",
+        tls: TLS | bool = False,
+        headers: Headers | None = None,
+        token: Token | None = None,
+        compression: Compression | None = None,
+        retry: Retry = RETRY,
+        server_timings: bool = False,
     ) -> None:
-        if timeout <= 0:
-            raise ValueError(f"timeout is {timeout}: expected seconds above 0")
-        if in_flight < 1:
-            raise ValueError(f"in_flight is {in_flight}: expected at least 1")
-        self.address = parse_url(url, protocol)
+        require_positive(timeout, in_flight)
+        cluster, options = connecting(
+            url, protocol, tls=tls, headers=headers, token=token, compression=compression, retry=retry
+        )
         self.model = model
         self.timeout = timeout
         self.in_flight = in_flight
-        self._transport = connect(self.address)
-        self._names: tuple[str, ...] | None = None
-        self._models: tuple[str, ...] | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._closed = False
-        self._lock = threading.Lock()
-        self._names_lock = threading.Lock()
+        self._service = Service(cluster, options, model, transport)
+        self._ask = self._service.timed if server_timings else self._service.detect
+        self._session = Session(cluster, options, "Detector")
+        self._calls = CallPool()
 
     def __enter__(self) -> Detector:
         return self
@@ -81,7 +98,22 @@ class Detector:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Detector {self.address} model={self.model}>"
+        return f"<Detector {' '.join(map(str, self.addresses))} model={self.model}>"
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The servers."""
+        return self._service.cluster.addresses
+
+    @property
+    def address(self) -> Address:
+        """The server; of several the first."""
+        return self.addresses[0]
+
+    @property
+    def transport(self) -> Transport:
+        """How images travel now: "tensor" where shared memory was asked for and refused."""
+        return self._service.transport
 
     @overload
     def detect(
@@ -142,11 +174,26 @@ class Detector:
             InvalidRequest: The server refused the image or a parameter.
             ServerUnreachable, ServerNotReady, ModelNotFound, DeadlineExceeded, ServerError: See `errors`.
         """
-        self._require_open()
+        self._session.require_open()
         parameters = yolox.request_parameters(conf, iou, max_det)
-        if not isinstance(image, (list, tuple)):
-            return self._detect_one(image, parameters)
-        return self._detect_list(image, parameters, return_errors=on_error == "return")
+        if isinstance(image, (list, tuple)):
+            return list(self._stream(image, parameters, self.in_flight, on_error == "return"))
+        return self._detect(image, parameters)
+
+    def submit(
+        self, image: ImageLike, conf: float | None = None, iou: float | None = None, max_det: int | None = None
+    ) -> Call[Detections]:
+        """Starts `detect` of one image and returns at once.
+
+        Returns:
+            A `concurrent.futures.Future` of the `Detections`. Its ``cancel()`` reaches the server; what has begun then
+            ends with the error `Cancelled`.
+
+        Raises:
+            InvalidRequest: A threshold that is no number.
+        """
+        self._session.require_open()
+        return self._submit(image, yolox.request_parameters(conf, iou, max_det))
 
     @overload
     def stream(
@@ -195,10 +242,11 @@ class Detector:
         Raises:
             PinstreamError: As for `detect`.
         """
-        self._require_open()
+        self._session.require_open()
         window = self.in_flight if in_flight is None else in_flight
-        if window < 1:
-            raise ValueError(f"in_flight is {window}: expected at least 1")
+        require_positive(self.timeout, window)
+        if isinstance(images, (str, bytes, PathLike)):
+            raise InvalidImage("stream takes many images, and was given one: use detect, or put it into a list")
         return self._stream(images, yolox.request_parameters(conf, iou, max_det), window, on_error == "return")
 
     def is_ready(self) -> bool:
@@ -217,8 +265,8 @@ class Detector:
             ServerNotReady: The server or the model does not take requests; the message has the server's reason.
             ModelNotFound: The message lists the models that there are.
         """
-        self._require_open()
-        self._check_ready(Deadline(self.timeout))
+        self._session.require_open()
+        self._session.run(self._service.check_ready(Deadline(self.timeout)))
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Waits until server and model take requests.
@@ -229,15 +277,8 @@ class Detector:
         Raises:
             PinstreamError: They did not in time: the last reason, as `check_ready` raises it.
         """
-        self._require_open()
-        deadline = Deadline(timeout)
-        while True:
-            try:
-                return self._check_ready(Deadline(min(self.timeout, max(deadline.left(), _POLL_S))))
-            except PinstreamError:
-                if deadline.left() <= _POLL_S:
-                    raise
-            time.sleep(_POLL_S)
+        self._session.require_open()
+        self._session.run(self._service.wait_ready(timeout, self.timeout))
 
     def class_names(self) -> tuple[str, ...]:
         """The labels: ``class_names()[class_id]``. Asked for once; COCO's for a service that does not tell them.
@@ -245,8 +286,8 @@ class Detector:
         Raises:
             PinstreamError: As for `detect`.
         """
-        self._require_open()
-        return self._class_names(Deadline(self.timeout))
+        self._session.require_open()
+        return self._session.run(self._service.class_names(Deadline(self.timeout)))
 
     def statistics(self) -> Statistics:
         """The server's counters for the ensemble and its steps; ``later.since(earlier)`` gives the averages between.
@@ -254,117 +295,43 @@ class Detector:
         Raises:
             PinstreamError: As for `detect`.
         """
-        self._require_open()
-        deadline = Deadline(self.timeout)
-        if self._models is None:
-            self._models = ensemble_models(self.model, self._transport.model_config(self.model, deadline.left()))
-        return read_statistics(self._transport.statistics(deadline.left()), self._models)
+        self._session.require_open()
+        return self._session.run(self._service.statistics(Deadline(self.timeout)))
 
     def close(self) -> None:
-        """Closes the connections. May be called twice."""
-        with self._lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
-        self._transport.close()
+        """Waits for what is on its way, and closes the connections. May be called twice."""
+        self._calls.close()
+        self._session.close(self._service.close())
 
-    def _detect_one(self, image: ImageLike, parameters: dict[str, Parameter]) -> Detections:
-        data, size = encode(image), array_size(image)
-        deadline = Deadline(self.timeout)
-        try:
-            names = self._class_names(deadline)
-            request = yolox.detection_request(self.model, data, parameters)
-            started = time.perf_counter()
-            outputs = self._transport.infer(request, deadline.left())
-        except _SERVER_IS_GONE:
-            self._names = self._models = None  # what comes back may be a server with another model
-            raise
-        round_trip_ms = (time.perf_counter() - started) * 1e3
-        return yolox.read_detections(outputs, names, size, round_trip_ms)
+    def _detect(
+        self, image: ImageLike, parameters: dict[str, Parameter], cancellation: Cancellation | None = None
+    ) -> Detections:
+        request = yolox.DetectRequest(image, parameters, cancellation)
+        return self._session.run(self._ask(request, self.timeout), cancellation)
 
-    def _detect_list(
-        self, images: Images, parameters: dict[str, Parameter], return_errors: bool
-    ) -> list[Detections | PinstreamError]:
-        pool = self._executor()
-        futures = [pool.submit(self._detect_one, image, parameters) for image in images]
-        results: list[Detections | PinstreamError] = []
-        try:
-            for future in futures:
-                try:
-                    results.append(future.result())
-                except PinstreamError as error:
-                    if not return_errors or isinstance(error, _SERVER_IS_GONE):
-                        raise
-                    results.append(error)
-        finally:
-            for future in futures:
-                future.cancel()
-        return results
+    def _submit(self, image: ImageLike, parameters: dict[str, Parameter]) -> Call[Detections]:
+        return self._calls.start(lambda cancellation: self._detect(image, parameters, cancellation))
 
     def _stream(
         self, images: Iterable[ImageLike], parameters: dict[str, Parameter], in_flight: int, return_errors: bool
     ) -> Iterator[Detections | PinstreamError]:
-        going: deque[Future[Detections]] = deque()
-        pool = ThreadPoolExecutor(in_flight, thread_name_prefix="pinstream")
+        going: deque[Call[Detections]] = deque()
         try:
             for image in images:
-                going.append(pool.submit(self._detect_one, image, parameters))
+                going.append(self._submit(image, parameters))
                 while going and (len(going) >= in_flight or going[0].done()):
                     yield _outcome(going.popleft(), return_errors)
             while going:
                 yield _outcome(going.popleft(), return_errors)
         finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise PinstreamError("this Detector is closed: open a new one")
-
-    def _executor(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.in_flight, thread_name_prefix="pinstream")
-            return self._pool
-
-    def _class_names(self, deadline: Deadline) -> tuple[str, ...]:
-        names = self._names
-        if names is not None:
-            return names
-        # One thread asks, the others wait for what it learns.
-        if not self._names_lock.acquire(timeout=max(deadline.left(), 0.0)):
-            raise deadline_exceeded(self.address, self.timeout)
-        try:
-            if self._names is None:
-                self._names = self._ask_class_names(deadline)
-            return self._names
-        finally:
-            self._names_lock.release()
-
-    def _ask_class_names(self, deadline: Deadline) -> tuple[str, ...]:
-        metadata = self._transport.model_metadata(self.model, deadline.left())
-        if not yolox.tells_class_names(self.model, metadata):
-            return COCO
-        return yolox.read_class_names(self._transport.infer(yolox.class_names_request(self.model), deadline.left()))
-
-    def _check_ready(self, deadline: Deadline) -> None:
-        if self._transport.model_ready(self.model, deadline.left()):
-            return
-        # Only now, when something is wrong, does it pay to ask what.
-        index = self._transport.repository_index(deadline.left())
-        entries = [entry for entry in index if entry["name"] == self.model]
-        if not entries:
-            known = ", ".join(sorted({entry["name"] for entry in index})) or "no model at all"
-            raise ModelNotFound(f"the server at {self.address} has no model '{self.model}': it has {known}")
-        state = entries[-1].get("state") or "not loaded"
-        reason = entries[-1].get("reason") or "no reason given"
-        raise ServerNotReady(f"model '{self.model}' at {self.address} is not ready: {state} ({reason})")
+            for call in going:
+                call.cancel()
 
 
-def _outcome(future: Future[Detections], return_errors: bool) -> Detections | PinstreamError:
+def _outcome(call: Call[Detections], return_errors: bool) -> Detections | PinstreamError:
     try:
-        return future.result()
+        return call.result()
     except PinstreamError as error:
-        if not return_errors or isinstance(error, _SERVER_IS_GONE):
+        if not return_errors or isinstance(error, SERVER_IS_GONE):
             raise
         return error

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidImage, MissingExtra
-from .images import ImageLike, encode
+from .images import ImageLike, as_bgr
+from .images import require_opencv as require_opencv
 
 if TYPE_CHECKING:
     from .detections import Detection, Detections
@@ -18,23 +18,10 @@ if TYPE_CHECKING:
 _GOLDEN_RATIO = 0.6180339887
 
 
-def require_opencv() -> Any:
-    """OpenCV's module.
-
-    Raises:
-        MissingExtra: It is not installed.
-    """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtra(f'drawing needs OpenCV ({error}): pip install "pinstream[draw]"') from None
-    return cv2
-
-
 def draw(image: ImageLike, detections: Detections) -> NDArray[np.uint8]:
     """Draws onto a copy of the picture; see `Detections.draw`."""
     cv2 = require_opencv()
-    canvas = _as_bgr(cv2, image)
+    canvas = np.array(as_bgr(image, "draw on"), order="C")  # never the caller's own
     height, width = canvas.shape[:2]
     line = max(1, round(min(height, width) / 300))
     scale = max(0.4, min(height, width) / 1000)
@@ -74,18 +61,3 @@ def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     blue, green, red = colour
     luminance = 0.114 * blue + 0.587 * green + 0.299 * red
     return (0, 0, 0) if luminance > 130 else (255, 255, 255)
-
-
-def _as_bgr(cv2: Any, image: ImageLike) -> NDArray[np.uint8]:
-    """A fresh BGR array, never the caller's own."""
-    if not isinstance(image, np.ndarray):
-        # IMREAD_COLOR turns the picture as its EXIF orientation says, as the server does.
-        decoded = cv2.imdecode(np.frombuffer(encode(image), np.uint8), cv2.IMREAD_COLOR)
-        if decoded is None:
-            raise InvalidImage("cannot draw on the image: it does not decode as JPEG, PNG, BMP or WebP")
-        return np.asarray(decoded, np.uint8)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-        raise InvalidImage(f"cannot draw on {image.dtype} {image.shape}: expected uint8 [height, width, 3] or grey")
-    if image.ndim == 2 or image.shape[2] == 1:
-        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    return np.array(image, order="C")

@@ -6,13 +6,22 @@ Every message is one line: what was found, what was expected, what to do.
 from __future__ import annotations
 
 import re
+from concurrent.futures import CancelledError
 
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
+_RESTRICTED = re.compile(r"^This (protocol|API) is restricted")
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 
 
 class PinstreamError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Attributes:
+        transient: The same request may well succeed a moment later: the connection was refused or broke, or the server
+            takes no request now. These, and no others, are tried again within a call's timeout.
+    """
+
+    transient = False
 
 
 class InvalidURL(PinstreamError, ValueError):
@@ -25,6 +34,18 @@ class ServerUnreachable(PinstreamError):
 
 class ServerNotReady(PinstreamError):
     """The server is there, but it or the model does not take requests now."""
+
+
+class AccessDenied(PinstreamError):
+    """The server or a proxy before it wants a header or token that was not sent."""
+
+
+class Cancelled(PinstreamError, CancelledError):
+    """The caller cancelled the call."""
+
+
+class RegionUnknown(PinstreamError):
+    """The server does not know a shared memory region, having been started anew; the client registers it again."""
 
 
 class ModelNotFound(PinstreamError):
@@ -51,17 +72,25 @@ class MissingExtra(PinstreamError, ImportError):
     """An optional dependency is not installed."""
 
 
-def unreachable(address: object, reason: str) -> ServerUnreachable:
+def unreachable(address: object, reason: str, transient: bool = True) -> ServerUnreachable:
     """The error for a connection that cannot be made or broke.
 
     Args:
         address: Where the client tried to connect.
         reason: What the network said, as short as it is known.
+        transient: Whether that may be otherwise in a moment.
     """
-    return ServerUnreachable(
+    error = ServerUnreachable(
         f"no Triton server answers at {address} ({first_line(reason)}): "
         "is it running, and is this the port of this protocol (gRPC 8001, HTTP 8000 by default)?"
     )
+    error.transient = transient
+    return error
+
+
+def cancelled(address: object) -> Cancelled:
+    """The error for a call that its caller gave up."""
+    return Cancelled(f"the call to {address} was cancelled")
 
 
 def deadline_exceeded(address: object, seconds: float) -> DeadlineExceeded:
@@ -82,6 +111,10 @@ def from_status(code: str, text: str, address: object, model: str) -> PinstreamE
         model: The model that was asked, or "".
     """
     reason = first_line(text)
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED") or is_restriction(reason):
+        return AccessDenied(f"the server at {address} refused access: {reason}; give the header or token it wants")
+    if "Unable to find shared memory region" in reason:
+        return RegionUnknown(f"the server at {address} does not know a region of shared memory: {reason}")
     if code == "INVALID_ARGUMENT":
         return InvalidRequest(f"the server refused the request: {reason}")
     if code == "NOT_FOUND" and "no available versions" in reason:
@@ -89,8 +122,15 @@ def from_status(code: str, text: str, address: object, model: str) -> PinstreamE
     if code == "NOT_FOUND":
         return ModelNotFound(f"the server at {address} has no model '{model}': check the model's name and repository")
     if code == "UNAVAILABLE":
-        return ServerNotReady(f"the server at {address} takes no request now: {reason}; try again later")
+        not_now = ServerNotReady(f"the server at {address} takes no request now: {reason}; try again later")
+        not_now.transient = True
+        return not_now
     return ServerError(f"the server at {address} failed ({code}): {reason}; the server's log has the details")
+
+
+def is_restriction(text: str) -> bool:
+    """Whether this is Triton's refusal of a restricted API, which over gRPC has the status UNAVAILABLE."""
+    return _RESTRICTED.search(text) is not None
 
 
 def first_line(text: str) -> str:

@@ -1,118 +1,99 @@
-"""gRPC, through tritonclient's own client: its unary calls are safe from several threads."""
+"""gRPC for threads, through tritonclient's own client: its unary calls are safe from several threads."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import tritonclient.grpc as triton_grpc
-from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from . import errors
 from .address import Address
-from .transport import Deadline, InferRequest, Json, infer_tensors
+from .cancellation import Cancellation
+from .grpc_calls import LIVE_PROBE_S, GrpcCalls, may_be_the_network, open_client, read_outputs
+from .options import Options
+from .transport import InferRequest
 
 Result = TypeVar("Result")
 
-_CHANNEL_ARGUMENTS = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # Left alone, gRPC waits up to two minutes before it connects again: a server that is back must be seen sooner.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # Otherwise two channels of one process to one server share a connection, and its state after a failure.
-    ("grpc.use_local_subchannel_pool", 1),
-]
-# How long a server that answered UNAVAILABLE gets to show that it was itself that said so, and not the network.
-_LIVE_PROBE_S = 1.0
+# Clients of a parent process: closing them would have gRPC wait for threads that the fork left behind.
+_abandoned: list[Any] = []
 
 
-class GrpcTransport:
+class GrpcTransport(GrpcCalls):
     """A gRPC channel to one server."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self._client = triton_grpc.InferenceServerClient(address.netloc, channel_args=_CHANNEL_ARGUMENTS)
-
-    def infer(self, request: InferRequest, timeout: float) -> dict[str, NDArray[Any]]:
-        """See `Transport`."""
-        try:
-            inputs, outputs = infer_tensors(triton_grpc, request)
-        except InferenceServerException as error:
-            raise errors.InvalidRequest(errors.first_line(error.message())) from None
-        result = self._call(
-            timeout,
-            request.model,
-            lambda: self._client.infer(
-                request.model, inputs, outputs=outputs, parameters=dict(request.parameters), client_timeout=timeout
-            ),
-        )
-        return {name: result.as_numpy(name) for name in request.outputs}
-
-    def server_ready(self, timeout: float) -> bool:
-        """See `Transport`."""
-        return bool(self._call(timeout, "", lambda: self._client.is_server_ready(client_timeout=timeout)))
-
-    def model_ready(self, model: str, timeout: float) -> bool:
-        """See `Transport`."""
-        return bool(self._call(timeout, model, lambda: self._client.is_model_ready(model, client_timeout=timeout)))
-
-    def model_metadata(self, model: str, timeout: float) -> Json:
-        """See `Transport`."""
-        return self._json(timeout, model, self._client.get_model_metadata, model)
-
-    def model_config(self, model: str, timeout: float) -> Json:
-        """See `Transport`."""
-        config: Json = self._json(timeout, model, self._client.get_model_config, model)["config"]
-        return config
-
-    def repository_index(self, timeout: float) -> list[Json]:
-        """See `Transport`."""
-        models: list[Json] = self._json(timeout, "", self._client.get_model_repository_index).get("models", [])
-        return models
-
-    def statistics(self, timeout: float) -> Json:
-        """See `Transport`."""
-        return self._json(timeout, "", self._client.get_inference_statistics)
+    def __init__(self, address: Address, options: Options) -> None:
+        super().__init__(address, options)
+        self._client = open_client(triton_grpc.InferenceServerClient, address, options)
+        self._starting = threading.Lock()
 
     def close(self) -> None:
         """See `Transport`."""
         self._client.close()
 
-    def _json(self, timeout: float, model: str, method: Callable[..., Any], *arguments: str) -> Json:
-        answer: Json = self._call(timeout, model, lambda: method(*arguments, as_json=True, client_timeout=timeout))
-        return answer
+    def abandon(self) -> None:
+        """See `Transport`."""
+        _abandoned.append(self._client)
 
-    def _call(self, timeout: float, model: str, method: Callable[[], Result]) -> Result:
-        deadline = Deadline(timeout)
-        if timeout <= 0:
-            raise errors.deadline_exceeded(self.address, timeout)
+    def _infer(self, request: InferRequest, arguments: dict[str, Any], timeout: float) -> Any:
+        read = read_outputs(request)
+        if request.cancellation is None:
+            return self._call(read, timeout, request.model, "infer", request.model, **arguments)
+        return self._guarded(
+            lambda left: read(self._cancellable(request.model, arguments, left, request.cancellation)),
+            timeout,
+            request.model,
+        )
+
+    def _call(
+        self, read: Callable[[Any], Any], timeout: float, model: str, method: str, *arguments: Any, **options: Any
+    ) -> Any:
+        def call(left: float) -> Any:
+            ask = getattr(self._client, method)
+            return read(ask(*arguments, **options, headers=self._options.headers_now(), client_timeout=left))
+
+        return self._guarded(call, timeout, model)
+
+    def _guarded(self, call: Callable[[float], Result], timeout: float, model: str) -> Result:
+        deadline = self._require_time(timeout)
         try:
-            return method()
+            return call(timeout)
         except InferenceServerException as error:
-            raise self._typed(error, model, deadline) from None
+            if may_be_the_network(error) and not self._is_live(min(deadline.left(), LIVE_PROBE_S)):
+                raise self._unreachable(error) from None
+            raise self._typed(error, model, timeout) from None
         except ValueError as error:  # what gRPC raises on a closed channel
-            raise errors.unreachable(self.address, str(error)) from None
+            raise errors.unreachable(self.address, str(error), transient=False) from None
 
-    def _typed(self, error: Any, model: str, deadline: Deadline) -> errors.PinstreamError:
-        code = str(error.status()).rpartition(".")[2]
-        if code == "DEADLINE_EXCEEDED":
-            return errors.deadline_exceeded(self.address, deadline.seconds)
-        # gRPC says UNAVAILABLE when it has no connection, Triton when it takes no request: only Triton answers.
-        if code == "UNAVAILABLE" and not self._is_live(min(deadline.left(), _LIVE_PROBE_S)):
-            return errors.unreachable(self.address, _short_reason(error.message()))
-        return errors.from_status(code, error.message(), self.address, model)
+    def _cancellable(
+        self, model: str, arguments: dict[str, Any], timeout: float, cancellation: Cancellation | None
+    ) -> Any:
+        """`infer` in another thread's hands while this one waits, so that a third can cancel it."""
+        assert cancellation is not None
+        ended = threading.Event()
+        outcome: dict[str, Any] = {}
+
+        def done(result: Any, error: Any) -> None:
+            outcome.update(result=result, error=error)
+            ended.set()
+
+        # tritonclient keeps the call in an attribute between two lines of async_infer: not safe from several threads.
+        with self._starting:
+            call = self._client.async_infer(
+                model, callback=done, **arguments, headers=self._options.headers_now(), client_timeout=timeout
+            )
+        with cancellation.cancelling(call.cancel):
+            ended.wait()
+        if outcome["error"] is not None:
+            raise outcome["error"]
+        return outcome["result"]
 
     def _is_live(self, timeout: float) -> bool:
         try:
-            return timeout > 0 and bool(self._client.is_server_live(client_timeout=timeout))
-        except InferenceServerException:
-            return False
-
-
-def _short_reason(message: str) -> str:
-    """The last part of gRPC's chain of causes, such as "Connection refused"."""
-    if "errors resolving" in message:
-        return "the host name is not known"
-    return message.strip().rpartition(": ")[2] or message
+            headers = self._options.headers_now()
+            return timeout > 0 and bool(self._client.is_server_live(headers=headers, client_timeout=timeout))
+        except InferenceServerException as error:
+            return errors.is_restriction(errors.first_line(error.message()))

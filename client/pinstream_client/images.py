@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidImage
+from .errors import InvalidImage, MissingExtra
 
 ImageLike: TypeAlias = "str | PathLike[str] | bytes | bytearray | memoryview | NDArray[Any]"
 
@@ -84,6 +84,51 @@ def encode_bmp(pixels: NDArray[Any]) -> bytes:
             rows.data,
         )
     )
+
+
+def as_bgr(image: ImageLike, purpose: str = "look at") -> NDArray[np.uint8]:
+    """The pixels of an image. Files need OpenCV.
+
+    Args:
+        image: A path, the bytes of a file, or a uint8 array: [height, width, 3] in BGR order, or grey.
+        purpose: What cannot be done with an image that has none, for the error.
+
+    Returns:
+        uint8 [height, width, 3] in BGR order, a file's turned upright as its EXIF orientation says. May be the caller's
+        own array.
+
+    Raises:
+        InvalidImage: The image cannot be read, or is an array of another dtype or shape.
+        MissingExtra: OpenCV is not installed.
+    """
+    if not isinstance(image, np.ndarray):
+        cv2 = require_opencv()
+        decoded = cv2.imdecode(np.frombuffer(encode(image), np.uint8), cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise InvalidImage(f"cannot {purpose} the image: it does not decode as JPEG, PNG, BMP or WebP")
+        return np.asarray(decoded, np.uint8)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+        raise InvalidImage(
+            f"cannot {purpose} {image.dtype} {image.shape}: expected uint8 [height, width, 3] in BGR order, or grey"
+        )
+    if image.size == 0:
+        raise InvalidImage(f"the image array has shape {image.shape}: expected at least one pixel")
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    return image
+
+
+def require_opencv() -> Any:
+    """OpenCV's module.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtra(f'drawing and decoding need OpenCV ({error}): pip install "pinstream[draw]"') from None
+    return cv2
 
 
 def array_size(image: ImageLike) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """One request to one server, whatever the protocol.
 
-`Transport` is the seam between what is asked (`yolox.py`, `detector.py`) and how it travels: each protocol is one
-module behind it, and each turns every failure into a `PinstreamError` within the timeout it is given.
+`Transport` and its twin for asyncio are the seam between what is asked and how it travels: each protocol is a few
+modules behind it, and each turns every failure into a `PinstreamError` within the timeout it is given.
 """
 
 from __future__ import annotations
@@ -10,25 +10,57 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype
 
 from .address import Address
+from .options import Options
+
+if TYPE_CHECKING:
+    from .cancellation import Cancellation
 
 Json = dict[str, Any]
-Parameter = bool | int | float | str
+Parameter: TypeAlias = "bool | int | float | str"
+
+
+@dataclass(frozen=True)
+class SharedTensor:
+    """An input that the server reads out of a registered region of shared memory.
+
+    Attributes:
+        region: The name under which the region is registered.
+        dtype: Triton's name of the element type.
+        shape: Of the tensor.
+        nbytes: Of the tensor, from the region's beginning.
+    """
+
+    region: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request to any model: arrays in, the names of the wanted outputs, request parameters."""
+    """A request to any model.
+
+    Attributes:
+        model: Its name.
+        inputs: Arrays, or where they lie, by input name.
+        outputs: Names of the wanted outputs; empty for all.
+        parameters: Request parameters.
+        version: Of the model; "" leaves it to the server.
+        cancellation: Gives the request up from another thread. Tasks of asyncio are cancelled themselves.
+    """
 
     model: str
-    inputs: Mapping[str, NDArray[Any]]
-    outputs: tuple[str, ...]
+    inputs: Mapping[str, NDArray[Any] | SharedTensor]
+    outputs: tuple[str, ...] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    version: str = ""
+    cancellation: Cancellation | None = None
 
 
 class Transport(Protocol):
@@ -51,7 +83,7 @@ class Transport(Protocol):
     def model_ready(self, model: str, timeout: float) -> bool:
         """Whether the model takes requests; False as well for a model that the server does not have."""
 
-    def model_metadata(self, model: str, timeout: float) -> Json:
+    def model_metadata(self, model: str, timeout: float, version: str = "") -> Json:
         """Inputs and outputs of the model."""
 
     def model_config(self, model: str, timeout: float) -> Json:
@@ -63,7 +95,34 @@ class Transport(Protocol):
     def statistics(self, timeout: float) -> Json:
         """Triton's inference statistics of all models."""
 
+    def register_system_region(self, name: str, key: str, nbytes: int, timeout: float) -> None:
+        """Has the server map a region of system shared memory, ``/dev/shm/<key>``."""
+
+    def unregister_system_region(self, name: str, timeout: float) -> None:
+        """Has the server forget it; an unknown one is no error."""
+
+    def register_cuda_region(self, name: str, handle: bytes, device: int, nbytes: int, timeout: float) -> None:
+        """Has the server open a region of GPU memory by its base64 handle."""
+
+    def unregister_cuda_region(self, name: str, timeout: float) -> None:
+        """Has the server forget it; an unknown one is no error."""
+
     def close(self) -> None:
+        """Closes the connections. Further calls fail."""
+
+    def abandon(self) -> None:
+        """Lets the connections go without a word on the network: after a fork they are the parent's."""
+
+
+class AsyncTransport(Protocol):
+    """`Transport` for asyncio: the same methods as coroutines, for the event loop that it was made in."""
+
+    address: Address
+
+    async def infer(self, request: InferRequest, timeout: float) -> dict[str, NDArray[Any]]:
+        """See `Transport`; the rest of its methods are here as well."""
+
+    async def close(self) -> None:
         """Closes the connections. Further calls fail."""
 
 
@@ -79,23 +138,40 @@ class Deadline:
         return self._end - time.monotonic()
 
 
-def connect(address: Address) -> Transport:
+# Imported where they are used, because each protocol's library is heavy, and nobody needs all.
+
+
+def connect(address: Address, options: Options) -> Transport:
     """Opens the transport of the address's protocol. Nothing is sent yet."""
-    # Imported here because each protocol's library is heavy, and nobody needs both.
     if address.protocol == "http":
         from .http_transport import HttpTransport
 
-        return HttpTransport(address)
+        return HttpTransport(address, options)
     from .grpc_transport import GrpcTransport
 
-    return GrpcTransport(address)
+    return GrpcTransport(address, options)
 
 
-def infer_tensors(triton: ModuleType, request: InferRequest) -> tuple[list[Any], list[Any]]:
+def connect_async(address: Address, options: Options) -> AsyncTransport:
+    """The same for the running event loop."""
+    if address.protocol == "http":
+        from .http_async import AsyncHttpTransport
+
+        return AsyncHttpTransport(address, options)
+    from .grpc_async import AsyncGrpcTransport
+
+    return AsyncGrpcTransport(address, options)
+
+
+def infer_tensors(triton: ModuleType, request: InferRequest) -> tuple[list[Any], list[Any] | None]:
     """The request's inputs and requested outputs as objects of ``tritonclient.grpc`` or ``tritonclient.http``."""
     inputs = []
-    for name, array in request.inputs.items():
-        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        tensor.set_data_from_numpy(array)
+    for name, value in request.inputs.items():
+        if isinstance(value, SharedTensor):
+            tensor = triton.InferInput(name, list(value.shape), value.dtype)
+            tensor.set_shared_memory(value.region, value.nbytes)
+        else:
+            tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
+            tensor.set_data_from_numpy(value)
         inputs.append(tensor)
-    return inputs, [triton.InferRequestedOutput(name) for name in request.outputs]
+    return inputs, [triton.InferRequestedOutput(name) for name in request.outputs] or None

@@ -5,13 +5,16 @@ No network in here, so that every kind of client shares it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cancellation import Cancellation
 from .detections import Detections
 from .errors import InvalidRequest, ModelNotFound
+from .images import ImageLike
 from .transport import InferRequest, Json, Parameter
 
 IMAGE = "image"
@@ -20,9 +23,27 @@ CLASS_NAMES = "class_names"
 DETECTION_OUTPUTS = (NUM_DETS, BOXES, SCORES, CLASSES)
 
 
-def detection_request(model: str, image: bytes, parameters: dict[str, Parameter]) -> InferRequest:
+@dataclass(frozen=True)
+class DetectRequest:
+    """What a caller wants to know about one image.
+
+    Attributes:
+        image: As `Detector.detect` takes it.
+        parameters: conf, iou, max_det where they are given.
+        cancellation: Gives the call up from another thread.
+    """
+
+    image: ImageLike
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    cancellation: Cancellation | None = None
+
+
+def detection_request(
+    model: str, image: bytes, parameters: dict[str, Parameter], cancellation: Cancellation | None = None
+) -> InferRequest:
     """The request for one encoded image: ``image`` BYTES [1, 1]."""
-    return InferRequest(model, {IMAGE: _image_tensor(image)}, DETECTION_OUTPUTS, parameters)
+    tensors = {IMAGE: _image_tensor(image)}
+    return InferRequest(model, tensors, DETECTION_OUTPUTS, parameters, cancellation=cancellation)
 
 
 def class_names_request(model: str) -> InferRequest:

@@ -17,6 +17,9 @@ from pinstream_client import Address, InvalidURL, parse_url
         ("http://gpu-1:8000/", "http", Address("http", "gpu-1", 8000)),
         (" 10.0.0.7:8001 ", None, Address("grpc", "10.0.0.7", 8001)),
         ("[::1]:8001", None, Address("grpc", "::1", 8001)),
+        ("https://gpu-1", None, Address("http", "gpu-1", 443, secure=True)),
+        ("https://gpu-1:9000", "http", Address("http", "gpu-1", 9000, secure=True)),
+        ("grpcs://gpu-1", None, Address("grpc", "gpu-1", 8001, secure=True)),
     ],
 )
 def test_url_with_and_without_scheme_port_and_protocol(url: str, protocol: str | None, expected: Address) -> None:
@@ -24,7 +27,7 @@ def test_url_with_and_without_scheme_port_and_protocol(url: str, protocol: str |
 
 
 def test_address_is_written_as_a_url_that_reads_back() -> None:
-    for url in ("grpc://localhost:8001", "http://[::1]:9000"):
+    for url in ("grpc://localhost:8001", "http://[::1]:9000", "grpcs://localhost:8001", "https://localhost:443"):
         assert str(parse_url(url)) == url
 
 
@@ -40,7 +43,7 @@ def test_address_is_written_as_a_url_that_reads_back() -> None:
         ("http://host?x=1", None, "nothing else"),
         ("user:secret@host", None, "nothing else"),
         ("ftp://host", None, "unknown protocol 'ftp'"),
-        ("https://host", None, "unknown protocol 'https'"),
+        ("https://host", "grpc", "leave out one of the two"),
         ("localhost", "rest", "unknown protocol 'rest'"),
         ("http://host:8000", "grpc", "leave out one of the two"),
     ],

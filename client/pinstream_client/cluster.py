@@ -1,0 +1,85 @@
+"""One server or several, asked until one of them answers or the time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from .address import Address
+from .endpoints import Endpoints
+from .errors import DeadlineExceeded, PinstreamError, deadline_exceeded
+from .retry import Retry
+from .steps import Ask, Pause, Steps
+from .transport import Deadline
+
+Result = TypeVar("Result")
+
+
+class Cluster:
+    """The servers of a client, which all serve the same models.
+
+    Args:
+        addresses: Where they are; at least one.
+        retry: How often a transient error is tried again.
+    """
+
+    def __init__(self, addresses: Sequence[Address], retry: Retry) -> None:
+        self.addresses = tuple(addresses)
+        self.retry = retry
+        self.endpoints = Endpoints(len(self.addresses))
+
+    def ask(self, call: Callable[[Any, float], Any], deadline: Deadline, retry: Retry | None = None) -> Steps[Any]:
+        """The answer of one server to ``call``, which is given a transport and a timeout in seconds.
+
+        Raises:
+            PinstreamError: What `attempt` raises.
+        """
+
+        def once(server: int) -> Steps[Any]:
+            return (yield Ask(server, call, deadline.left()))
+
+        return (yield from self.attempt(once, deadline, retry))
+
+    def attempt(
+        self, once: Callable[[int], Steps[Result]], deadline: Deadline, retry: Retry | None = None
+    ) -> Steps[Result]:
+        """What ``once`` gives for one of the servers.
+
+        After a transient error the servers not yet tried come at once, and when all were, the next round after a
+        pause. Any other error, and the last one, is raised.
+
+        Args:
+            once: The procedure with one server, by its index.
+            deadline: Of all attempts together.
+            retry: Instead of the cluster's own.
+
+        Raises:
+            DeadlineExceeded: No answer in time.
+            PinstreamError: What the server answered, or the last transient error where no time is left for another.
+        """
+        pauses = (retry or self.retry).pauses()
+        tried: set[int] = set()
+        while True:
+            server = self.endpoints.pick(tried)
+            if deadline.left() <= 0:
+                raise deadline_exceeded(self.addresses[server], deadline.seconds)
+            try:
+                result = yield from once(server)
+            except DeadlineExceeded:
+                self.endpoints.failed(server)
+                raise deadline_exceeded(self.addresses[server], deadline.seconds) from None
+            except PinstreamError as error:
+                if not error.transient:
+                    self.endpoints.answered(server)
+                    raise
+                self.endpoints.failed(server)
+                tried.add(server)
+                if len(tried) == len(self.addresses):
+                    pause = next(pauses, None)
+                    if pause is None or pause >= deadline.left():
+                        raise
+                    tried.clear()
+                    yield Pause(pause)
+            else:
+                self.endpoints.answered(server)
+                return result

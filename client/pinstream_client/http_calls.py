@@ -1,0 +1,222 @@
+"""Triton's HTTP calls, whoever waits for them: `http_transport` in a thread, `http_async` in an event loop.
+
+tritonclient builds and reads the bodies of inference; its HTTP clients are left aside. The one for threads belongs to a
+single thread (its sockets hang on one gevent hub), and its timeouts count each socket operation anew, so that a call
+has no deadline; the one for asyncio has no timeout for a call either.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from . import errors
+from .address import Address
+from .options import Options
+from .transport import InferRequest, infer_tensors
+
+_HEADER_LENGTH = "inference-header-content-length"
+# What Triton's HTTP front end, or a proxy before it, answers, in the names of gRPC.
+_CODES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    413: "INVALID_ARGUMENT",
+    499: "CANCELLED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+}
+# Compression has to be quicker than the network: its first level is, and finds most of what there is.
+_LEVEL = 1
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda body: gzip.compress(body, _LEVEL),
+    "deflate": lambda body: zlib.compress(body, _LEVEL),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """An HTTP request.
+
+    Attributes:
+        model: The model that it is about, if any.
+        compressible: Triton decompresses it; it does so for inference alone.
+    """
+
+    method: str
+    path: str
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    compressible: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP response: header names in lower case, the body decompressed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class HttpCalls:
+    """The methods of `Transport`, each handed to ``_call`` with what makes its result of an HTTP answer."""
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self.address = address
+        self._options = options
+
+    def infer(self, request: InferRequest, timeout: float) -> Any:
+        """See `Transport`."""
+        try:
+            inputs, outputs = infer_tensors(triton_http, request)
+            body, header_length = triton_http.InferenceServerClient.generate_request_body(
+                inputs, outputs=outputs, parameters=dict(request.parameters)
+            )
+        except InferenceServerException as error:
+            raise errors.InvalidRequest(errors.first_line(error.message())) from None
+        headers = {} if header_length is None else {_HEADER_LENGTH: str(header_length)}
+        path = f"{_model_path(request.model, request.version)}/infer"
+        # Without binary tensors tritonclient gives text.
+        data = body.encode() if isinstance(body, str) else bytes(body)
+        question = Question("POST", path, data, headers, request.model, compressible=True)
+        return self._call(question, lambda answer: self._outputs(request, answer), timeout, request)
+
+    def server_ready(self, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._call(Question("GET", "/v2/health/ready"), self._ready, timeout)
+
+    def model_ready(self, model: str, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._call(Question("GET", f"{_model_path(model)}/ready", model=model), self._ready, timeout)
+
+    def model_metadata(self, model: str, timeout: float, version: str = "") -> Any:
+        """See `Transport`."""
+        return self._ask(Question("GET", _model_path(model, version), model=model), timeout)
+
+    def model_config(self, model: str, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._ask(Question("GET", f"{_model_path(model)}/config", model=model), timeout)
+
+    def repository_index(self, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._ask(Question("POST", "/v2/repository/index"), timeout)
+
+    def statistics(self, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._ask(Question("GET", "/v2/models/stats"), timeout)
+
+    def register_system_region(self, name: str, key: str, nbytes: int, timeout: float) -> Any:
+        """See `Transport`."""
+        body = {"key": key, "offset": 0, "byte_size": nbytes}
+        return self._tell(f"/v2/systemsharedmemory/region/{quote(name)}/register", timeout, body)
+
+    def unregister_system_region(self, name: str, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._tell(f"/v2/systemsharedmemory/region/{quote(name)}/unregister", timeout)
+
+    def register_cuda_region(self, name: str, handle: bytes, device: int, nbytes: int, timeout: float) -> Any:
+        """See `Transport`."""
+        body = {"raw_handle": {"b64": handle.decode()}, "device_id": device, "byte_size": nbytes}
+        return self._tell(f"/v2/cudasharedmemory/region/{quote(name)}/register", timeout, body)
+
+    def unregister_cuda_region(self, name: str, timeout: float) -> Any:
+        """See `Transport`."""
+        return self._tell(f"/v2/cudasharedmemory/region/{quote(name)}/unregister", timeout)
+
+    def _ask(self, question: Question, timeout: float) -> Any:
+        return self._call(question, lambda answer: self._json(answer, question.model), timeout)
+
+    def _tell(self, path: str, timeout: float, body: dict[str, Any] | None = None) -> Any:
+        question = Question("POST", path, b"" if body is None else json.dumps(body).encode())
+        return self._call(question, self._done, timeout)
+
+    def _call(
+        self,
+        question: Question,
+        read: Callable[[Answer], Any],
+        timeout: float,
+        request: InferRequest | None = None,
+    ) -> Any:
+        """Sends ``question`` and reads the answer with ``read``; ``request`` is the inference it belongs to, if any."""
+        raise NotImplementedError
+
+    def _prepared(self, question: Question) -> tuple[bytes | None, dict[str, str]]:
+        """The body as it goes out, and all headers."""
+        headers = {**self._options.headers_now(), **question.headers}
+        compression = self._options.compression
+        if compression is None or not question.compressible:
+            return question.body or None, headers
+        headers.update({"accept-encoding": compression, "content-encoding": compression})
+        return _COMPRESS[compression](question.body), headers
+
+    def _ready(self, answer: Answer) -> bool:
+        if answer.status in (401, 403):
+            self._done(answer)
+        return answer.status == 200
+
+    def _done(self, answer: Answer, model: str = "") -> None:
+        if answer.status != 200:
+            code = _CODES.get(answer.status, f"HTTP {answer.status}")
+            raise errors.from_status(code, _error_text(answer), self.address, model)
+
+    def _json(self, answer: Answer, model: str) -> Any:
+        self._done(answer, model)
+        try:
+            return json.loads(answer.body)
+        except ValueError as error:
+            raise self._not_triton(error) from None
+
+    def _outputs(self, request: InferRequest, answer: Answer) -> dict[str, Any]:
+        self._done(answer, request.model)
+        length = answer.headers.get(_HEADER_LENGTH)
+        try:
+            result = triton_http.InferenceServerClient.parse_response_body(
+                answer.body, header_length=None if length is None else int(length)
+            )
+            names = request.outputs or tuple(tensor["name"] for tensor in result.get_response()["outputs"])
+            return {name: result.as_numpy(name) for name in names}
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._not_triton(error) from None
+
+    def _not_triton(self, error: Exception) -> errors.ServerUnreachable:
+        return errors.unreachable(self.address, f"the answer is not Triton's: {error}", transient=False)
+
+
+def decompressed(body: bytes, encoding: str) -> bytes:
+    """A body without its content encoding.
+
+    Raises:
+        ValueError: It is damaged, or of an encoding that was not asked for.
+    """
+    try:
+        if encoding in ("", "identity"):
+            return body
+        if encoding == "gzip":
+            return gzip.decompress(body)
+        if encoding == "deflate":
+            return zlib.decompress(body)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"damaged {encoding} body: {error}") from None
+    raise ValueError(f"content encoding '{encoding}', which was not asked for")
+
+
+def _model_path(model: str, version: str = "") -> str:
+    return f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
+
+
+def _error_text(answer: Answer) -> str:
+    try:
+        return str(json.loads(answer.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return answer.body[:200].decode("utf-8", "replace") or f"HTTP status {answer.status}"

@@ -1,0 +1,94 @@
+"""What can be asked of any model, as procedures for `Session` and `AsyncSession`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .cluster import Cluster
+from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
+from .retry import NO_RETRY
+from .steps import Pause, Steps
+from .tensors import Signature, optional_inputs, read_signature
+from .transport import Deadline, InferRequest, Parameter
+
+_POLL_S = 0.1
+
+
+class ModelSteps:
+    """A model of a cluster.
+
+    Args:
+        cluster: The servers.
+        name: Of the model.
+        version: Of the model; "" for the server's choice.
+    """
+
+    def __init__(self, cluster: Cluster, name: str, version: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.version = version
+        self._signature: Signature | None = None
+        self._optional: frozenset[str] = frozenset()
+
+    def signature(self, deadline: Deadline) -> Steps[Signature]:
+        """What the model takes and gives, asked for once."""
+        if self._signature is None:
+            metadata = yield from self.cluster.ask(
+                lambda server, left: server.model_metadata(self.name, left, self.version), deadline
+            )
+            config = yield from self.cluster.ask(lambda server, left: server.model_config(self.name, left), deadline)
+            self._optional = optional_inputs(config)
+            self._signature = read_signature(metadata)
+        return self._signature
+
+    def infer(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str],
+        parameters: Mapping[str, Parameter] | None,
+        timeout: float,
+    ) -> Steps[dict[str, NDArray[Any]]]:
+        """Runs the model once."""
+        deadline = Deadline(timeout)
+        try:
+            signature = yield from self.signature(deadline)
+            signature.require_outputs(self.name, tuple(outputs))
+            arrays = signature.arrays(self.name, inputs, self._optional)
+            request = InferRequest(self.name, arrays, tuple(outputs), parameters or {}, self.version)
+            answer: dict[str, NDArray[Any]] = yield from self.cluster.ask(
+                lambda server, left: server.infer(request, left), deadline
+            )
+            return answer
+        except (ServerUnreachable, ServerNotReady, ModelNotFound):
+            self._signature = None  # what comes back under this name may be another model
+            raise
+
+    def check_ready(self, deadline: Deadline) -> Steps[None]:
+        """Returns when a server takes requests for the model.
+
+        Raises:
+            PinstreamError: None does.
+        """
+        ready = yield from self.cluster.ask(
+            lambda server, left: server.model_ready(self.name, left), deadline, NO_RETRY
+        )
+        if not ready:
+            raise ServerNotReady(f"model '{self.name}' at {self.cluster.addresses[0]} is not there or not ready")
+
+    def wait_ready(self, timeout: float, attempt_timeout: float) -> Steps[None]:
+        """Tries `check_ready` until it returns.
+
+        Raises:
+            PinstreamError: It did not within ``timeout``: the last reason.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            try:
+                return (yield from self.check_ready(Deadline(min(attempt_timeout, max(deadline.left(), _POLL_S)))))
+            except PinstreamError:
+                if deadline.left() <= _POLL_S:
+                    raise
+            yield Pause(_POLL_S)

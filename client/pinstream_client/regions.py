@@ -1,0 +1,126 @@
+"""Regions of shared memory that inputs travel through: made, reused, and removed whatever happens to the process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIRECTORY = Path("/dev/shm")
+PREFIX = "pinstream-client-"
+
+
+class Region(Protocol):
+    """Memory that a server on this host can be told to read.
+
+    Attributes:
+        name: Under which servers know it; no other region has it.
+        host: uint8 [nbytes], where the process writes.
+        known_to: Indices of the servers that it is registered with.
+    """
+
+    name: str
+    host: NDArray[np.uint8]
+    known_to: set[int]
+
+    def publish(self, nbytes: int) -> None:
+        """Makes the first ``nbytes`` of ``host`` what servers read."""
+
+    def register(self, transport: Any, timeout: float) -> Any:
+        """Registers it with a server, by `Transport` or `AsyncTransport`."""
+
+    def unregister(self, transport: Any, timeout: float) -> Any:
+        """Has a server forget it."""
+
+    def remove(self) -> None:
+        """Removes it from this host."""
+
+    def abandon(self) -> None:
+        """Lets go of it in a forked child: it is the parent's."""
+
+
+class SystemRegion:
+    """A region of system shared memory: a file in /dev/shm.
+
+    The file stays locked as long as its process lives, however that ends. So an unlocked one is a dead process's, even
+    where the process numbers of two containers meet in one /dev/shm. tritonclient's own regions have no such mark.
+
+    Args:
+        nbytes: Size.
+
+    Raises:
+        OSError: /dev/shm is not there, full, or not ours to write.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.known_to: set[int] = set()
+        descriptor, self.name = _locked_file()
+        try:
+            # Unlike a mere size this takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
+            os.posix_fallocate(descriptor, 0, nbytes)
+            self.host = np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
+        except BaseException:
+            os.close(descriptor)
+            (DIRECTORY / self.name).unlink(missing_ok=True)
+            raise
+        self._descriptor = descriptor
+
+    def publish(self, nbytes: int) -> None:
+        """Servers read the same memory: there is nothing to do."""
+
+    def register(self, transport: Any, timeout: float) -> Any:
+        """See `Region`."""
+        return transport.register_system_region(self.name, f"/{self.name}", len(self.host), timeout)
+
+    def unregister(self, transport: Any, timeout: float) -> Any:
+        """See `Region`."""
+        return transport.unregister_system_region(self.name, timeout)
+
+    def remove(self) -> None:
+        """See `Region`."""
+        (DIRECTORY / self.name).unlink(missing_ok=True)
+        os.close(self._descriptor)  # the mapping goes with the array, which someone may still hold
+
+    def abandon(self) -> None:
+        """See `Region`."""
+        os.close(self._descriptor)  # else the lock would outlive the parent
+
+
+def remove_leftovers() -> list[str]:
+    """Removes the regions that dead processes of this user left behind; returns their names."""
+    removed = []
+    for path in DIRECTORY.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid == os.getuid() and _owner_is_dead(path):
+                path.unlink()
+                removed.append(path.name)
+    return removed
+
+
+def _owner_is_dead(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _locked_file() -> tuple[int, str]:
+    while True:
+        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        descriptor = os.open(DIRECTORY / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between the two lines another process may have taken it for a leftover and removed it.
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+"""What can be asked of the detection service, as procedures for `Session` and `AsyncSession`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal, TypeAlias, get_args
+
+from . import yolox
+from .cluster import Cluster
+from .detections import Detections
+from .direct import DirectRoute
+from .encoded import EncodedRoute
+from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
+from .labels import COCO
+from .options import Options
+from .retry import NO_RETRY
+from .shared_memory import SharedMemory
+from .steps import Ask, Pause, Steps
+from .timing import Statistics, ensemble_models, read_statistics
+from .transport import Deadline
+
+Transport: TypeAlias = Literal["encoded", "tensor", "shm", "cuda"]
+
+# These say that no other image will fare better now.
+SERVER_IS_GONE = (ServerUnreachable, ServerNotReady, ModelNotFound)
+_POLL_S = 0.1
+
+
+class Service:
+    """The detection service of a cluster.
+
+    Args:
+        cluster: The servers.
+        options: How they are reached.
+        model: Name of the ensemble.
+        transport: How images travel.
+    """
+
+    def __init__(self, cluster: Cluster, options: Options, model: str, transport: Transport) -> None:
+        if transport not in get_args(Transport):
+            raise ValueError(f"transport is {transport!r}: expected one of {', '.join(get_args(Transport))}")
+        self.cluster = cluster
+        self.model = model
+        self._chosen = transport
+        self._route = _route(cluster, options, model, transport)
+        self._names: tuple[str, ...] | None = None
+        self._models: tuple[str, ...] | None = None
+
+    @property
+    def transport(self) -> Transport:
+        """How images travel now: "tensor" where shared memory was asked for and every server refused it."""
+        works = self._chosen in ("encoded", "tensor") or self._memory is not None
+        return self._chosen if works else "tensor"
+
+    def detect(self, request: yolox.DetectRequest, timeout: float) -> Steps[Detections]:
+        """The objects in one image."""
+        deadline = Deadline(timeout)
+        image: Any = yield from self._route.read(request.image)
+        try:
+            names = self._names
+            if names is None:
+                names = yield from self.class_names(deadline)
+            return (yield from self._route.detect(image, request, names, deadline))
+        except SERVER_IS_GONE:
+            self._names = self._models = None  # what comes back may be a server with another model
+            self._route.forget()
+            raise
+
+    def class_names(self, deadline: Deadline) -> Steps[tuple[str, ...]]:
+        """The labels, asked for once; COCO's for a service that does not tell them."""
+        if self._names is None:
+            metadata = yield from self.cluster.ask(
+                lambda server, left: server.model_metadata(self.model, left), deadline
+            )
+            names = COCO
+            if yolox.tells_class_names(self.model, metadata):
+                request = yolox.class_names_request(self.model)
+                outputs = yield from self.cluster.ask(lambda server, left: server.infer(request, left), deadline)
+                names = yolox.read_class_names(outputs)
+            self._names = names
+        return self._names
+
+    def check_ready(self, deadline: Deadline) -> Steps[None]:
+        """Returns when one of the servers takes requests for the model.
+
+        Raises:
+            ServerUnreachable, DeadlineExceeded, ServerNotReady, ModelNotFound: None does; the last one's reason.
+        """
+        for _ in self.cluster.addresses:
+            ready = yield from self.cluster.ask(
+                lambda server, left: server.model_ready(self.model, left), deadline, NO_RETRY
+            )
+            if ready:
+                return
+        # Only now, when something is wrong, does it pay to ask what.
+        index = yield from self.cluster.ask(lambda server, left: server.repository_index(left), deadline, NO_RETRY)
+        entries = [entry for entry in index if entry["name"] == self.model]
+        where = " and ".join(str(address) for address in self.cluster.addresses)
+        if not entries:
+            known = ", ".join(sorted({entry["name"] for entry in index})) or "no model at all"
+            raise ModelNotFound(f"the server at {where} has no model '{self.model}': it has {known}")
+        state = entries[-1].get("state") or "not loaded"
+        reason = entries[-1].get("reason") or "no reason given"
+        raise ServerNotReady(f"model '{self.model}' at {where} is not ready: {state} ({reason})")
+
+    def wait_ready(self, timeout: float, attempt_timeout: float) -> Steps[None]:
+        """Tries `check_ready` until it returns.
+
+        Raises:
+            PinstreamError: It did not within ``timeout``: the last reason.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            try:
+                return (yield from self.check_ready(Deadline(min(attempt_timeout, max(deadline.left(), _POLL_S)))))
+            except PinstreamError:
+                if deadline.left() <= _POLL_S:
+                    raise
+            yield Pause(_POLL_S)
+
+    def statistics(self, deadline: Deadline) -> Steps[Statistics]:
+        """The counters of the ensemble and its steps, summed over the servers that answer."""
+        if self._models is None:
+            config = yield from self.cluster.ask(lambda server, left: server.model_config(self.model, left), deadline)
+            self._models = ensemble_models(self.model, config)
+        if len(self.cluster.addresses) == 1:
+            answer = yield from self.cluster.ask(lambda server, left: server.statistics(left), deadline)
+            return read_statistics(answer, self._models)
+        return (yield from self._summed_statistics(self._models, deadline))
+
+    def _summed_statistics(self, models: tuple[str, ...], deadline: Deadline) -> Steps[Statistics]:
+        together: dict[str, Any] = {"model_stats": []}
+        failure: PinstreamError | None = None
+        for index in range(len(self.cluster.addresses)):
+            try:
+                answer = yield Ask(index, lambda server, left: server.statistics(left), deadline.left())
+                together["model_stats"] += answer.get("model_stats", [])
+            except PinstreamError as error:
+                failure = error
+        if failure is not None and not together["model_stats"]:
+            raise failure
+        return read_statistics(together, models)
+
+    def timed(self, request: yolox.DetectRequest, timeout: float) -> Steps[Detections]:
+        """`detect` between two looks at the server's counters; what other clients send meanwhile is averaged in."""
+        deadline = Deadline(timeout)
+        yield from self.class_names(deadline)  # a request of its own, which has no place in the time split
+        before = yield from self.statistics(deadline)
+        found: Detections = yield from self.detect(request, deadline.left())
+        timings = (yield from self.statistics(deadline)).since(before)
+        # Triton counts a request a moment after it has answered it.
+        started = time.monotonic()
+        while not any(t.requests for t in timings) and time.monotonic() - started < 0.5:
+            yield Pause(0.005)
+            timings = (yield from self.statistics(deadline)).since(before)
+        return found.with_timings(timings)
+
+    def close(self) -> Steps[None]:
+        """Gives back what the servers hold for this client."""
+        if isinstance(self._route, DirectRoute):
+            yield from self._route.close()
+
+    @property
+    def _memory(self) -> SharedMemory | None:
+        return self._route.memory if isinstance(self._route, DirectRoute) else None
+
+
+def _route(cluster: Cluster, options: Options, model: str, transport: Transport) -> EncodedRoute | DirectRoute:
+    if transport == "encoded":
+        return EncodedRoute(cluster, model)
+    if transport == "tensor":
+        return DirectRoute(cluster, model)
+    if transport == "cuda":
+        from .cuda_region import CudaRegion
+
+        return DirectRoute(cluster, model, SharedMemory(cluster, options, CudaRegion))
+    from .regions import SystemRegion
+
+    return DirectRoute(cluster, model, SharedMemory(cluster, options, SystemRegion))
