@@ -5,6 +5,7 @@ The one file that imports CUDA. Every return code is looked at; a failure says w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +68,13 @@ def _failure(doing: str, error: Any) -> CudaError:
 _RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
 # The failures since this process lost its GPU context; the first says what happened.
 _lost: list[CudaError] = []
+
+
+def is_lost() -> bool:
+    """Ask the GPU whether this process still has its context."""
+    with contextlib.suppress(CudaError):
+        synchronize()
+    return bool(_lost)
 
 
 def lost_context() -> str:

@@ -98,20 +98,31 @@ def failure(server: Running, model: str) -> InferenceServerException:
     return caught.value
 
 
-@pytest.mark.parametrize("share", ["off", "on"])
+def lose(server: Running, trigger: Path) -> InferenceServerException:
+    """Let the model `struck` lose its context; gives the answer to the next request."""
+    infer(server, "struck", pixels=pixels(1))
+    trigger.touch()
+    time.sleep(0.5)
+    # What is loaded from now on stays whole.
+    trigger.unlink()
+    return failure(server, "struck")
+
+
+def assert_served(server: Running, model: str) -> None:
+    got = infer(server, model, pixels=pixels(3)).as_numpy("probabilities")
+    np.testing.assert_allclose(got, reference(pixels(3)), atol=FP32)
+
+
 def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_loaded_again(
-    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path, share: str
+    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path
 ) -> None:
     plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
     repository = tmp_path / "repository"
-    place(plan, repository, "struck", ONE_LINE + parameters(PLUGINS=str(library), SHARE_ENGINE=share))
+    place(plan, repository, "struck", ONE_LINE + parameters(PLUGINS=str(library)))
     place(plan, repository, "neighbour")
     explicit = ["--model-control-mode=explicit", "--load-model=struck", "--load-model=neighbour"]
     with running(repositories=[repository], extra=explicit) as server:
-        infer(server, "struck", pixels=pixels(1))
-        trigger.touch()
-        time.sleep(0.5)
-        first = failure(server, "struck")
+        first = lose(server, trigger)
         assert first.status() == "StatusCode.UNAVAILABLE"
         assert MEANING in first.message()
         assert first.message().endswith(ADVICE)
@@ -121,10 +132,7 @@ def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_l
         assert len(said) == 1, said
         assert "Traceback" not in server.console.getvalue()
         # Other models are other processes, with contexts of their own.
-        np.testing.assert_allclose(
-            infer(server, "neighbour", pixels=pixels(3)).as_numpy("probabilities"), reference(pixels(3)), atol=FP32
-        )
-        trigger.unlink()
+        assert_served(server, "neighbour")
         client = grpc.InferenceServerClient(server.grpc_url)
         client.unload_model("struck")
         deadline = time.monotonic() + 20
@@ -132,6 +140,20 @@ def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_l
             time.sleep(0.05)
         client.load_model("struck")
         client.close()
-        np.testing.assert_allclose(
-            infer(server, "struck", pixels=pixels(3)).as_numpy("probabilities"), reference(pixels(3)), atol=FP32
-        )
+        assert_served(server, "struck")
+
+
+def test_a_shared_engine_that_lost_its_context_is_started_again_by_the_next_request(
+    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path
+) -> None:
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
+    two = "instance_group { count: 2 kind: KIND_GPU }\n"
+    place(plan, tmp_path / "repository", "struck", ONE_LINE + two + parameters(PLUGINS=str(library)))
+    with running(repositories=[tmp_path / "repository"]) as server:
+        first = lose(server, trigger)
+        assert first.status() == "StatusCode.UNAVAILABLE"
+        assert MEANING in first.message()
+        # One instance has heard of it, and the other finds the process gone: both must be served again.
+        for _ in range(8):
+            assert_served(server, "struck")
+        assert "the engine's process was started again" in server.console.getvalue()

@@ -7,6 +7,7 @@ finalize, free it in reverse order.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import statistics
 import time
@@ -54,6 +55,7 @@ class TensorRTEngine(Engine):
     def __init__(self, model_file: Path, options: Options) -> None:
         self._options = options
         self._resources = ExitStack()
+        self._contexts: list[ProfileContext] = []
         try:
             self._load(model_file)
         except BaseException:
@@ -302,13 +304,18 @@ class TensorRTEngine(Engine):
 
     def close(self) -> None:
         """Free everything in reverse order; see base.Engine."""
+        if cuda.is_lost():
+            # Every call would fail, and TensorRT's clearing up corrupts memory then: the process's end frees it all.
+            _abandon(self._contexts, self._resources)
+            return
         self._contexts = []
-        try:
-            self._resources.close()
-        except cuda.CudaError as error:
-            # With the context lost every call fails, and the process's end frees what it had.
-            if not error.sticky:
-                raise
+        self._resources.close()
+
+
+def _abandon(*objects: object) -> None:
+    """Keep objects from ever being cleared up, at the interpreter's end either."""
+    for abandoned in objects:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(abandoned))
 
 
 def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:

@@ -191,6 +191,7 @@ class EngineServer:
             instance.running += 1
             self._former.submit(_Run(self, instance, message))
             self._answer()
+            self._end_if_lost()
 
     def _map(self, instance: Instance, message: wire.Message, fd: int | None) -> None:
         slot = int(message["memory"])
@@ -243,6 +244,9 @@ class EngineServer:
             self._hand_out(batch, outputs)
         self._former.done(batch, error)
         self._answer()
+        self._end_if_lost()
+
+    def _end_if_lost(self) -> None:
         if self.engine.failure:
             LOGGER.error("this process ends, since its engine is lost: %s", self.engine.failure)
             # With the GPU's context lost nothing can be freed; the next batch of any instance starts a new process.
