@@ -14,9 +14,11 @@ from tests.server.running import Running, running
 
 @pytest.fixture(scope="session")
 def shapes_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in model as `pinstream build` makes it."""
+    """The built-in model as `pinstream build` makes it, with a label that would be HTML on a careless page."""
     directory = tmp_path_factory.mktemp("shapes")
-    build_service(built_in(BUILT_IN_MODEL), directory, labels=built_in(BUILT_IN_LABELS))
+    labels = directory / "labels.txt"
+    labels.write_text(built_in(BUILT_IN_LABELS).read_text().replace("ball", "<b>ball</b>"))
+    build_service(built_in(BUILT_IN_MODEL), directory, labels=labels)
     return directory
 
 
