@@ -47,7 +47,7 @@ class Annotator:
         Raises:
             PinstreamError: The image cannot be drawn on, or the file cannot be written.
         """
-        drawn = detections.draw(item.picture)
+        drawn = detections.draw(item.image)
         if item.video is not None:
             video = self._videos.get(item.video)
             if video is None:

@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream_client import COCO, Detections
-
-# The ids of COCO's categories, from its annotation files: 1 to 90, without these ten.
-_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_IDS = tuple(number for number in range(1, 91) if number not in _UNUSED_IDS)
+from pinstream_client.labels import COCO_CATEGORY_IDS
 
 
 class CocoDataset:
@@ -25,6 +22,7 @@ class CocoDataset:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
+        self._category_ids = list(COCO_CATEGORY_IDS if names == COCO else range(1, len(names) + 1))
         self._images: dict[str, dict[str, Any]] = {}
         self._ids: set[int] = set()
         self._highest_id = 0
@@ -41,24 +39,17 @@ class CocoDataset:
         if detections.image_size is not None:
             image["width"], image["height"] = detections.image_size
         self._images[name] = image
-        for item in detections:
-            x1, y1, x2, y2 = (float(value) for value in item.box)
-            width, height = x2 - x1, y2 - y1
-            self._annotations.append(
-                {
-                    "id": len(self._annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": self._category_id(item.class_id),
-                    "bbox": [round(value, 2) for value in (x1, y1, width, height)],
-                    "area": round(width * height, 2),
-                    "iscrowd": 0,
-                    "score": round(item.score, 5),
-                }
-            )
+        while len(self._category_ids) <= detections.class_ids.max(initial=-1):
+            self._category_ids.append(max(self._category_ids, default=0) + 1)  # a class without a label
+        for record in detections.to_coco(image["id"], self._category_ids):
+            _, _, width, height = record["bbox"]
+            more = {"id": len(self._annotations) + 1, "area": round(width * height, 3), "iscrowd": 0}
+            self._annotations.append({**record, **more})
 
     def to_dict(self) -> dict[str, Any]:
         """The whole data set."""
-        categories = [{"id": self._category_id(index), "name": name} for index, name in enumerate(self._names)]
+        named = zip(self._category_ids, self._names, strict=False)
+        categories = [{"id": number, "name": name} for number, name in named]
         return {"images": list(self._images.values()), "annotations": self._annotations, "categories": categories}
 
     def _image_id(self, name: str) -> int:
@@ -71,6 +62,3 @@ class CocoDataset:
         self._ids.add(number)
         self._highest_id = max(self._highest_id, number)
         return number
-
-    def _category_id(self, class_id: int) -> int:
-        return COCO_IDS[class_id] if self._names == COCO and class_id < len(COCO_IDS) else class_id + 1

@@ -86,7 +86,6 @@ def detect(
         save=save,
         format="json" if as_json else format_,
         thresholds={"conf": conf, "iou": iou, "max_det": max_det},
-        in_flight=in_flight,
         restart=restart,
         verbose=verbose,
     )

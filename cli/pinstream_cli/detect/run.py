@@ -29,7 +29,6 @@ class Run:
     Attributes:
         detector: Who is asked.
         thresholds: conf, iou and max_det, as `Detector.detect` takes them.
-        in_flight: How many images are on their way at once.
         report: Prints the results.
         annotator: Draws them, or None.
         journal: Keeps them until the end, or None where nothing is written.
@@ -42,7 +41,6 @@ class Run:
 
     detector: Detector
     thresholds: dict[str, Any]
-    in_flight: int
     report: Report
     annotator: Annotator | None
     journal: Journal | None
@@ -67,7 +65,7 @@ class Run:
             ServerUnreachable, ServerNotReady, ModelNotFound: The server is gone.
             CommandError: A result cannot be written.
         """
-        for item, result in results(self.detector, items, self.in_flight, self.thresholds):
+        for item, result in results(self.detector, items, self.thresholds):
             self._take(item, result)
             if watch is not None:
                 watch.done(item)

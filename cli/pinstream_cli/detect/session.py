@@ -40,7 +40,6 @@ class Wishes:
         save: File of results, or None.
         format: What standard output gets; None chooses.
         thresholds: conf, iou and max_det.
-        in_flight: Images on their way at once.
         restart: Do not go on with an interrupted run.
         verbose: A line for each image.
     """
@@ -52,7 +51,6 @@ class Wishes:
     save: Path | None
     format: str | None
     thresholds: dict[str, Any]
-    in_flight: int
     restart: bool
     verbose: bool
 
@@ -82,7 +80,7 @@ def detect_all(detector: Detector, wishes: Wishes) -> list[str]:
     split, started = TimeSplit(detector), time.perf_counter()
     with Bar(Console(stderr=True), total, len(sources) - len(left), shown) as bar:
         out = report(printed, names)
-        run = Run(detector, wishes.thresholds, wishes.in_flight, out, annotator, journal, bar, wishes.verbose)
+        run = Run(detector, wishes.thresholds, out, annotator, journal, bar, wishes.verbose)
         if wishes.verbose:
             bar.say(f"model {detector.model} at {detector.address}, {len(names)} classes")
         with _kept_when_interrupted(run), _ended_by_ctrl_c(wishes, left):

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pinstream_cli.detect.video import Video, is_video
 from pinstream_cli.errors import CommandError
-from pinstream_client import ImageLike
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 STDIN = "-"
@@ -40,11 +39,6 @@ class Item:
     video: Video | None = None
     frame: int | None = None
     time_s: float | None = None
-
-    @property
-    def picture(self) -> ImageLike:
-        """The image as the client takes it."""
-        return self.image
 
 
 Source: TypeAlias = "Item | Video"

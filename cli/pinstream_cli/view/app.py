@@ -47,7 +47,7 @@ async def _looking(app: web.Application) -> AsyncIterator[None]:
     looking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await looking
-    await asyncio.to_thread(app[SERVICE].close)
+    await app[SERVICE].close()
 
 
 async def _index(request: web.Request) -> web.FileResponse:

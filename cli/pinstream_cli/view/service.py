@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from pinstream_cli.view.metrics import Metrics, read_metrics
-from pinstream_client import Detections, Detector, ModelTiming, PinstreamError, Statistics
+from pinstream_client import AsyncDetector, Detections, ModelTiming, PinstreamError, Statistics
 
 # How often the server is looked at, and how long it may take to answer.
 LOOK_S, PATIENCE_S = 1.0, 2.0
@@ -63,8 +63,8 @@ class Service:
     """One server's detection service.
 
     Args:
-        url: As `Detector` takes it.
-        protocol: As `Detector` takes it.
+        url: As `AsyncDetector` takes it.
+        protocol: As `AsyncDetector` takes it.
         model: Name of the ensemble.
         timeout: Seconds for each image.
         metrics_url: Triton's metrics; port 8002 of the server's host when None.
@@ -74,9 +74,9 @@ class Service:
     """
 
     def __init__(self, url: str, protocol: Any, *, model: str, timeout: float, metrics_url: str | None = None) -> None:
-        self._detector = Detector(url, protocol, model=model, timeout=timeout)
+        self._detector = AsyncDetector(url, protocol, model=model, timeout=timeout)
         # Its own connection and patience, so that a stuck image does not hide the server's state.
-        self._looker = Detector(url, protocol, model=model, timeout=PATIENCE_S)
+        self._looker = AsyncDetector(url, protocol, model=model, timeout=PATIENCE_S)
         self.address = str(self._detector.address)
         self.model = model
         self.metrics_url = metrics_url or f"http://{_host(self._detector)}:{_METRICS_PORT}/metrics"
@@ -87,9 +87,9 @@ class Service:
         """The objects in an encoded image.
 
         Raises:
-            PinstreamError: As `Detector.detect` raises it.
+            PinstreamError: As `AsyncDetector.detect` raises it.
         """
-        return await asyncio.to_thread(self._detector.detect, image, conf=conf, iou=iou)
+        return await self._detector.detect(image, conf=conf, iou=iou)
 
     async def keep_looking(self) -> None:
         """Keeps `state` up to date, for ever."""
@@ -99,14 +99,14 @@ class Service:
                 await self._look(session)
                 await asyncio.sleep(max(0.0, LOOK_S - (time.monotonic() - started)))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Closes the connections."""
-        self._detector.close()
-        self._looker.close()
+        await self._detector.close()
+        await self._looker.close()
 
     async def _look(self, session: aiohttp.ClientSession) -> None:
         try:
-            statistics = await asyncio.to_thread(self._ask)
+            statistics = await self._ask()
         except PinstreamError as error:
             self.state = replace(self.state, ready=False, reason=str(error), requests_per_s=0.0, metrics=None)
             self._before = _Counters()
@@ -115,10 +115,10 @@ class Service:
         self.state = _compared(self.state, self._before, now)
         self._before = now
 
-    def _ask(self) -> Statistics | None:
-        self._looker.check_ready()
+    async def _ask(self) -> Statistics | None:
+        await self._looker.check_ready()
         with contextlib.suppress(PinstreamError):  # some servers do not tell them
-            return self._looker.statistics()
+            return await self._looker.statistics()
         return None
 
     async def _read_metrics(self, session: aiohttp.ClientSession) -> Metrics | None:
@@ -146,5 +146,5 @@ def _compared(state: State, before: _Counters, now: _Counters) -> State:
     return fresh
 
 
-def _host(detector: Detector) -> str:
+def _host(detector: AsyncDetector) -> str:
     return detector.address.netloc.rpartition(":")[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pinstream_cli.detect import formats
-from pinstream_cli.detect.coco import COCO_IDS, CocoDataset
+from pinstream_cli.detect.coco import CocoDataset
 from pinstream_cli.detect.records import Record, read_record
 from pinstream_client import COCO, Detections, ServerError
 
@@ -74,11 +74,18 @@ def test_coco_is_a_data_set_with_scores() -> None:
 
 
 def test_coco_ids_are_those_of_cocos_own_files() -> None:
-    assert len(COCO_IDS) == len(COCO) == 80
     categories = {entry["name"]: entry["id"] for entry in CocoDataset(COCO).to_dict()["categories"]}
     # A few from instances_val2017.json.
     for name, number in (("person", 1), ("stop sign", 13), ("dog", 18), ("backpack", 27), ("toothbrush", 90)):
         assert categories[name] == number
+
+
+def test_a_class_without_a_label_has_an_id_of_its_own() -> None:
+    dataset = CocoDataset(NAMES[:1])
+    dataset.add("a.jpg", two())
+    value = dataset.to_dict()
+    assert [entry["category_id"] for entry in value["annotations"]] == [2, 1]
+    assert [entry["id"] for entry in value["categories"]] == [1]
 
 
 def test_images_of_the_same_number_have_ids_of_their_own() -> None:
