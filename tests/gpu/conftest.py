@@ -112,21 +112,31 @@ def _worst(measured: Iterable[tuple[str, object]]) -> dict[str, float]:
 def _write_outcomes() -> None:
     """Write what is known so far where PINSTREAM_GPU_RESULTS says; after every test, so that a kill loses one."""
     target = os.environ.get("PINSTREAM_GPU_RESULTS")
-    if not target or not _outcomes:
+    # The processes of pytest-xdist report to the one that started them.
+    if not target or not _outcomes or os.environ.get("PYTEST_XDIST_WORKER"):
         return
     from pinstream import cuda
     from pinstream.engines.flavour import load_flavour
 
-    count = {kind: sum(o["outcome"] == kind for o in _outcomes) for kind in ("passed", "failed", "skipped")}
+    commit = os.environ.get("PINSTREAM_COMMIT") or _commit()
+    tests = [*_earlier_outcomes(Path(target), commit), *_outcomes]
+    count = {kind: sum(test["outcome"] == kind for test in tests) for kind in ("passed", "failed", "skipped")}
     result = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": os.environ.get("PINSTREAM_COMMIT") or _commit(),
+        "commit": commit,
         "machine": {"gpu": cuda.device_name(0), "compute_capability": cuda.compute_capability(0)},
         "tensorrt": str(load_flavour()),
         **count,
-        "tests": _outcomes,
+        "tests": tests,
     }
     Path(target).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _earlier_outcomes(target: Path, commit: str) -> list[dict[str, Any]]:
+    """What other parts of a run of the same commit have found, where it goes in parts."""
+    written = json.loads(target.read_text()) if target.is_file() else {}
+    names = {outcome["name"] for outcome in _outcomes}
+    return [test for test in written.get("tests", ()) if written["commit"] == commit and test["name"] not in names]
 
 
 def _commit() -> str:

@@ -77,6 +77,19 @@ def test_an_explicitly_quantized_graph(build: BuildPlan, load: OpenPlan, tmp_pat
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
 
+def test_tf32_is_used_where_it_was_asked_for_and_nowhere_else(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    onnx = onnx_models.classifier(tmp_path / "classifier.onnx")
+    exact, fast = (build(onnx, batch_sizes=(4,), tf32=tf32) for tf32 in (False, True))
+    # A plan alone says by itself how it was built.
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "model.plan").write_bytes((fast / "model.plan").read_bytes())
+    for directory, inexact in ((exact, False), (fast, True), (bare, True), (exact, False)):
+        got = answer(load(directory), "probabilities", pixels=pixels(4))["probabilities"]
+        np.testing.assert_allclose(got, reference(pixels(4)), atol=5e-3)
+        assert (float(np.abs(got - reference(pixels(4))).max()) > FP32) == inexact
+
+
 def test_auto_build_builds_once_for_all_instances(flavour: Any, tmp_path: Path) -> None:
     wishes = parameters(AUTO_BUILD="true", SHARE_ENGINE="off", CACHE_DIR=str(tmp_path / "cache"))
     two = "max_batch_size: 4\ninstance_group { count: 2 kind: KIND_GPU }\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -15,6 +16,8 @@ from pinstream.dlpack import DeviceArray
 from pinstream.errors import EngineError
 from pinstream.memory import copy_bytes
 from pinstream.tensors import NUMPY_DTYPES, Array
+
+LOGGER = logging.getLogger("pinstream.tensorrt")
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,13 @@ class RegisteredMemory:
         self._starts: list[int] = []
 
     def add(self, memory: Array) -> None:
-        """Page-lock `memory`."""
+        """Page-lock `memory`; where that cannot be, what lies in it is copied as from any other memory."""
         start = _address(memory)
-        cuda.register_host(start, memory.nbytes)
+        try:
+            cuda.register_host(start, memory.nbytes)
+        except cuda.CudaError as error:
+            LOGGER.warning("%s", error)
+            return
         self._ends[start] = start + memory.nbytes
         self._starts = sorted(self._ends)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -33,6 +34,11 @@ TRITON_DTYPES = {
     "INT64": "INT64",
     "BOOL": "BOOL",
 }
+
+# TensorRT-RTX passes over the builder's flag TF32. It heeds this variable, which says the same for all of NVIDIA's
+# libraries, both when a plan is built and when it is loaded and compiled; where the two differ it refuses the plan.
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
+_TF32_COMPLAINT = re.compile(rf"Inconsistent setting of {TF32_VARIABLE} env var at build (-?\d)")
 
 Sink = Callable[[int, str], None]
 
@@ -174,6 +180,28 @@ def register_plugins(flavour: Flavour, paths: Iterable[Path] = ()) -> None:
             logger.take_errors()
             if registry.load_library(str(path)) is None:
                 raise ModelFileError(f"plugin library {path} is refused by {flavour}: {why(flavour)}")
+
+
+def allow_tf32(flavour: Flavour, allowed: bool) -> None:
+    """Say whether FP32 may be multiplied in TF32, in what TensorRT-RTX builds and loads in this process from now on."""
+    if not flavour.is_rtx:
+        return
+    if allowed:
+        os.environ.pop(TF32_VARIABLE, None)
+    else:
+        os.environ[TF32_VARIABLE] = "0"
+
+
+def allow_tf32_as_built(flavour: Flavour, complaint: str) -> bool:
+    """Follow the plan where TensorRT-RTX complains that it was built with another setting.
+
+    Returns:
+        Whether it was that, so that loading the plan is worth another try.
+    """
+    found = _TF32_COMPLAINT.search(complaint)
+    if found:
+        allow_tf32(flavour, found[1] != "0")
+    return bool(found)
 
 
 def why(flavour: Flavour) -> str:

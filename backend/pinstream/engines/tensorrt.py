@@ -23,8 +23,8 @@ from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, RegisteredMemory, Streams
-from pinstream.engines.flavour import Flavour, load_flavour, register_plugins
-from pinstream.engines.plan_source import usable_plans
+from pinstream.engines.flavour import Flavour, allow_tf32, allow_tf32_as_built, load_flavour, register_plugins
+from pinstream.engines.plan_source import read_sidecar, usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, load_plan
@@ -81,8 +81,8 @@ class TensorRTEngine(Engine):
         jit_caches = [JitCache(flavour, path, options) for path in plans]
         self._contexts = [
             context
-            for (engine, info), jit_cache in zip(loaded, jit_caches, strict=True)
-            for context in self._make_contexts(flavour, engine, info, jit_cache)
+            for path, (engine, info), jit_cache in zip(plans, loaded, jit_caches, strict=True)
+            for context in self._make_contexts(flavour, path, engine, info, jit_cache)
         ]
         self._share_scratch()
         steps.done("contexts")
@@ -108,7 +108,7 @@ class TensorRTEngine(Engine):
         return stream
 
     def _make_contexts(
-        self, flavour: Flavour, engine: Any, info: PlanInfo, jit_cache: JitCache
+        self, flavour: Flavour, path: Path, engine: Any, info: PlanInfo, jit_cache: JitCache
     ) -> list[ProfileContext]:
         # Whatever refers to the engine has to go before it.
         self._resources.callback(lambda: engine)
@@ -116,10 +116,20 @@ class TensorRTEngine(Engine):
         chosen = self._options.profiles or tuple(range(count))
         if max(chosen) >= count:
             raise ConfigError(f"instance_group.profile is {max(chosen)}, and {info.file} has profiles 0 to {count - 1}")
-        return [
-            ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
-            for i in chosen
-        ]
+
+        def make() -> list[ProfileContext]:
+            return [
+                ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
+                for i in chosen
+            ]
+
+        allow_tf32(flavour, _built_with_tf32(path))
+        try:
+            return make()
+        except EngineError as error:
+            if not allow_tf32_as_built(flavour, str(error)):
+                raise
+            return make()
 
     def _share_scratch(self) -> None:
         scratch = cuda.DeviceAllocation(max(context.scratch_bytes for context in self._contexts))
@@ -316,6 +326,13 @@ def _abandon(*objects: object) -> None:
     """Keep objects from ever being cleared up, at the interpreter's end either."""
     for abandoned in objects:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(abandoned))
+
+
+def _built_with_tf32(plan: Path) -> bool:
+    sidecar = read_sidecar(plan.parent)
+    section = sidecar.sections.get("tensorrt") if sidecar else None
+    options = section.get("options") if isinstance(section, Mapping) else None
+    return isinstance(options, Mapping) and bool(options.get("tf32"))
 
 
 def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:

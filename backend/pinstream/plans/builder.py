@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pinstream.engines.flavour import Flavour, register_plugins, why
+from pinstream.engines.flavour import Flavour, allow_tf32, register_plugins, why
 from pinstream.engines.plan_info import describe_network
 from pinstream.engines.profiles import PlanInfo
 from pinstream.errors import ConfigError, ModelFileError
@@ -67,6 +67,7 @@ def build_engine(
     monitor = _make_monitor(trt, job.file, progress)
     if monitor is not None:
         config.progress_monitor = monitor
+    allow_tf32(flavour, spec.tf32)
     with timing.lent_to(config):
         serialized = builder.build_serialized_network(network, config)
     if monitor is not None and monitor.interruption is not None:
@@ -115,7 +116,8 @@ def _configure(flavour: Flavour, builder: Any, spec: BuildSpec) -> Any:
     trt = flavour.module
     config = builder.create_builder_config()
     if not spec.tf32:
-        # On by default; measured on an H200, YOLOX-nano in TF32 was further from ONNX Runtime than in FP16.
+        # On by default; measured on an H200, YOLOX-nano in TF32 was further from ONNX Runtime than in FP16: scores by
+        # 0.12 and boxes by half a pixel, against 1e-5 and 3e-5 without.
         config.clear_flag(trt.BuilderFlag.TF32)
     if spec.workspace_mb:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_mb << 20)
