@@ -91,7 +91,7 @@ def test_fifty_loads_and_unloads_give_all_gpu_memory_back(build: BuildPlan, tmp_
         return True
 
     with running(repositories=[tmp_path / "repository"], extra=["--model-control-mode=explicit"]) as server:
-        used = []
+        used: list[int] = []
         for _ in range(ROUNDS):
             # Side by side, which also lets loads and unloads meet.
             assert together([lambda model=model: once(server, model) for model in models]) == [True] * MODELS
