@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -61,6 +62,15 @@ def test_every_client_gets_its_own_rows_from_one_process(shared: Running) -> Non
         list(pool.map(work, range(8)))
 
 
+def test_memory_that_triton_enlarges_while_it_is_read(shared: Running) -> None:
+    """Triton's shared memory begins with 1 MB and grows with the requests; it is read in place all the while."""
+    client = grpc.InferenceServerClient(shared.grpc_url)
+    for width in (1_000, 100_000, 1_000_000, 5, 3_000_000, 100_000):
+        rows = np.random.default_rng(width).normal(size=(3, width)).astype(np.float32)
+        np.testing.assert_array_equal(double(client, rows), rows * 2)
+    client.close()
+
+
 def test_a_request_the_engine_fails_on_fails_no_other(shared: Running) -> None:
     """The model refuses rows of width 13, in the engine and not before."""
 
@@ -84,6 +94,9 @@ def test_a_killed_engine_process_comes_back_by_itself(shared: Running) -> None:
     rows = np.ones((2, 6), np.float32)
     (pid,) = engine_processes()
     os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while engine_processes() and time.monotonic() < until:
+        time.sleep(0.02)
     # Nothing was under way, so the process is started again before anything is handed to it.
     np.testing.assert_array_equal(double(client, rows), rows * 2)
     assert len(engine_processes()) == 1

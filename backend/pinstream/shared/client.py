@@ -8,6 +8,7 @@ import math
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from pinstream.dlpack import DeviceArray
@@ -16,6 +17,7 @@ from pinstream.errors import EngineError, PinstreamError
 from pinstream.memory import copy_bytes
 from pinstream.shared import memory, wire
 from pinstream.shared.memory import Layout, SharedMemory
+from pinstream.shared.regions import WORTH_SHARING_AGAIN, SharedRegions
 from pinstream.tensors import Array, ModelSpec
 
 LOGGER = logging.getLogger("pinstream.shared")
@@ -24,6 +26,8 @@ CHUNK = 4
 MAX_SLOTS = 16
 # A process that does not free its engine in this time is left to itself.
 CLOSE_TIMEOUT_S = 20.0
+# Seconds to look for an answer before going to sleep: longer than a small batch takes, shorter than a large one.
+SPIN_S = 3e-3
 GONE = "the process that runs this model's engine has ended"
 
 
@@ -45,6 +49,7 @@ class SharedSlot:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.wanted: frozenset[str] = frozenset()
         self.reply: wire.Message | None = None
+        self.places: dict[str, list[list[int]]] = {}
 
     def forget(self) -> None:
         """Drop the memory: the process that knew it has ended."""
@@ -55,6 +60,7 @@ class SharedSlot:
         self._engine.check()
         self.shapes = dict(shapes)
         self._make_room()
+        self.places = {tensor.name: [] for tensor in self._engine.spec.inputs}
         self._views = {tensor.name: self._view(tensor.name, shapes[tensor.name]) for tensor in self._engine.spec.inputs}
 
     def _make_room(self) -> None:
@@ -71,11 +77,13 @@ class SharedSlot:
     def grow(self, room: Mapping[str, int]) -> None:
         """Get memory with more room for outputs, the inputs gathered so far kept."""
         self._room.update(room)
-        kept = self._views
+        views, places, old = self._views, self.places, self._layout
         self._memory = None
         self.begin(self.shapes)
-        for name, view in kept.items():
+        for name, view in views.items():
             self._views[name][...] = view
+            moved = self._layout.places[name][0] - old.places[name][0]
+            self.places[name] = [[r, o + moved * (r == wire.SLOT), n] for r, o, n in places[name]]
 
     def _view(self, name: str, shape: tuple[int, ...]) -> Array:
         assert self._memory is not None
@@ -96,8 +104,23 @@ class SharedSlot:
                 f"input '{name}' is on the GPU, and instances that share an engine take host memory only; "
                 "set SHARE_ENGINE to off in config.pbtxt"
             )
-        view = self._views[name]
-        copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
+        place = self._engine.place(source)
+        if place is None:
+            view = self._views[name]
+            row = view.nbytes // len(view) if offset else 0
+            place = (wire.SLOT, self._layout.places[name][0] + row * (offset or 0))
+            copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
+        self._add(self.places[name], *place, len(source) if source.ndim else 1, source.nbytes)
+
+    @staticmethod
+    def _add(places: list[list[int]], region: int, offset: int, items: int, nbytes: int) -> None:
+        """Note where items lie; with the ones before where they follow them in memory."""
+        if places:
+            last_region, last_offset, last_items = places[-1]
+            if last_region == region and last_offset + last_items * (nbytes // items) == offset:
+                places[-1][2] += items
+                return
+        places.append([region, offset, items])
 
     def cut(self, size: int) -> None:
         """See base.Slot."""
@@ -115,9 +138,13 @@ class SharedEngine(Engine):
     Args:
         connect: Gives a socket to the engine's process and its first message, starting the process where need be.
         slots: Parts on their way at once.
+        spin: Look for answers without a pause, for as long as a small batch takes.
     """
 
-    def __init__(self, connect: Callable[[], tuple[socket.socket, wire.Message]], slots: int = 0) -> None:
+    def __init__(
+        self, connect: Callable[[], tuple[socket.socket, wire.Message]], slots: int = 0, *, spin: bool = False
+    ) -> None:
+        self._spin = spin
         self._connect = connect
         self._failure = ""
         self._channel, hello = connect()
@@ -126,6 +153,9 @@ class SharedEngine(Engine):
         parts = -(-self.spec.batch.largest // CHUNK) + 1 if self.spec.batch else 2
         self._shared_slots = [SharedSlot(i, self) for i in range(slots or min(parts, MAX_SLOTS))]
         self.slots: Sequence[Slot] = self._shared_slots
+        self._regions = SharedRegions()
+        self._shared_regions: dict[str, tuple[int, int]] = {}
+        self._next_region = 0
 
     def check(self) -> None:
         """Start over with a new process where the last one has ended.
@@ -142,6 +172,7 @@ class SharedEngine(Engine):
             raise EngineError(f"{self._failure}, and it cannot be started again: {error}") from error
         LOGGER.warning("the engine's process was started again")
         self._failure = ""
+        self._shared_regions.clear()
         for slot in self._shared_slots:
             slot.forget()
 
@@ -152,11 +183,36 @@ class SharedEngine(Engine):
             self._send({"memory": slot, "places": dict(layout.places), "bytes": layout.nbytes}, fd)
         return shared
 
+    def place(self, array: Array) -> tuple[int, int] | None:
+        """Region and offset of an array that lies in Triton's shared memory, which the engine's process reads itself.
+
+        Returns:
+            None where it lies elsewhere, or where sharing the region anew is not worth its while.
+        """
+        found = self._regions.place(array)
+        if found is None:
+            return None
+        number, size = self._shared_regions.get(found.path, (0, 0))
+        if found.offset + array.nbytes > size:
+            if found.size < WORTH_SHARING_AGAIN * size:
+                return None
+            number = self._share_region(found.path, found.size)
+        return number, found.offset
+
+    def _share_region(self, path: str, size: int) -> int:
+        number = self._next_region
+        self._next_region += 1
+        with open(path, "r+b") as file:
+            self._send({"region": number, "bytes": size}, file.fileno())
+        self._shared_regions[path] = number, size
+        return number
+
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Hand the slot's part over; see base.Engine."""
         assert isinstance(slot, SharedSlot)
         slot.wanted, slot.reply = wanted, None
-        self._send({"run": slot.index, "items": slot.items, "shapes": slot.shapes, "wanted": sorted(wanted)})
+        run = {"run": slot.index, "items": slot.items, "shapes": slot.shapes, "places": slot.places}
+        self._send({**run, "wanted": sorted(wanted)})
 
     def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
         """Wait for the slot's part; see base.Engine."""
@@ -175,7 +231,7 @@ class SharedEngine(Engine):
     def finished(self, slot: Slot) -> bool:
         """See base.Engine."""
         assert isinstance(slot, SharedSlot)
-        while slot.reply is None and select.select([self._channel], [], [], 0)[0]:
+        while slot.reply is None and wire.is_readable(self._channel):
             self._take_reply()
         return slot.reply is not None
 
@@ -185,6 +241,10 @@ class SharedEngine(Engine):
         return slot.reply
 
     def _take_reply(self) -> None:
+        if self._spin:
+            until = time.perf_counter() + SPIN_S
+            while not wire.is_readable(self._channel) and time.perf_counter() < until:
+                pass
         message, _ = wire.receive(self._channel)
         if message is None:
             raise self._ended()

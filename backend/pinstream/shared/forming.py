@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pinstream.batching import split
@@ -25,7 +25,8 @@ class Submission(ABC):
     """What an instance handed over: a part of its batch, gathered into shared memory.
 
     Args:
-        inputs: Views of the shared memory by input name, batch dimension first where the model batches.
+        inputs: By input name, views of shared memory that follow each other along the batch dimension; a single one
+            where the model does not batch.
         items: Length of the batch dimension; 1 where the model does not batch.
         wanted: Names of the outputs to give back.
 
@@ -36,15 +37,26 @@ class Submission(ABC):
         times: What its last batch took.
     """
 
-    def __init__(self, inputs: Mapping[str, Array], items: int, wanted: frozenset[str]) -> None:
+    def __init__(self, inputs: Mapping[str, Sequence[Array]], items: int, wanted: frozenset[str]) -> None:
         self.inputs = inputs
         self.items = items
         self.wanted = wanted
-        self.item_shapes = tuple(array.shape[1:] for _, array in sorted(inputs.items()))
+        self.item_shapes = tuple(arrays[0].shape[1:] for _, arrays in sorted(inputs.items()))
         self.left = items
         self.error: EngineError | None = None
         self.alone = False
         self.times: BatchTimes | None = None
+
+    def rows(self, name: str, start: int, count: int) -> Iterator[Array]:
+        """Items `start` to `start + count` of an input, in as many views as they lie in."""
+        for array in self.inputs[name]:
+            if start < len(array) and count > 0:
+                taken = array[start : start + count]
+                count -= len(taken)
+                start = 0
+                yield taken
+            else:
+                start -= len(array)
 
     @abstractmethod
     def deliver(self, outputs: Mapping[str, Array | DeviceArray], offset: int | None, start: int, count: int) -> None:
@@ -185,14 +197,17 @@ class Former:
     def _gather(self, batch: Batch, part: Part, count: int) -> None:
         inputs = part.submission.inputs
         if self._sizes is None:
-            batch.slot.begin({name: array.shape for name, array in inputs.items()})
-            for name, array in inputs.items():
-                batch.slot.put(name, array, None)
+            batch.slot.begin({name: arrays[0].shape for name, arrays in inputs.items()})
+            for name, arrays in inputs.items():
+                batch.slot.put(name, arrays[0], None)
             return
         if not batch.parts:
-            batch.slot.begin({name: (batch.room, *array.shape[1:]) for name, array in inputs.items()})
-        for name, array in inputs.items():
-            batch.slot.put(name, array[part.start : part.start + count], batch.count)
+            batch.slot.begin({name: (batch.room, *arrays[0].shape[1:]) for name, arrays in inputs.items()})
+        for name in inputs:
+            offset = batch.count
+            for rows in part.submission.rows(name, part.start, count):
+                batch.slot.put(name, rows, offset)
+                offset += len(rows)
 
     # Starting
 

@@ -36,7 +36,7 @@ def shared_engine(model_file: Path, options: Options) -> Engine:
     Raises:
         PinstreamError: It could not be loaded; the same error as if it were loaded here.
     """
-    return SharedEngine(lambda: _connect(model_file, options), options.slots)
+    return SharedEngine(lambda: _connect(model_file, options), options.slots, spin=options.busy_wait)
 
 
 def _connect(model_file: Path, options: Options) -> tuple[socket.socket, wire.Message]:

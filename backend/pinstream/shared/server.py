@@ -30,6 +30,8 @@ EXIT_LOST = 70
 # Seconds between two looks while batches are under way: short against the 1 ms of the smallest batch of YOLOX-m.
 POLL_S = 50e-6
 IDLE_S = 1.0
+# Seconds a spinning process looks for more after the last message, before it goes to sleep.
+SPIN_S = 5e-3
 
 
 @dataclass(eq=False)
@@ -40,6 +42,7 @@ class Instance:
         channel: The socket to it.
         memories: Its slots' shared memory.
         layouts: Where tensors lie in them.
+        regions: Triton's shared memory that it has mapped, by number.
         running: Runs not yet answered.
         gone: Whether it has left; its memory stays while anything runs.
     """
@@ -47,6 +50,7 @@ class Instance:
     channel: socket.socket
     memories: dict[int, SharedMemory] = field(default_factory=dict)
     layouts: dict[int, Layout] = field(default_factory=dict)
+    regions: dict[int, SharedMemory] = field(default_factory=dict)
     running: int = 0
     gone: bool = False
 
@@ -67,11 +71,18 @@ class _Run(Submission):
         self._slot = int(message["run"])
         self._shapes: dict[str, list[int]] = {}
         self._room: dict[str, int] = {}
-        inputs = {name: self._place(name, tuple(shape)) for name, shape in message["shapes"].items()}
-        missing = [name for name, array in inputs.items() if array is None]
-        if missing:
-            raise ValueError(f"inputs {', '.join(missing)} do not fit their shared memory")
-        super().__init__(inputs, int(message["items"]), frozenset(message["wanted"]))  # type: ignore[arg-type]
+        inputs = {
+            name: [self._view(name, tuple(shape), *place) for place in message["places"][name]]
+            for name, shape in message["shapes"].items()
+        }
+        super().__init__(inputs, int(message["items"]), frozenset(message["wanted"]))
+
+    def _view(self, name: str, shape: tuple[int, ...], region: int, offset: int, items: int) -> Array:
+        """Items of an input where they lie; in Triton's memory they may be unaligned, which copying does not mind."""
+        instance = self._instance
+        memory = instance.memories[self._slot] if region == wire.SLOT else instance.regions[region]
+        whole = shape if self._server.engine.spec.batch is None else (items, *shape[1:])
+        return np.ndarray(whole, self._server.dtypes[name], memory.data.data, offset)
 
     def _place(self, name: str, shape: tuple[int, ...]) -> Array | None:
         layout, memory = self._instance.layouts[self._slot], self._instance.memories[self._slot]
@@ -137,6 +148,7 @@ class EngineServer:
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
         self._last: Instance | None = None
+        self._spin_until = 0.0
 
     def serve(self, patience: float) -> None:
         """Work until the last instance has left.
@@ -156,8 +168,9 @@ class EngineServer:
 
     def _work(self) -> None:
         """Take what has come and what is computed; rest while there is neither."""
-        pause = self._pause if self._former.started else IDLE_S
-        for key, _ in self._selector.select(pause):
+        busy = self._former.started or (not self._pause and time.monotonic() < self._spin_until)
+        for key, _ in self._selector.select(self._pause if busy else IDLE_S):
+            self._spin_until = time.monotonic() + SPIN_S
             if key.fileobj is self._listener:
                 self._welcome()
             else:
@@ -187,6 +200,8 @@ class EngineServer:
             self._forget(instance)
         elif "memory" in message:
             self._map(instance, message, fd)
+        elif "region" in message:
+            self._map_region(instance, message, fd)
         else:
             instance.running += 1
             self._former.submit(_Run(self, instance, message))
@@ -200,7 +215,19 @@ class EngineServer:
         self._unmap(instance, slot)
         instance.memories[slot] = memory
         instance.layouts[slot] = Layout({n: (o, b) for n, (o, b) in message["places"].items()}, int(message["bytes"]))
-        self.engine.pin(memory.data)
+        self._pin(memory)
+
+    def _map_region(self, instance: Instance, message: wire.Message, fd: int | None) -> None:
+        assert fd is not None, "a region comes with its file descriptor"
+        region = instance.regions[int(message["region"])] = SharedMemory.adopted(fd, int(message["bytes"]))
+        self._pin(region)
+
+    def _pin(self, memory: SharedMemory) -> None:
+        try:
+            self.engine.pin(memory.data)
+        except EngineError as error:
+            # Unpinned memory is copied from as any other is.
+            LOGGER.warning("shared memory is read the slow way: %s", error)
 
     def _unmap(self, instance: Instance, slot: int) -> None:
         memory = instance.memories.pop(slot, None)
@@ -222,6 +249,9 @@ class EngineServer:
         if instance.gone and not instance.running:
             for slot in list(instance.memories):
                 self._unmap(instance, slot)
+            for region in instance.regions.values():
+                self.engine.unpin(region.data)
+            instance.regions.clear()
 
     def replied(self, instance: Instance) -> None:
         """One of the instance's runs has been answered."""
@@ -258,12 +288,13 @@ class EngineServer:
             offset = part.offset if self.engine.spec.batch else None
             part.submission.deliver(outputs, offset, part.start, part.count)
         ended = time.perf_counter()
-        stages = {"gather": batch.gather, "scatter": ended - waited, **self.engine.times(batch.slot)}
+        stages = self.engine.times(batch.slot)
         graph = self.engine.used_graph(batch.slot)
-        times = BatchTimes(batch.count, batch.size, stages, graph, began=batch.began, ended=ended)
         for part in batch.parts:
-            part.submission.times = times
+            part.submission.times = BatchTimes(batch.count, batch.size, stages, graph)
         if self._observe:
+            own = {"gather": batch.gather, "scatter": ended - waited}
+            times = BatchTimes(batch.count, batch.size, {**own, **stages}, graph, began=batch.began, ended=ended)
             self._observe(times)
 
     def _answer(self) -> None:

@@ -4,11 +4,15 @@
 |---|---|---|
 | engine | {"spec": {...}} or {"error": text, "kind": class name} | once, when the engine is loaded or could not be |
 | instance | {"memory": slot, "places": {name: [offset, bytes]}, "bytes": n} and a file descriptor | a slot's memory |
-| instance | {"run": slot, "items": n, "shapes": {input: shape}, "wanted": [output]} | the slot is gathered |
+| instance | {"region": number, "bytes": n} and a file descriptor | a region of Triton's own shared memory |
+| instance | {"run": slot, "items": n, "shapes": {input: shape}, "places": {...}, "wanted": [output]} | it is gathered |
 | engine | {"done": slot, "shapes": {output: shape}, "stages": {stage: seconds}, "graph": bool} | outputs are there |
 | engine | {"done": slot, "room": {output: bytes}} | no room for these: share larger memory, run again |
 | engine | {"stays": true} | to an instance that leaves: others are still here, and the engine stays for them |
 | engine | {"done": slot, "error": text, "lost": bool} | the batch failed; `lost`: and every later one will |
+
+`places` has for each input where its items lie, in their order: [[region, offset in bytes, items], ...]; region -1 is
+the slot's own memory.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping
@@ -25,6 +30,8 @@ from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
 
 # No message comes near this; a Unix socket's default buffer takes packets of about 200 KB.
 LARGEST_MESSAGE = 1 << 16
+# The region that is the slot's own memory.
+SLOT = -1
 Message = dict[str, Any]
 
 
@@ -56,6 +63,11 @@ def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[:4])
     return (json.loads(packet) if packet else None), (descriptors[0] if descriptors else None)
+
+
+def is_readable(channel: socket.socket) -> bool:
+    """Whether receive would return at once, be it with the news that the other side has gone."""
+    return bool(select.select([channel], [], [], 0)[0])
 
 
 def has_gone(channel: socket.socket) -> bool:

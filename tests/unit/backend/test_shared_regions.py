@@ -1,0 +1,69 @@
+"""An array in a mapped file of /dev/shm is found there, and any other is not."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pinstream.shared.regions import SharedRegions
+
+SIZE = 1 << 16
+
+
+@pytest.fixture
+def region() -> Iterator[Path]:
+    path = Path(f"/dev/shm/pinstream-test-{os.getpid()}")
+    path.write_bytes(bytes(SIZE))
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def look_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinstream.shared.regions.READ_EVERY_S", 0.0)
+
+
+def mapped(path: Path, nbytes: int = SIZE) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), nbytes)
+
+
+def test_an_array_in_a_region_is_found_with_its_offset(region: Path) -> None:
+    array = np.frombuffer(mapped(region), np.uint8)[123:456]
+    place = SharedRegions().place(array)
+    assert place is not None
+    assert (place.path, place.offset, place.size) == (str(region), 123, SIZE)
+
+
+def test_an_array_elsewhere_is_not() -> None:
+    assert SharedRegions().place(np.zeros(10, np.uint8)) is None
+
+
+@pytest.mark.usefixtures("look_every_time")
+def test_a_region_mapped_later_is_found_too(region: Path) -> None:
+    regions = SharedRegions()
+    assert regions.place(np.zeros(10, np.uint8)) is None
+    assert regions.place(np.frombuffer(mapped(region), np.uint8)) is not None
+
+
+@pytest.mark.usefixtures("look_every_time")
+def test_a_region_that_has_grown_shows_its_new_size(region: Path) -> None:
+    regions = SharedRegions()
+    first = np.frombuffer(mapped(region), np.uint8)
+    assert regions.place(first) is not None
+    os.truncate(region, 2 * SIZE)
+    grown = np.frombuffer(mapped(region, 2 * SIZE), np.uint8)
+    place = regions.place(grown[SIZE:])
+    assert place is not None
+    assert (place.offset, place.size) == (SIZE, 2 * SIZE)
+
+
+def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
+    array = np.frombuffer(mapped(region), np.uint8)
+    region.unlink()
+    assert SharedRegions().place(array) is None
