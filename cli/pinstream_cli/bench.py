@@ -16,6 +16,7 @@ from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.interleave import Plan
 from pinstream_cli.benchmark.report import Result, as_json, print_table, write_json, write_samples
 from pinstream_cli.benchmark.served import TRANSPORTS
+from pinstream_cli.benchmark.suites import compare as compare_suite
 from pinstream_cli.benchmark.suites import engine as engine_suite
 from pinstream_cli.benchmark.suites import ensemble as ensemble_suite
 from pinstream_cli.benchmark.suites import serve as serve_suite
@@ -78,6 +79,13 @@ plan_options = _options(
     click.option("--repetitions", default=5, show_default=True, type=click.IntRange(1), help="Windows of each row."),
     click.option("--window", default=3.0, show_default=True, type=click.FloatRange(0.3), help="Seconds of a window."),
     click.option(
+        "--reference-window",
+        default=0.0,
+        type=click.FloatRange(0),
+        help="Seconds of a window of the reference and of the warm-up.  [default: those of --window]",
+    ),
+    click.option("--limit", default=0.0, type=click.FloatRange(0), help="Seconds after which what is there has to do."),
+    click.option(
         "--foreign",
         default=0.05,
         show_default=True,
@@ -129,14 +137,7 @@ def bench() -> None:
     metavar="N,N,...",
     help="Items of a run.",
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    callback=_shapes,
-    metavar="NAME:DIM,...",
-    help="Item shape, where it is dynamic.",
-)
+@shape_option
 @plan_options
 @output_options
 def engine(**given: Any) -> None:
@@ -159,14 +160,7 @@ def engine(**given: Any) -> None:
 @click.option(
     "--concurrency", "concurrencies", default="1,2,4", show_default=True, callback=_integers, metavar="N,N,..."
 )
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    callback=_shapes,
-    metavar="NAME:DIM,...",
-    help="Item shape, where it is dynamic.",
-)
+@shape_option
 @plan_options
 @output_options
 def serve(**given: Any) -> None:
@@ -199,6 +193,29 @@ def ensemble(**given: Any) -> None:
     _bench(ensemble_suite.run, given)
 
 
+@bench.command()
+@model_options
+@click.option("--model-repository", "repository", type=PATH, help="Serve this instead; --name is the model in it.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="NAME|DIRECTORY",
+    help="One of benchmarks/peers, or a model directory; may be given several times.  [default: those for any model]",
+)
+@_integers_option("--batch", "batches", "1,8", "Items of a request; peers get the smallest.")
+@_integers_option("--concurrency", "concurrencies", "1,2,4", "Requests under way at the same time.")
+@click.option("--transport", type=click.Choice(list(TRANSPORTS)), default="grpc+shm", show_default=True)
+@click.option("--poisson/--no-poisson", default=True, help="Also send requests at random times, at 70 % of capacity.")
+@click.option("--keep-raw", "keep", type=PATH, help="Keep perf_analyzer's own CSV files and output here.")
+@shape_option
+@plan_options
+@output_options
+def compare(transport: str, **given: Any) -> None:
+    """Pinstream, its peers and the bare engine in one run."""
+    _bench(compare_suite.run, {**given, "transports": (transport,)})
+
+
 def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
     """Run a suite, show what it found, and write it where it was asked for."""
     console = Console(stderr=True, highlight=False)
@@ -222,13 +239,22 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
 def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], None]) -> Setup:
     return Setup(
         source=Source(given["model"], given["name"], given.get("repository"), given.get("url"), given.get("http_url")),
-        plan=Plan(given["repetitions"], given["window"], given["foreign"], progress=progress),
+        plan=Plan(
+            given["repetitions"],
+            given["window"],
+            given["foreign"],
+            progress=progress,
+            reference_s=given["reference_window"],
+            limit_s=given["limit"],
+        ),
         console=console,
         batches=given["batches"],
         concurrencies=given.get("concurrencies", ()),
         transports=given.get("transports", ()),
         shapes=given.get("shapes", {}),
         images=given.get("images", ()),
+        peers=given.get("peers", ()),
+        poisson=given.get("poisson", False),
         keep=given.get("keep"),
     )
 

@@ -19,6 +19,7 @@ PACKAGES = (
     "tensorrt",
     "tensorrt_rtx",
 )
+COMMIT = "PINSTREAM_COMMIT"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -46,7 +47,12 @@ def versions(**more: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" where tracked files of it have changed; "unknown" outside a checkout."""
+    """The checkout's commit, with "-dirty" where tracked files of it have changed; "unknown" outside a checkout.
+
+    A copy of a checkout that has no history is told by the environment variable PINSTREAM_COMMIT.
+    """
+    if named := os.environ.get(COMMIT):
+        return named
     try:
         head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
         changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")

@@ -7,6 +7,7 @@ again. Medians over the repetitions do the rest.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ class Plan:
     Attributes:
         repetitions: Windows of each subject.
         window_s: Length of a window.
+        reference_s: Length of a window of the reference and of the warm-up; 0 for window_s. A loop on a GPU of its own
+            needs no longer one than half a second.
+        limit_s: After so many seconds no window begins any more, and what is there counts; 0 for no limit.
         foreign_limit: A window in which others took a larger share of the CPU is measured again.
         attempts: How often at most; then the least disturbed attempt counts.
         patience_s: How long to wait for quiet in all; after that, windows are taken as they come.
@@ -35,6 +39,8 @@ class Plan:
     foreign_limit: float = 0.05
     attempts: int = 5
     patience_s: float = 600.0
+    reference_s: float = 0.0
+    limit_s: float = 0.0
     progress: Callable[[str], None] = lambda text: None
 
 
@@ -57,6 +63,13 @@ class Interleaver:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._patience_s = plan.patience_s
+        self._reference_s = plan.reference_s or plan.window_s
+        self._ends = time.monotonic() + plan.limit_s if plan.limit_s else math.inf
+
+    @property
+    def late(self) -> bool:
+        """Whether the plan's time is up."""
+        return time.monotonic() >= self._ends
 
     def fastest(self, subjects: Sequence[Subject]) -> Subject:
         """The subject with the highest throughput, by a few windows in turn: the reference for the others."""
@@ -65,42 +78,59 @@ class Interleaver:
         rates: dict[int, list[float]] = {i: [] for i in range(len(subjects))}
         for _ in range(min(3, self._plan.repetitions)):
             for i, subject in enumerate(subjects):
-                rates[i].append(self.quiet_window(subject, "looking for the reference").images_per_s)
+                window = self.quiet_window(subject, "looking for the reference", self._reference_s)
+                rates[i].append(window.images_per_s)
         return subjects[max(rates, key=lambda i: median(rates[i]))]
 
-    def measure(self, reference: Subject, subjects: Sequence[Subject]) -> tuple[Measured, list[Measured]]:
+    def measure(
+        self, reference: Subject, subjects: Sequence[Subject], to_warm: Sequence[Subject] | None = None
+    ) -> tuple[Measured, list[Measured]]:
         """Measure `subjects` next to `reference`.
 
+        Args:
+            reference: What ratios are taken to.
+            subjects: What is measured.
+            to_warm: Those of them that are run once before; all by default.
+
         Returns:
-            The reference with all its windows (ratio 1), and the subjects in their order.
+            The reference with all its windows (ratio 1), and the subjects in their order, less those for which there
+            was no time.
         """
         plan = self._plan
         bare = Measured(reference)
         measured = [Measured(subject) for subject in subjects]
-        for subject in (reference, *subjects):
+        for subject in (reference, *(subjects if to_warm is None else to_warm)):
             plan.progress(f"warming up: {_title(subject)}")
-            subject.measure(plan.window_s)
+            subject.measure(self._reference_s)
         for repetition in range(plan.repetitions):
             stage = f"repetition {repetition + 1} of {plan.repetitions}"
-            bare.samples.append(self.quiet_window(reference, stage))
+            bare.samples.append(self.quiet_window(reference, stage, self._reference_s))
             # Another order each time, the same in every run of the bench: nobody is always behind the same neighbour.
             for one in random.Random(repetition).sample(measured, len(measured)):
+                if self.late:
+                    break
                 one.samples.append(self.quiet_window(one.subject, stage))
-                bare.samples.append(self.quiet_window(reference, stage))
+                bare.samples.append(self.quiet_window(reference, stage, self._reference_s))
                 neighbours = mean(sample.images_per_s for sample in bare.samples[-2:])
                 one.ratios.append(one.samples[-1].images_per_s / neighbours)
         bare.ratios = [1.0] * len(bare.samples)
-        return bare, measured
+        return bare, [one for one in measured if one.samples]
 
-    def quiet_window(self, subject: Subject, stage: str) -> Sample:
-        """One window, measured again while other processes disturb it; the least disturbed attempt."""
+    def quiet_window(self, subject: Subject, stage: str, seconds: float = 0.0) -> Sample:
+        """One window, measured again while other processes disturb it; the least disturbed attempt.
+
+        Args:
+            subject: What is measured.
+            stage: For the progress.
+            seconds: Its length; 0 for the plan's.
+        """
         attempts: list[Sample] = []
         while len(attempts) < self._plan.attempts:
             if attempts:
                 self._wait_for_quiet(f"{stage}: waiting; other processes took {attempts[-1].foreign:.0%} of the CPU")
             self._plan.progress(f"{stage}: {_title(subject)}")
             before = cpu_times()
-            sample = subject.measure(self._plan.window_s)
+            sample = subject.measure(seconds or self._plan.window_s)
             attempts.append(replace(sample, foreign=cpu_times().since(before).foreign))
             if attempts[-1].foreign <= self._plan.foreign_limit:
                 break

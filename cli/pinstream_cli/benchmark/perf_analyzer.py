@@ -23,6 +23,16 @@ MICROSECONDS_PER_MS = 1000.0
 TOO_SHORT = "No valid requests recorded"
 LONGER = 3
 THROUGHPUT, P50, P99 = "Inferences/Second", "p50 latency", "p99 latency"
+# Columns with the mean microseconds of a request's way, in its order, and what they are called here.
+STAGES = {
+    "Client Send": "send",
+    "Network+Server Send/Recv": "network",
+    "Server Queue": "queue",
+    "Server Compute Input": "compute_input",
+    "Server Compute Infer": "compute_infer",
+    "Server Compute Output": "compute_output",
+    "Client Recv": "receive",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,8 @@ class Load:
         model: Name of the model on the server.
         batch: Items of a request.
         concurrency: Requests under way at the same time.
+        rate: Requests a second at random times (a Poisson process), answered or not; 0 to keep `concurrency` of them
+            under way instead.
         input_data: JSON file with the inputs.
         protocol: grpc or http.
         url: host:port for that protocol.
@@ -46,6 +58,7 @@ class Load:
     batch: int
     concurrency: int
     input_data: Path
+    rate: float = 0.0
     protocol: str = "grpc"
     url: str = ""
     shared_memory: bool = False
@@ -56,11 +69,16 @@ class Load:
     def arguments(self) -> list[str]:
         """As perf_analyzer's command line has it."""
         arguments = ["-m", self.model, "-i", self.protocol, "-u", self.url]
-        arguments += ["-b", str(self.batch), "--concurrency-range", str(self.concurrency)]
+        arguments += ["-b", str(self.batch), *self._pace()]
         arguments += ["--input-data", str(self.input_data)]
         if self.shared_memory:
             arguments += ["--shared-memory", "system", "--output-shared-memory-size", str(max(1024, self.output_bytes))]
         return arguments
+
+    def _pace(self) -> list[str]:
+        if self.rate:
+            return ["--request-rate-range", f"{self.rate:.1f}", "--request-distribution", "poisson"]
+        return ["--concurrency-range", str(self.concurrency)]
 
 
 def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> dict[str, str]:
@@ -122,7 +140,8 @@ def parse(text: str) -> dict[str, str]:
 def sample(row: dict[str, str]) -> Sample:
     """A row of its CSV as a sample: latencies there are in microseconds."""
     p50, p99 = (float(row[column]) / MICROSECONDS_PER_MS for column in (P50, P99))
-    return Sample(float(row[THROUGHPUT]), p50, p99, details=row)
+    stages = {name: float(row[column]) / MICROSECONDS_PER_MS for column, name in STAGES.items() if row.get(column)}
+    return Sample(float(row[THROUGHPUT]), p50, p99, details=row, stages_ms=stages)
 
 
 def _call(command: Sequence[str], timeout_s: float, load: Load) -> tuple[int, str]:
@@ -171,6 +190,7 @@ def _failure(code: int, output: str, load: Load) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if "rror" in line or line.startswith(("Failed", "No valid"))] or lines[-2:]
     text = " / ".join(told[-3:]) or "it said nothing"
-    what = f"model {load.model}, batch {load.batch}, concurrency {load.concurrency} over {load.protocol}"
+    pace = f"{load.rate:.0f} requests a second" if load.rate else f"concurrency {load.concurrency}"
+    what = f"model {load.model}, batch {load.batch}, {pace} over {load.protocol}"
     hint = "; a longer --window may help" if "stable" in text or TOO_SHORT in text else ""
     return f"perf_analyzer failed with code {code} ({what}): {text}{hint}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -35,6 +35,8 @@ class Row:
         spread: Of images_per_s over the repetitions: (largest - smallest) / median.
         cpu_ms_per_image: CPU milliseconds of one image, by process.
         foreign_cpu: Share of the machine's CPU that processes outside the measurement took.
+        stages_ms: Mean milliseconds of a request's stages in the server and of a batch's in the backend.
+        requests_per_s: Sent at random times, answered or not (a Poisson process); 0 where clients wait for answers.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Row:
     spread: float
     cpu_ms_per_image: dict[str, float]
     foreign_cpu: float
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    requests_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Result:
     """What a suite found.
 
     Attributes:
-        suite: engine, serve or ensemble.
+        suite: Its name, such as serve.
         reference: What ratio_to_bare is relative to, in words.
         rows: The reference first.
         samples: Every window, by subject.
@@ -85,6 +89,8 @@ def row(measured: Measured) -> Row:
         spread=round(spread(rates), 3),
         cpu_ms_per_image=_median_cpu(samples),
         foreign_cpu=round(median(sample.foreign for sample in samples), 3),
+        stages_ms=_medians([sample.stages_ms for sample in samples]),
+        requests_per_s=_rounded(getattr(measured.subject, "rate", 0.0)),
     )
 
 
@@ -94,9 +100,13 @@ def spread(values: Sequence[float]) -> float:
 
 
 def _median_cpu(samples: Sequence[Sample]) -> dict[str, float]:
-    names = {name for sample in samples for name in sample.cpu_ms}
-    medians = {name: median(sample.cpu_ms.get(name, 0.0) for sample in samples) for name in names}
-    return {name: round(ms, 3) for name, ms in sorted(medians.items(), key=lambda item: -item[1]) if ms >= 0.001}
+    medians = _medians([sample.cpu_ms for sample in samples])
+    return {name: ms for name, ms in sorted(medians.items(), key=lambda item: -item[1]) if ms >= 0.001}
+
+
+def _medians(of_each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in of_each for name in one)
+    return {name: round(median(one.get(name, 0.0) for one in of_each), 3) for name in names}
 
 
 def _rounded(value: float) -> float:
@@ -161,7 +171,7 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
             f"{r.ratio_to_bare:.3f}",
             r.name,
             str(r.batch),
-            str(r.concurrency),
+            f"{r.requests_per_s:.0f}/s" if r.requests_per_s else str(r.concurrency),
             *(f"{value:.1f}" for value in (r.images_per_s, r.p50_ms, r.p99_ms)),
             f"{r.spread:.0%}",
             ", ".join(f"{name} {ms:.2f}" for name, ms in r.cpu_ms_per_image.items()),

@@ -21,6 +21,7 @@ class Sample:
         foreign: Share of the machine's CPU time that processes outside the measurement took, 0 to 1.
         details: What else the window's source told, by its own names.
         parts: Samples of what this one was put together from, by name.
+        stages_ms: Mean milliseconds of what a request goes through in the server, and a batch in the backend, by stage.
     """
 
     images_per_s: float
@@ -30,6 +31,7 @@ class Sample:
     foreign: float = 0.0
     details: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, Sample] = field(default_factory=dict)
+    stages_ms: Mapping[str, float] = field(default_factory=dict)
 
 
 class Subject(Protocol):

@@ -47,29 +47,38 @@ class Served:
         client: Who sends, and where to.
         transport: How.
         load: What; its protocol, URL and shared memory follow from the transport.
+        name: For the table; the transport's by default.
     """
 
-    def __init__(self, client: Client, transport: Transport, load: Load) -> None:
+    def __init__(self, client: Client, transport: Transport, load: Load, name: str = "") -> None:
         url = client.server.url(transport.protocol)
         self._load = replace(load, protocol=transport.protocol, url=url, shared_memory=transport.shared_memory)
         self._client = client
         self._number = count()
-        self.name = transport.name
+        self.name = name or transport.name
         self.batch = load.batch
-        self.concurrency = load.concurrency
+        self.concurrency = 0 if load.rate else load.concurrency
+        self.rate = load.rate
+        self._transport = transport
 
     def measure(self, seconds: float) -> Sample:
         """See sample.Subject."""
         server = self._client.server
-        images, used = server.images_served(self._load.model), cpu_times()
+        images, stages, used = server.images_served(self._load.model), server.stages(self._load.model), cpu_times()
         row = perf_analyzer.run(self._client.tool, self._load, seconds, self._raw_file())
         used = cpu_times().since(used)
         images = server.images_served(self._load.model) - images
-        return replace(perf_analyzer.sample(row), cpu_ms=server.cpu_ms_per_image(used, images))
+        sample = perf_analyzer.sample(row)
+        return replace(
+            sample,
+            cpu_ms=server.cpu_ms_per_image(used, images),
+            stages_ms={**sample.stages_ms, **server.stages(self._load.model).means_since(stages)},
+        )
 
     def _raw_file(self) -> Path | None:
         if self._client.keep is None:
             return None
-        transport = self.name.lower().replace(", ", "-").replace(" ", "-")
-        name = f"{self._load.model}-{transport}-b{self.batch}-c{self.concurrency}-{next(self._number)}.csv"
+        transport = self._transport.name.lower().replace(", ", "-").replace(" ", "-")
+        pace = f"r{self.rate:.0f}" if self.rate else f"c{self.concurrency}"
+        name = f"{self._load.model}-{transport}-b{self.batch}-{pace}-{next(self._number)}.csv"
         return self._client.keep / name

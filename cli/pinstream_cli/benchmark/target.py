@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import tritonclient.grpc as grpc
 from rich.console import Console
@@ -19,6 +20,7 @@ from pinstream.errors import PinstreamError
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
 from pinstream_cli.benchmark.cpu import CpuTimes
+from pinstream_cli.benchmark.stages import StageTimes
 from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
@@ -77,6 +79,14 @@ class Target:
         answer = self._ask(lambda: self._client.get_inference_statistics(model))
         return sum(int(stats.inference_count) for stats in answer.model_stats)
 
+    def stages(self, model: str) -> StageTimes:
+        """What the backend's stages of a model have taken so far; nothing for somebody else's server."""
+        if not self._ours:
+            return StageTimes({})
+        with contextlib.suppress(OSError), urlopen(f"http://{self._endpoints.metrics_url}/metrics", timeout=5) as page:
+            return StageTimes.of(page.read().decode(), model)
+        return StageTimes({})
+
     def cpu_ms_per_image(self, used: CpuTimes, images: int) -> dict[str, float]:
         """CPU milliseconds of an image by process, of what was `used` in between; empty for somebody else's server."""
         if not self._ours or images <= 0:
@@ -131,13 +141,16 @@ class Source:
 
 
 @contextlib.contextmanager
-def target(source: Source, console: Console, extra: Sequence[Path] = ()) -> Iterator[tuple[Target, ServedModel]]:
+def target(
+    source: Source, console: Console, extra: Sequence[Path] = (), timeout_s: float = 180.0
+) -> Iterator[tuple[Target, ServedModel]]:
     """The server to be measured, and the model in it that has a bare loop.
 
     Args:
         source: What to measure.
         console: Where the server's start is shown.
         extra: More model repositories to serve.
+        timeout_s: Seconds until every model must be ready.
 
     Raises:
         CommandError: The model or the server is not fit.
@@ -154,6 +167,7 @@ def target(source: Source, console: Console, extra: Sequence[Path] = ()) -> Iter
                 repositories=[*([source.repository] if source.repository else []), *extra],
                 endpoints=endpoints,
                 console=console,
+                startup_timeout_s=timeout_s,
             )  # type: ignore[assignment]
         with ours, contextlib.closing(Target(endpoints, source.url is None)) as server:
             yield server, server.served(name, model_dir)

@@ -29,7 +29,7 @@ def run(setup: Setup) -> Result:
     """
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
         model_dir, name = locate(setup.source, Path(scratch))
-        model = _model(model_dir, name, max(setup.batches))
+        model = model_by_default(model_dir, name, max(setup.batches))
         item = random_item(model.spec, setup.shapes)
         interleaver = Interleaver(setup.plan)
         loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), 1)
@@ -50,8 +50,12 @@ def run(setup: Setup) -> Result:
         )
 
 
-def _model(model_dir: Path, name: str, largest: int) -> ServedModel:
-    """The model with the settings that the backend takes by default."""
+def model_by_default(model_dir: Path, name: str, largest: int) -> ServedModel:
+    """A model with the settings that the backend takes by default.
+
+    Raises:
+        CommandError: It is not one that an engine here can run.
+    """
     try:
         options = Options.from_model_config({"max_batch_size": largest})
         file = find_model_file(model_dir, options)

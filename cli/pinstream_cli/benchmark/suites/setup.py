@@ -25,6 +25,8 @@ class Setup:
         transports: Names out of served.TRANSPORTS.
         shapes: Item shapes of inputs with dynamic dimensions.
         images: Encoded images for the ensemble.
+        peers: What to compare with; empty for what every model can be compared with.
+        poisson: Whether requests are sent at random times, too.
         keep: Where perf_analyzer's own CSV files are kept; None for nowhere.
     """
 
@@ -36,6 +38,8 @@ class Setup:
     transports: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: tuple[Path, ...] = ()
+    peers: tuple[str, ...] = ()
+    poisson: bool = True
     keep: Path | None = None
 
     @property

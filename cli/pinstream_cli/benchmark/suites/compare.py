@@ -1,0 +1,158 @@
+"""Suite `compare`: pinstream, its peers and the bare engine, all in one run and in one tritonserver."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pinstream import sidecar
+from pinstream_cli.benchmark import environment, peers
+from pinstream_cli.benchmark.bare import bare_engine
+from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.benchmark.interleave import Interleaver, Measured
+from pinstream_cli.benchmark.perf_analyzer import Load
+from pinstream_cli.benchmark.report import Result, row
+from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
+from pinstream_cli.benchmark.suites.engine import model_by_default
+from pinstream_cli.benchmark.suites.serve import describe
+from pinstream_cli.benchmark.suites.setup import Setup
+from pinstream_cli.benchmark.target import Target, locate, target
+
+OURS = "pinstream"
+# PyTorch's compiler takes its time.
+STARTUP_TIMEOUT_S = 400.0
+# Which share of what a model can do at most is sent to it at random times, and what does nothing is not asked.
+POISSON_LOAD = 0.7
+NO_WORK = "empty"
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """A model on the server, its name in the table, and what is sent to it."""
+
+    name: str
+    load: Load
+    largest_batch: int
+
+    def subjects(self, client: Client, setup: Setup, batches: Sequence[int]) -> list[Served]:
+        return [
+            self.served(client, setup, replace(self.load, batch=batch, concurrency=concurrency))
+            for batch in batches
+            if batch <= max(1, self.largest_batch)
+            for concurrency in setup.concurrencies
+        ]
+
+    def served(self, client: Client, setup: Setup, load: Load) -> Served:
+        return Served(client, TRANSPORTS[setup.transports[0]], load, self.name)
+
+
+def run(setup: Setup) -> Result:
+    """Measure.
+
+    Raises:
+        CommandError: The model, a peer, the server or perf_analyzer is not fit, or a run failed.
+    """
+    tool = find_perf_analyzer(setup.notice)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+        source = setup.source
+        model_dir, name = locate(source, scratch)
+        if (model_dir / sidecar.FILE_NAME).is_file() and source.repository is None:
+            source = replace(source, model=model_dir)  # a YOLOX export is built once
+        known = model_by_default(model_dir, name, max(setup.batches))
+        names = list(setup.peers or peers.ALWAYS[known.file.suffix])
+        placed = peers.place(names, scratch / "peers", known.file, known.spec)
+        server, model = stack.enter_context(target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S))
+        client = Client(tool, server, setup.keep)
+        item = random_item(model.spec, setup.shapes)
+        ours, *others = [
+            _contender(server, on_server, label, setup, scratch)
+            for on_server, label in [(model.name, OURS), *((peer, peer) for peer in placed)]
+        ]
+        # Peers get requests of one image; ours of every size asked for.
+        subjects = ours.subjects(client, setup, setup.batches)
+        for other in others:
+            subjects += other.subjects(client, setup, [min(setup.batches)])
+        interleaver = Interleaver(setup.plan)
+        largest = model.spec.batch.largest if model.spec.batch else 1
+        sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else (1, largest)
+        loops = bare_engine(model.file, model.options, model.spec, item, list(sizes), model.instances)
+        reference = interleaver.fastest(loops)
+        rest = [loop for loop in loops if loop is not reference]
+        warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
+        bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
+        if setup.poisson and not interleaver.late:
+            paced = _at_random(measured, [ours, *others], client, setup)
+            more_bare, more = interleaver.measure(reference, paced, to_warm=())
+            bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
+            measured += more
+        return Result(
+            suite="compare",
+            reference=f"the {reference.name} at batch {reference.batch}, its best",
+            rows=[row(one) for one in (bare, *measured)],
+            samples=[bare, *measured],
+            versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
+            notes=[describe(model), *_compare(measured)],
+        )
+
+
+def _contender(server: Target, model: str, label: str, setup: Setup, scratch: Path) -> _Contender:
+    config = server.config(model)
+    spec = peers.spec_of(config)
+    item = random_item(spec, setup.shapes)
+    load = Load(
+        model=model,
+        batch=1,
+        concurrency=1,
+        input_data=write_json(scratch / f"{model}.json", [item]),
+        inputs=tuple(item),
+        outputs=tuple(tensor.name for tensor in spec.outputs),
+        output_bytes=max(tensor.item_bytes for tensor in spec.outputs),
+    )
+    return _Contender(label, load, int(config.get("max_batch_size", 0)))
+
+
+def _at_random(measured: Sequence[Measured], all_: Sequence[_Contender], client: Client, setup: Setup) -> list[Served]:
+    """Each at its share of what it can do, and ours also at what each of the others gets."""
+    best = _best(measured, min(setup.batches))
+    ours = all_[0]
+    paced = []
+    for contender in all_:
+        if contender.name == NO_WORK:
+            continue
+        load = replace(contender.load, batch=min(setup.batches), rate=POISSON_LOAD * best[contender.name])
+        paced.append(contender.served(client, setup, load))
+        if contender is not ours and best[contender.name] < best[OURS]:
+            paced.append(ours.served(client, setup, replace(ours.load, batch=load.batch, rate=load.rate)))
+    return paced
+
+
+def _best(measured: Sequence[Measured], batch: int) -> dict[str, float]:
+    """Requests a second of each subject's best concurrency, at one batch size."""
+    best: dict[str, float] = {}
+    for one in measured:
+        subject = one.subject
+        if subject.batch == batch and isinstance(subject, Served) and not subject.rate:
+            rate = row(one).images_per_s / batch
+            best[subject.name] = max(best.get(subject.name, 0.0), rate)
+    return best
+
+
+def _compare(measured: Sequence[Measured]) -> list[str]:
+    """What the rows say, in sentences."""
+    best = _best(measured, min(m.subject.batch for m in measured))
+    said = [
+        f"Best throughput of {OURS}: {best[OURS] / rate:.2f} times that of {name}."
+        for name, rate in best.items()
+        if name not in (OURS, NO_WORK)
+    ]
+    rows = {(m.subject.name, getattr(m.subject, "rate", 0.0)): row(m) for m in measured}
+    for (name, rate), one in rows.items():
+        if rate and name != OURS and (OURS, rate) in rows:
+            share = rows[OURS, rate].p99_ms / one.p99_ms
+            said.append(f"At {rate:.0f} requests/s at random times, p99 of {OURS} is {share:.2f} times that of {name}.")
+    return said
