@@ -53,10 +53,9 @@ def _connect(model_file: Path, options: Options) -> tuple[socket.socket, wire.Me
         except ConnectionError:
             pass
         channel.close()
-        if process is None:
-            process = _start(model_file, options, address)
-        elif process.poll() not in (None, 0):
+        if process is not None and process.poll() not in (None, 0):
             raise ModelFileError(f"the engine's process ended with {process.returncode} while it was starting")
+        process = _start(model_file, options, address) or process
         time.sleep(RETRY_S)
 
 
@@ -77,7 +76,17 @@ def _address(model_file: Path, options: Options) -> str:
     return f"\0pinstream-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}"
 
 
-def _start(model_file: Path, options: Options, address: str) -> subprocess.Popen[bytes]:
+def _start(model_file: Path, options: Options, address: str) -> subprocess.Popen[bytes] | None:
+    """Start the process, unless another instance has done so: whoever gets the address bound is the one to do it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            listener.bind(address)
+        except OSError:
+            return None
+        return _start_with(listener.fileno(), model_file, options)
+
+
+def _start_with(listener: int, model_file: Path, options: Options) -> subprocess.Popen[bytes]:
     # Triton's stub embeds Python: what sys.executable says there may be none, and the stub itself goes by PATH.
     here = Path(sys.executable or "").name.startswith("python")
     python = sys.executable if here else shutil.which("python3")
@@ -85,9 +94,11 @@ def _start(model_file: Path, options: Options, address: str) -> subprocess.Popen
         raise ModelFileError(
             "no python3 on PATH to run the engine's process with; put it there, or set SHARE_ENGINE=off"
         )
-    order = json.dumps({"model_file": str(model_file), "options": asdict(options), "address": address})
+    order = json.dumps({"model_file": str(model_file), "options": asdict(options), "listener": listener})
     # A session of its own: Ctrl-C in a terminal is for the server, which then stops the instances.
-    process = subprocess.Popen([python, str(SCRIPT)], stdin=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [python, str(SCRIPT)], stdin=subprocess.PIPE, start_new_session=True, pass_fds=(listener,)
+    )
     assert process.stdin is not None
     with process.stdin as stdin:
         stdin.write(order.encode())
@@ -101,17 +112,14 @@ def run(order: str) -> int:
         order: JSON of _start.
 
     Returns:
-        Exit code; 0 also where another process was first.
+        Exit code.
     """
     from pinstream.engines import open_engine
 
     wish = json.loads(order)
     options = Options.from_json(wish["options"])
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        listener.bind(wish["address"])
-    except OSError:
-        return 0
+    listener = socket.socket(fileno=int(wish["listener"]))
+    # From here on instances get through, and see this process's own credentials.
     listener.listen(256)
     try:
         engine = open_engine(Path(wish["model_file"]), options)
