@@ -127,7 +127,8 @@ class TritonServer:
     ) -> None:
         # Unique, so that what a killed server leaves in /dev/shm is known to be ours.
         self.shm_prefix = shm_prefix(os.getpid(), run.path.name)
-        self.exit_timeout_s = 10
+        # Triton takes about a second to stop one Python instance, one after the other.
+        self.exit_timeout_s = 30
         self.endpoints = endpoints
         services = {"http": endpoints.http, "grpc": endpoints.grpc, "metrics": endpoints.metrics}
         self._ports = [port for name, port in services.items() if not _refused(f"--allow-{name}", extra)]
