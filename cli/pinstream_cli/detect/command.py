@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -17,6 +17,7 @@ from pinstream_cli.detect.sources import IMAGE_SUFFIXES
 from pinstream_cli.detect.video import VIDEO_SUFFIXES
 from pinstream_cli.errors import CommandError
 from pinstream_client import Detector, PinstreamError
+from pinstream_client.service import Transport
 
 PATH = click.Path(path_type=Path)
 
@@ -41,6 +42,13 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--in-flight", default=8, show_default=True, type=click.IntRange(1, 256), help="Images on their way at once."
 )
+@click.option(
+    "--transport",
+    default="encoded",
+    show_default=True,
+    type=click.Choice(get_args(Transport)),
+    help="How images travel: as files; letterboxed here, as tensors; those in memory shared with the server.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Say a line about each image.")
 def detect(
     images: tuple[str, ...],
@@ -58,6 +66,7 @@ def detect(
     watch: Path | None,
     restart: bool,
     in_flight: int,
+    transport: Any,
     verbose: bool,
 ) -> None:
     """Find objects in images through a running server.
@@ -93,7 +102,9 @@ def detect(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _check(wishes)
-        with Detector(url, protocol, model=model, timeout=timeout, in_flight=in_flight) as detector:
+        with Detector(
+            url, protocol, model=model, timeout=timeout, in_flight=in_flight, transport=transport
+        ) as detector:
             problems = detect_all(detector, wishes)
     except (PinstreamError, CommandError) as error:
         click.echo(f"error: {error}", err=True)

@@ -77,12 +77,14 @@ class ClassCounts:
 
 
 def timing_table(timings: Sequence[ModelTiming]) -> Table:
-    """The server's time split: the ensemble first, then its steps."""
+    """The server's time split: the ensemble first, then its steps; without those that were not asked."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("server, ms per request", no_wrap=True)
     for heading in ("requests", "total", "queue", "input", "infer", "output"):
         table.add_column(heading, justify="right", no_wrap=True)
     for index, timing in enumerate(timings):
+        if not timing.requests:
+            continue  # with --transport tensor, only the detector works
         stages = (timing.queue_ms, timing.compute_input_ms, timing.compute_infer_ms, timing.compute_output_ms)
         table.add_row(
             ("  " if index else "") + timing.model,

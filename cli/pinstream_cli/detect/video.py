@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,13 +94,14 @@ class Video:
         if self.problem is not None:
             return
         with _opened(self.target) as capture:
-            number = 0
-            while True:
+            started = time.monotonic()
+            for number in itertools.count():
                 there, pixels = capture.read()
                 if not there:
                     return
-                yield Frame(np.asarray(pixels, np.uint8), number, number / self.fps)
-                number += 1
+                # A camera's frames come when they come; those that nobody fetches are lost.
+                time_s = time.monotonic() - started if self.is_camera else number / self.fps
+                yield Frame(np.asarray(pixels, np.uint8), number, time_s)
 
 
 class VideoFile:

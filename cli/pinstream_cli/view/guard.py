@@ -1,12 +1,13 @@
 """Who may use the page: this machine's own browser, on the page itself.
 
 Listening on 127.0.0.1 alone does not keep other web sites out: a name of theirs may lead here (DNS rebinding), and
-their pages may send requests here. So the Host header has to name this machine, and a request that says where it comes
-from has to come from here.
+their pages may send requests here. So the Host header has to name this machine - at any port, for one that is forwarded
+by SSH - and a request that says where it comes from has to come from the page itself.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from multidict import CIMultiDict
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-NAMES = ("127.0.0.1", "localhost", "[::1]")
+_THIS_MACHINE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
 
 HEADERS = {
     # Nothing but the page's own files: no inline script or style, nothing from the network, no frame around it.
@@ -34,22 +35,21 @@ HEADERS = {
 @web.middleware
 async def only_this_machine(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses a request under a foreign name, or from a foreign page."""
-    refusal = refused(request.headers.get("Host", ""), request.headers.get("Origin"), _port(request))
+    refusal = refused(request.headers.get("Host", ""), request.headers.get("Origin"))
     if refusal:
         return web.json_response({"error": refusal}, status=403)
     return await handler(request)
 
 
-def refused(host: str, origin: str | None, port: int) -> str:
+def refused(host: str, origin: str | None) -> str:
     """Why a request is refused; "" where it is not.
 
     Args:
         host: Its Host header.
         origin: Its Origin header, or None: only browsers send one.
-        port: The port it came in by.
     """
-    if host not in {f"{name}:{port}" for name in NAMES}:
-        return f"this page is for this machine alone: open http://127.0.0.1:{port}/"
+    if not _THIS_MACHINE.fullmatch(host):
+        return "this page is for this machine alone: open it under 127.0.0.1 or localhost"
     if origin is not None and origin != f"http://{host}":
         return "only the page itself may ask"
     return ""
@@ -60,9 +60,3 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers: CIMultiDict[str] = response.headers
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
-
-
-def _port(request: web.Request) -> int:
-    transport = request.transport
-    name = transport.get_extra_info("sockname") if transport is not None else None
-    return int(name[1]) if name else 0

@@ -139,6 +139,10 @@ def test_video_gives_results_by_frame_and_an_annotated_video(detect: Detect, cli
     assert all(entry["detections"] and entry["annotated"] == str(tmp_path / "out" / "clip.mp4") for entry in frames)
     annotated = Video.file(tmp_path / "out" / "clip.mp4")
     assert (annotated.frame_count, annotated.fps) == (12, 10)
+    by_tensor = detect(clip, "--transport", "tensor", "--format", "jsonl")
+    assert [len(json.loads(line)["detections"]) for line in by_tensor.stdout.splitlines()] == [
+        len(entry["detections"]) for entry in frames
+    ]
     drawn, sent = (next(iter(video.frames())).pixels for video in (annotated, Video.file(clip)))
     assert drawn.shape == sent.shape
     assert np.abs(drawn.astype(int) - sent).max() > 100  # the boxes
@@ -148,20 +152,24 @@ def test_video_gives_results_by_frame_and_an_annotated_video(detect: Detect, cli
 def test_interrupted_directory_is_resumed(
     shapes: Running, detect: Detect, demo_picture: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
-    shots = tmp_path / "shots"
+    """With --save after a kill, with --out after Ctrl-C."""
+    shots, out = tmp_path / "shots", tmp_path / "out"
     shots.mkdir()
+    out.mkdir()
     expected = sorted(str(shots / f"{number:04}.jpg") for number in range(IMAGES))
     for path in expected:
         os.link(shutil.copy(demo_picture, tmp_path / "demo.jpg"), path)
-    arguments = [shots, "--save", tmp_path / "found.jsonl"]
-    journal = tmp_path / "found.jsonl.part"
+    found, journal = tmp_path / "found.jsonl", tmp_path / "found.jsonl.part"
+    arguments = [shots, "--save", found]
+    if how == signal.SIGINT:
+        arguments, journal = [shots, "--out", out, "--format", "summary"], out / ".pinstream-detect.part"
     process = started(shapes.grpc_url, *arguments)
     wait_for(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 5)
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
     done = len(journal.read_bytes().splitlines()) - 1
     assert 5 <= done < IMAGES
-    assert not (tmp_path / "found.jsonl").exists()
+    assert not found.exists()
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert "the same command goes on from there" in err
@@ -175,10 +183,13 @@ def test_interrupted_directory_is_resumed(
     assert (result.exit_code, result.stderr) == (0, "")
     earlier = int(result.stdout.partition(f"{IMAGES} images (")[2].split()[0])
     assert done - 1 <= earlier <= done  # the last line may have been torn
-    found = json_lines(tmp_path / "found.jsonl")
-    assert [entry["image"] for entry in found] == expected
-    assert all(entry["detections"] == found[0]["detections"] != [] for entry in found)
     assert not journal.exists()
+    if how == signal.SIGINT:
+        assert sorted(path.name for path in out.iterdir()) == [f"{number:04}.png" for number in range(IMAGES)]
+    else:
+        entries = json_lines(found)
+        assert [entry["image"] for entry in entries] == expected
+        assert all(entry["detections"] == entries[0]["detections"] != [] for entry in entries)
 
 
 def test_watched_directory_gives_each_new_image_once_though_the_server_goes_away(

@@ -199,7 +199,7 @@ def test_a_server_that_goes_away_is_shown_and_its_return_as_well(
         until(browser, lambda: text(browser, "status") == "not reachable")
         assert f"no Triton server answers at grpc://{gate.url}" in text(browser, "reason")
         upload(browser, demo_picture)
-        until(browser, lambda: "no Triton server answers" in text(browser, "problem"))
+        until(browser, lambda: "is asked about as soon as the server is back" in text(browser, "problem"))
         assert text(browser, "count") == "-"
     finally:
         gate.open()
@@ -238,7 +238,7 @@ def test_other_sites_are_refused(page: str) -> None:
     port = page.partition(":")[2]
     for host in (page, f"localhost:{port}"):
         assert ask(page, "GET", "/api/state", Host=host)[0] == 200
-    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1.evil.example:{port}", ""):
+    for host in ("evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}", ""):
         for path in ("/", "/api/state", "/page/app.js"):
             assert ask(page, "GET", path, Host=host)[0] == 403
     for origin in ("http://evil.example", "null", f"https://{page}", "http://127.0.0.1:1"):

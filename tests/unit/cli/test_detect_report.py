@@ -57,6 +57,7 @@ def test_table_has_one_unbroken_line_for_each_object_whatever_the_names() -> Non
 
 def test_timing_table_has_the_ensemble_first_and_its_steps_below() -> None:
     timings = [ModelTiming("yolox", 3, 30.5, 1, 2, 3, 4), ModelTiming("yolox_detector", 3, 20.25, 0.5, 1, 2, 3)]
+    timings.append(ModelTiming("yolox_idle", 0, 0, 0, 0, 0, 0))
     out = console()
     out.print(timing_table(timings))
     assert [line.split() for line in lines(out) if "yolox" in line] == [

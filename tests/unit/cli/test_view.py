@@ -68,11 +68,16 @@ def test_what_is_no_metrics_is_refused() -> None:
         ("localhost:8080", "https://localhost:8080", False),
         ("localhost:8080", "null", False),
         ("localhost:8080", "", False),
-        ("localhost", None, False),
-        ("localhost:80801", None, False),
+        ("localhost", None, True),
+        ("localhost:9000", "http://localhost:9000", True),
+        ("localhost:9000", "http://localhost:3000", False),
+        ("localhost:808011", None, False),
+        ("localhost:8080\n", None, False),
+        ("evil.example", None, False),
+        ("evil.example:8080", "http://evil.example:8080", False),
         ("localhost.example:8080", None, False),
         ("", None, False),
     ],
 )
 def test_only_this_machine_and_only_the_page_itself(host: str, origin: str | None, allowed: bool) -> None:
-    assert (refused(host, origin, 8080) == "") == allowed
+    assert (refused(host, origin) == "") == allowed

@@ -25,6 +25,7 @@ async function detect(image) {
   } catch {
     throw new Error("`pinstream view` does not answer: start it again");
   }
+  if (answer.status === 503) throw new Error("This is asked about as soon as the server is back.");
   const content = await answer.json();
   if (!answer.ok) throw new Error(content.error);
   return content;
