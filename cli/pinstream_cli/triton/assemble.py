@@ -14,6 +14,7 @@ import pinstream
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import leftovers
 from pinstream_cli.triton.install import TritonInstall
+from pinstream_cli.triton.sizing import size_service
 
 # Triton takes a hidden directory in a model repository for a model.
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -47,6 +48,7 @@ class RunDirectory:
         shutil.copytree(service_repository(), self.models, ignore=_NOT_COPIED, dirs_exist_ok=True)
         for ensemble in self.models.iterdir():
             (ensemble / "1").mkdir(exist_ok=True)
+        size_service(self.models, gpu=any(file.suffix == ".plan" for file in files))
         only_graph = sum(file.suffix == ".onnx" for file in files) == 1 and not any(f.suffix == ".plan" for f in files)
         for file in files:
             name = "model.onnx" if only_graph and file.suffix == ".onnx" else file.name
