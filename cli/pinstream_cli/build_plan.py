@@ -43,13 +43,13 @@ class PlanWishes:
     compute_capabilities: tuple[str, ...] = ()
     flavour: str | None = None
     workspace: int | None = None
-    tf32: bool = False
+    tf32: bool | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
 
     def given(self) -> list[str]:
         """Names of the options that were given."""
-        return [name for name in vars(self) if vars(self)[name]]
+        return [name for name, value in vars(self).items() if value or (name == "tf32" and value is not None)]
 
     def spec(self) -> BuildSpec:
         """The specification they ask for.
@@ -91,7 +91,11 @@ _OPTIONS = (
     ),
     click.option("--flavour", type=click.Choice(["auto", "tensorrt", "tensorrt_rtx"]), help="Which TensorRT. [auto]"),
     click.option("--workspace", type=click.IntRange(1), metavar="MIB", help="Most scratch memory of a layer."),
-    click.option("--tf32", is_flag=True, help="Multiply FP32 in TF32: faster, with 10 bits of mantissa."),
+    click.option(
+        "--tf32/--no-tf32",
+        default=None,
+        help="Multiply FP32 in TF32: faster, with 10 bits of mantissa. [RTX: yes, else no]",
+    ),
     click.option("--version-compatible", is_flag=True, help="tensorrt: runs on later versions; can be slower."),
     click.option("--hardware-compatible", is_flag=True, help="tensorrt: runs on 8.0 and later; can be slower."),
 )
@@ -235,7 +239,8 @@ def summary(model: Path, built: PlanBuild, half: HalfError | None = None, kernel
             named = zip((t.name for t in built.plans[0].inputs), ranges, strict=True)
             texts = [f"{name} {_sizes(r.min)} to {_sizes(r.max)}, tuned for {_sizes(r.opt)}" for name, r in named]
             rows.append((f"profile {profile}", "; ".join(texts)))
-    rows.append(("precision", section["precision"] + (f"; {half}" if half else "")))
+    inexact = ", multiplied in TF32" if section["precision"] == "fp32" and section["tf32"] else ""
+    rows.append(("precision", section["precision"] + inexact + (f"; {half}" if half else "")))
     wanted = section["compute_capabilities"] or [section["compute_capability"] or "every GPU it supports"]
     rows.append(("built by", f"{built.flavour}, for {', '.join(wanted)}"))
     if kernels:

@@ -25,8 +25,8 @@ from tests import onnx_models
 from tests.gpu.conftest import BuildPlan, OpenPlan
 
 MEGABYTE = 1 << 20
-# What another order of the same FP32 additions may change in a probability, over sums of 192 products.
-FP32 = 2e-5
+# TensorRT for RTX multiplies FP32 in TF32, with 10 bits of mantissa, over sums of 192 products here.
+FP32 = 5e-3
 
 
 def pixels(items: int, seed: int = 0) -> Array:

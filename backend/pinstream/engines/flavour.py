@@ -39,6 +39,9 @@ TRITON_DTYPES = {
 # libraries, both when a plan is built and when it is loaded and compiled; where the two differ it refuses the plan.
 TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 _TF32_COMPLAINT = re.compile(rf"Inconsistent setting of {TF32_VARIABLE} env var at build (-?\d)")
+# What version 1.4 says on compute capability 9.0 where it has no kernel of a matrix product without TF32, or of a
+# convolution of a dynamic batch.
+_NO_KERNEL = re.compile(r"cudnn_graph")
 
 Sink = Callable[[int, str], None]
 
@@ -207,7 +210,10 @@ def allow_tf32_as_built(flavour: Flavour, complaint: str) -> bool:
 def why(flavour: Flavour) -> str:
     """What TensorRT last complained about, for the message about a call that returned nothing."""
     errors = flavour.logger.take_errors()
-    return "; ".join(dict.fromkeys(_WHERE.sub("", text).strip() for text in errors)) or "it gave no reason"
+    reasons = list(dict.fromkeys(_WHERE.sub("", text).strip() for text in errors))
+    if flavour.is_rtx and os.environ.get(TF32_VARIABLE) == "0" and any(map(_NO_KERNEL.search, reasons)):
+        reasons.append("it has no kernels without TF32 for this network: build it without --no-tf32")
+    return "; ".join(reasons) or "it gave no reason"
 
 
 def triton_dtype(dtype: Any, tensor: str) -> str:

@@ -331,8 +331,7 @@ def _abandon(*objects: object) -> None:
 def _built_with_tf32(plan: Path) -> bool:
     sidecar = read_sidecar(plan.parent)
     section = sidecar.sections.get("tensorrt") if sidecar else None
-    options = section.get("options") if isinstance(section, Mapping) else None
-    return isinstance(options, Mapping) and bool(options.get("tf32"))
+    return not isinstance(section, Mapping) or section.get("tf32") is not False
 
 
 def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:

@@ -19,7 +19,7 @@ from pinstream.engines.flavour import Flavour
 from pinstream.engines.profiles import PlanInfo, PlanTensor
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.plans import graph as graphs
-from pinstream.plans.builder import Progress, build_engine
+from pinstream.plans.builder import Progress, build_engine, uses_tf32
 from pinstream.plans.half import to_half
 from pinstream.plans.locks import default_cache_dir
 from pinstream.plans.spec import BuildSpec, plan_jobs
@@ -155,6 +155,7 @@ def _tensorrt_section(flavour: Flavour, gpu: Gpu | None, spec: BuildSpec, precis
         "gpu": gpu.name if gpu else None,
         "cuda": gpu.cuda if gpu else None,
         "precision": precision,
+        "tf32": uses_tf32(flavour, spec),
         "version_compatible": spec.version_compatible,
         "hardware_compatible": spec.hardware_compatible,
         "options": asdict(spec),

@@ -34,6 +34,8 @@ class BuildSpec:
         workspace_mb: Most scratch memory of a layer, in MiB; 0 for TensorRT's default, the whole GPU.
         version_compatible: tensorrt: the plan also runs on later versions; it can be slower.
         tf32: Let FP32 be multiplied in TF32, with 10 bits of mantissa: faster, and no longer what ONNX Runtime says.
+            None for what the TensorRT at hand can do: not for tensorrt, but for TensorRT-RTX, which has no kernels
+            without it for many networks.
         hardware_compatible: tensorrt: the plan runs on compute capability 8.0 and later; it can be slower.
 
     Raises:
@@ -47,7 +49,7 @@ class BuildSpec:
     fp32_nodes: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
     workspace_mb: int = 0
-    tf32: bool = False
+    tf32: bool | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
 
@@ -98,7 +100,8 @@ class BuildSpec:
         if self.workspace_mb:
             words += ["--workspace", str(self.workspace_mb)]
         flags = {
-            "--tf32": self.tf32,
+            "--tf32": self.tf32 is True,
+            "--no-tf32": self.tf32 is False,
             "--version-compatible": self.version_compatible,
             "--hardware-compatible": self.hardware_compatible,
         }

@@ -346,6 +346,7 @@ def test_shapes_and_specs_are_checked_when_they_are_made() -> None:
     for values in wrong:
         with pytest.raises(ConfigError):
             BuildSpec(**values)
+    assert [BuildSpec(tf32=tf32).arguments() for tf32 in (None, True, False)] == [[], ["--tf32"], ["--no-tf32"]]
 
 
 def test_inputs_of_different_lengths_are_not_batched_together(tmp_path: Path) -> None:
