@@ -39,7 +39,11 @@ SECONDS = FiniteRange(min=0, min_open=True)
 
 server_options = _all(
     click.option(
-        "-u", "--url", default="localhost", show_default=True, help="[grpc://|http://]HOST[:PORT]; port 8001 or 8000."
+        "-u",
+        "--url",
+        default="localhost",
+        show_default=True,
+        help="[grpc[s]://|http[s]://]HOST[:PORT]; port 8001 or 8000.",
     ),
     click.option(
         "-i",

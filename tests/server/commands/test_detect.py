@@ -26,7 +26,7 @@ from tests.server.running import Running
 
 TIMEOUT_S = "60"
 # Enough that a run is still busy when it is interrupted.
-IMAGES = 120
+IMAGES = 80
 Detect = Callable[..., Result]
 
 

@@ -35,6 +35,8 @@ function show(picture, content) {
   $("invitation").hidden = true;
   drop.dataset.empty = "false";
   stage.show(picture, content.detections);
+  // A screen reader is not to read every frame of a camera.
+  $("count").setAttribute("aria-live", camera.on ? "off" : "polite");
   showObjects(content.detections, (index) => stage.highlight(index));
   showRoundTrip(content.round_trip_ms);
   say("");
