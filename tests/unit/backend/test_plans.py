@@ -99,6 +99,7 @@ def test_the_sidecar_says_what_built_the_plan_and_from_what(rtx: Flavour, classi
         "gpu": gpu.name if gpu else None,
         "cuda": gpu.cuda if gpu else None,
         "precision": "fp32",
+        "tf32": True,
         "version_compatible": False,
         "hardware_compatible": False,
         "options": json.loads(json.dumps(dataclasses.asdict(spec))),
