@@ -12,8 +12,6 @@ import io
 import json
 import os
 import re
-import shlex
-import sys
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -66,7 +64,7 @@ def main() -> None:
         rows += [start(arguments.service, "warm", cache) for _ in range(arguments.repetitions)]
     result = {
         "suite": "startup",
-        "command": shlex.join(["python", *sys.argv]),
+        "command": f"python benchmarks/startup.py {arguments.service.name} --out benchmarks/results/startup-gpu.json",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": os.environ.get("PINSTREAM_COMMIT") or environment.commit(),
         "machine": environment.machine(),
