@@ -101,6 +101,11 @@ class HostEngine(Engine):
             time.sleep(delay)
         slot.doubled = slot.rows * 2
 
+    def finished(self, slot: Slot) -> bool:
+        assert isinstance(slot, HostSlot)
+        assert slot.flight is not None, "asked about without a batch"
+        return slot.flight.done()
+
     def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
         assert isinstance(slot, HostSlot)
         assert slot.flight is not None, "waited for without a batch"

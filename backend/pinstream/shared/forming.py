@@ -33,6 +33,7 @@ class Submission(ABC):
     Attributes:
         left: Items not done yet.
         error: What a batch it was in failed with.
+        blameless: Whether every batch of it that failed was shared with others.
         alone: Shares a batch with nobody, since one that it shared has failed.
         times: What its last batch took.
     """
@@ -44,6 +45,7 @@ class Submission(ABC):
         self.item_shapes = tuple(arrays[0].shape[1:] for _, arrays in sorted(inputs.items()))
         self.left = items
         self.error: EngineError | None = None
+        self.blameless = True
         self.alone = False
         self.times: BatchTimes | None = None
 
@@ -257,12 +259,15 @@ class Former:
         for part in batch.parts:
             submission = part.submission
             submission.left -= part.count
-            submission.error = submission.error or error
+            if error is not None:
+                submission.error = error
+                # A failure of its own counts, and one that may be a neighbour's does not.
+                submission.blameless = submission.blameless and shared
             if submission.left == 0:
-                self._finish(submission, shared)
+                self._finish(submission)
 
-    def _finish(self, submission: Submission, shared: bool) -> None:
-        if submission.error is None or submission.alone or not shared:
+    def _finish(self, submission: Submission) -> None:
+        if submission.error is None or submission.alone or not submission.blameless:
             self.finished.append(submission)
             return
         submission.alone, submission.error, submission.left = True, None, submission.items

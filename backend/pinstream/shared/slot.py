@@ -1,0 +1,118 @@
+"""One part of a batch on its way through the engine's process: its memory, and where its inputs lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pinstream.dlpack import DeviceArray
+from pinstream.errors import EngineError
+from pinstream.memory import copy_bytes
+from pinstream.shared import wire
+from pinstream.shared.memory import Layout, SharedMemory
+from pinstream.tensors import Array
+
+if TYPE_CHECKING:
+    from pinstream.shared.client import SharedEngine
+
+
+class SharedSlot:
+    """One part of a batch on its way through the engine's process. A base.Slot.
+
+    Args:
+        index: Its number on this connection.
+        engine: Whose it is.
+    """
+
+    def __init__(self, index: int, engine: SharedEngine) -> None:
+        self.index = index
+        self._engine = engine
+        self._layout = Layout({}, 0)
+        self._memory: SharedMemory | None = None
+        self._views: dict[str, Array] = {}
+        self._room: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.wanted: frozenset[str] = frozenset()
+        self.reply: wire.Message | None = None
+        self.places: dict[str, list[list[int]]] = {}
+
+    def forget(self) -> None:
+        """Drop the memory: the process that knew it has ended."""
+        self._memory = None
+
+    def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for a batch; see base.Slot."""
+        self._engine.check()
+        self.shapes = dict(shapes)
+        self._make_room()
+        self.places = {tensor.name: [] for tensor in self._engine.spec.inputs}
+        self._views = {tensor.name: self._view(tensor.name, shapes[tensor.name]) for tensor in self._engine.spec.inputs}
+
+    def _make_room(self) -> None:
+        """Memory for the inputs begun and for what is known of the outputs; kept while it is enough."""
+        sizes = {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in self._engine.spec.inputs}
+        if self._memory is not None and all(sizes[name] <= self._layout.places[name][1] for name in sizes):
+            return
+        items = self.items
+        for tensor in self._engine.spec.outputs:
+            sizes[tensor.name] = max(self._room.get(tensor.name, 0), tensor.item_bytes * items)
+        self._layout = Layout.of(sizes)
+        self._memory = self._engine.share(self.index, self._layout)
+
+    def grow(self, room: Mapping[str, int]) -> None:
+        """Get memory with more room for outputs, the inputs gathered so far kept."""
+        self._room.update(room)
+        views, places, old = self._views, self.places, self._layout
+        self._memory = None
+        self.begin(self.shapes)
+        for name, view in views.items():
+            self._views[name][...] = view
+            moved = self._layout.places[name][0] - old.places[name][0]
+            self.places[name] = [[r, o + moved * (r == wire.SLOT), n] for r, o, n in places[name]]
+
+    def _view(self, name: str, shape: tuple[int, ...]) -> Array:
+        assert self._memory is not None
+        view = self._layout.view(self._memory.data, name, self._engine.dtypes[name], shape)
+        if view is None:
+            raise EngineError(f"tensor '{name}' of shape {list(shape)} does not fit into the memory shared for it")
+        return view
+
+    @property
+    def items(self) -> int:
+        """Items of the part begun; 1 where the model does not batch."""
+        return next(iter(self.shapes.values()))[0] if self._engine.spec.batch else 1
+
+    def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
+        """Copy a part of the batch in; see base.Slot."""
+        if isinstance(source, DeviceArray):
+            raise EngineError(
+                f"input '{name}' is on the GPU, and instances that share an engine take host memory only; "
+                "set SHARE_ENGINE to off in config.pbtxt"
+            )
+        place = self._engine.place(source)
+        if place is None:
+            view = self._views[name]
+            row = view.nbytes // len(view) if offset else 0
+            place = (wire.SLOT, self._layout.places[name][0] + row * (offset or 0))
+            copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
+        self._add(self.places[name], *place, len(source) if source.ndim else 1, source.nbytes)
+
+    @staticmethod
+    def _add(places: list[list[int]], region: int, offset: int, items: int, nbytes: int) -> None:
+        """Note where items lie; with the ones before where they follow them in memory."""
+        if places:
+            last_region, last_offset, last_items = places[-1]
+            if last_region == region and last_offset + last_items * (nbytes // items) == offset:
+                places[-1][2] += items
+                return
+        places.append([region, offset, items])
+
+    def cut(self, size: int) -> None:
+        """See base.Slot."""
+        self.shapes = {name: (size, *shape[1:]) for name, shape in self.shapes.items()}
+
+    def output(self, name: str) -> Array:
+        """An output of the finished batch; valid until the slot is used again."""
+        assert self.reply is not None
+        return self._view(name, tuple(self.reply["shapes"][name]))

@@ -1,0 +1,151 @@
+"""Batches across instances: whatever is handed over, in any order, with any faults, comes back once and as its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pinstream.dlpack import DeviceArray
+from pinstream.errors import EngineError
+from pinstream.shared.forming import Former, Submission
+from pinstream.tensors import Array, BatchSizes
+from tests.host_engine import POISON, HostEngine
+
+WANTED = frozenset({"doubled"})
+bucketed = st.sets(st.integers(1, 12), min_size=1, max_size=4).map(lambda sizes: BatchSizes(tuple(sorted(sizes))))
+exact = st.builds(
+    lambda size, lanes, best: BatchSizes((size,), exact=True, lanes=lanes, best=min(best, size)),
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(0, 12),
+)
+batch_sizes = st.one_of(bucketed, exact, st.none())
+
+
+class Rows(Submission):
+    """Rows that lie in several places."""
+
+    def __init__(self, parts: Sequence[Array], batched: bool) -> None:
+        items = sum(map(len, parts)) if batched else 1
+        super().__init__({"row": parts}, items, WANTED)
+        self.sent = np.concatenate(parts) if batched else parts[0]
+        self.found = np.full_like(self.sent, np.nan)
+        self.replies = 0
+
+    def deliver(self, outputs: Mapping[str, Array | DeviceArray], offset: int | None, start: int, count: int) -> None:
+        whole = outputs["doubled"]
+        assert isinstance(whole, np.ndarray)
+        if offset is None:
+            self.found[...] = whole
+        else:
+            self.found[start : start + count] = whole[offset : offset + count]
+
+    def reply(self) -> None:
+        self.replies += 1
+
+
+def submissions(sizes: BatchSizes | None, seed: int, count: int, poisoned: float = 0.0) -> list[Rows]:
+    rng = random.Random(seed)
+    made = []
+    for number in range(count):
+        width = rng.randint(1, 2)
+        lengths = [rng.randint(1, 7) for _ in range(rng.randint(1, 3))] if sizes else [1]
+        data = (np.arange(sum(lengths) * width, dtype=np.float32) + 1000 * number).reshape(-1, width)
+        if rng.random() < poisoned:
+            data[rng.randrange(len(data)), 0] = POISON
+        parts = np.split(data, np.cumsum(lengths)[:-1]) if sizes else [data[0]]
+        made.append(Rows(parts, batched=sizes is not None))
+    return made
+
+
+def run(engine: HostEngine, todo: Sequence[Rows], seed: int) -> None:
+    """Hand over and land in random order, as a server with several instances would."""
+    rng = random.Random(seed)
+    former = Former(engine)
+    coming = list(todo)
+    while coming or former.started:
+        if coming and (not former.started or rng.random() < 0.6):
+            former.submit(coming.pop(0))
+        else:
+            land(engine, former)
+        while former.finished:
+            former.finished.popleft().reply()
+    while former.finished:
+        former.finished.popleft().reply()
+
+
+def land(engine: HostEngine, former: Former) -> None:
+    batch = former.started.popleft()
+    error = None
+    try:
+        outputs = engine.wait(batch.slot)
+    except EngineError as failure:
+        error = failure
+    former.computed()
+    if error is None:
+        for part in batch.parts:
+            offset = part.offset if engine.spec.batch else None
+            part.submission.deliver(outputs, offset, part.start, part.count)
+    former.done(batch, error)
+
+
+@settings(max_examples=150, deadline=None)
+@given(batch_sizes, st.integers(1, 6), st.integers(0, 2**32), st.integers(1, 25))
+def test_everything_comes_back_once_and_as_its_own(sizes: BatchSizes | None, slots: int, seed: int, count: int) -> None:
+    engine = HostEngine(sizes, slots)
+    todo = submissions(sizes, seed, count)
+    run(engine, todo, seed)
+    for submission in todo:
+        assert submission.replies == 1
+        assert submission.error is None
+        np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    engine.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(batch_sizes, st.integers(1, 6), st.integers(0, 2**32))
+def test_only_those_at_fault_get_the_error(sizes: BatchSizes | None, slots: int, seed: int) -> None:
+    engine = HostEngine(sizes, slots)
+    todo = submissions(sizes, seed, 15, poisoned=0.2)
+    run(engine, todo, seed)
+    for submission in todo:
+        assert submission.replies == 1
+        if (submission.sent == POISON).any():
+            assert "poisoned" in str(submission.error)
+        else:
+            assert submission.error is None
+            np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    engine.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(batch_sizes, st.integers(1, 6), st.integers(0, 2**32))
+def test_random_failures_lose_nothing(sizes: BatchSizes | None, slots: int, seed: int) -> None:
+    engine = HostEngine(sizes, slots, seed=seed, failures=0.2)
+    todo = submissions(sizes, seed, 15)
+    run(engine, todo, seed)
+    for submission in todo:
+        assert submission.replies == 1
+        if submission.error is None:
+            np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    engine.close()
+
+
+def test_batches_fill_across_submissions_while_the_engine_is_busy() -> None:
+    engine = HostEngine(BatchSizes((1, 2, 4, 8)), slots=4)
+    todo = [Rows([np.full((2, 1), number, np.float32)], batched=True) for number in range(16)]
+    former = Former(engine)
+    for submission in todo:
+        former.submit(submission)
+    # The first started alone, since the engine was idle, and a full one queues behind it.
+    assert [batch.count for batch in former.started] == [2, 8]
+    while former.started:
+        land(engine, former)
+    # 2, 8, 8, 8 and, nothing more to come, 6 as 4 and 2.
+    assert engine.batches == 6
+    assert len(former.finished) == 16
+    engine.close()
