@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.build_plan import PlanWishes, plan_options, run
 
 if TYPE_CHECKING:
+    from pinstream_cli.yolox_quantize import Quantization
     from pinstream_cli.yolox_recognise import YoloxExport
     from pinstream_cli.yolox_verify import Check
 
@@ -53,6 +55,7 @@ class BuildReport:
         model_bytes: Size of the serving graph.
         seconds: Duration of the whole build.
         hint: What the user may want to know or do, or empty.
+        quantization: What of it is in INT8; None for nothing.
     """
 
     model: Path
@@ -67,6 +70,7 @@ class BuildReport:
     model_bytes: int
     seconds: float
     hint: str
+    quantization: Quantization | None = None
 
     @property
     def max_box_error_px(self) -> float:
@@ -86,6 +90,7 @@ def build_service(
     candidates: int = DEFAULT_CANDIDATES,
     labels: Path | None = None,
     images: Sequence[Path] = (),
+    int8: Path | None = None,
     progress: Callable[[str], None] = lambda step: None,
 ) -> BuildReport:
     """Builds the serving graph of a YOLOX export and proves it against the export.
@@ -96,6 +101,7 @@ def build_service(
         candidates: How many of the best boxes per image leave the network, 1 to 3840.
         labels: A text file of class names, one a line. COCO's names if None and there are 80 classes, else class_0 on.
         images: Real images to check the serving graph with, besides drawn ones.
+        int8: A directory of pictures to quantize the graph with, once it has been checked.
         progress: Called with a few words at the start of every step.
 
     Raises:
@@ -104,6 +110,7 @@ def build_service(
     """
     try:
         from pinstream_cli.yolox_graph import MOST_CANDIDATES, fuse
+        from pinstream_cli.yolox_quantize import calibration_pictures, quantize
         from pinstream_cli.yolox_recognise import recognise
         from pinstream_cli.yolox_verify import verify
     except ImportError as error:
@@ -113,6 +120,7 @@ def build_service(
     if not 1 <= candidates <= MOST_CANDIDATES:
         raise BuildError(f"--candidates must be 1 to {MOST_CANDIDATES} (TensorRT's limit), found {candidates}")
     _check_destination(out, model)
+    pictures = calibration_pictures(int8) if int8 is not None else []
     progress(f"reading {model.name}")
     export = recognise(model)
     names, hint = class_names(labels, export.num_classes)
@@ -121,9 +129,13 @@ def build_service(
     fused = fuse(export, count, names)
     progress("checking it against the export")
     checks = verify(export, fused, images)
+    quantization = None
+    if pictures:
+        progress(f"quantizing it on {len(pictures)} pictures")
+        fused, quantization = quantize(fused, pictures)
     progress(f"writing {out}")
     content = fused.SerializeToString()
-    _write(out, content, _sidecar(export, content, count, names, checks))
+    _write(out, content, _sidecar(export, content, count, names, checks, quantization))
     return BuildReport(
         model=out / MODEL_FILE,
         sidecar=out / FILE_NAME,
@@ -137,6 +149,7 @@ def build_service(
         model_bytes=len(content),
         seconds=time.monotonic() - started,
         hint=hint,
+        quantization=quantization,
     )
 
 
@@ -183,7 +196,12 @@ def _check_destination(out: Path, model: Path) -> None:
 
 
 def _sidecar(
-    export: YoloxExport, content: bytes, candidates: int, labels: tuple[str, ...], checks: Sequence[Check]
+    export: YoloxExport,
+    content: bytes,
+    candidates: int,
+    labels: tuple[str, ...],
+    checks: Sequence[Check],
+    quantization: Quantization | None,
 ) -> Sidecar:
     from pinstream_cli.yolox_graph import INPUT, OUTPUT
 
@@ -194,6 +212,8 @@ def _sidecar(
         "built_with": {name: _version(name) for name in ("pinstream", "onnx", "onnxruntime")},
         "checks": [{**asdict(check), "precision": "fp32"} for check in checks],
     }
+    if quantization is not None:
+        sections["quantization"] = asdict(quantization)
     return Sidecar(
         kind="onnx",
         file=MODEL_FILE,
@@ -236,10 +256,18 @@ def _version(package: str) -> str:
 @click.option("--candidates", default=DEFAULT_CANDIDATES, show_default=True, help="Best boxes per image, 1 to 3840.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line. [default: COCO's, if 80]")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Real image to check with.")
+@click.option("--int8", type=click.Path(path_type=Path), help="Quantize to INT8, calibrated on this folder's pictures.")
 @click.option("--plan", is_flag=True, help="Build TensorRT plans as well. The options below are for these.")
 @plan_options
 def build(
-    model: Path, out: Path, candidates: int, labels: Path | None, images: tuple[Path, ...], plan: bool, **wishes: Any
+    model: Path,
+    out: Path,
+    candidates: int,
+    labels: Path | None,
+    images: tuple[Path, ...],
+    int8: Path | None,
+    plan: bool,
+    **wishes: Any,
 ) -> None:
     """Build the serving graph of a YOLOX export, MODEL, or the TensorRT plans of any ONNX model.
 
@@ -247,28 +275,46 @@ def build(
     writes model.onnx and model.json: uint8 images in, the best boxes out, any batch size. The result is compared with
     the export before it is written. With --plan, TensorRT plans are built from it or, where MODEL is no YOLOX export,
     from MODEL itself.
+
+    With --int8, convolutions are quantized (explicit Q/DQ, for TensorRT and ONNX Runtime alike), calibrated on 64
+    pictures of a folder, which should be like those to be served.
     """
     console = Console(highlight=False)
+    make = partial(build_service, model, candidates=candidates, labels=labels, images=images, int8=int8)
     try:
         if plan:
-
-            def fuse_into(directory: Path) -> str:
-                return build_service(model, directory, candidates=candidates, labels=labels, images=images).hint
-
-            run(model, out, PlanWishes(**wishes), fuse_into, images, console)
+            if int8 is not None and wishes["precision"] == "fp16":
+                raise BuildError("--int8 and --precision fp16 exclude each other; leave one of them out")
+            run(model, out, PlanWishes(**wishes), partial(_fuse, make, int8), images, console)
             return
         if given := PlanWishes(**wishes).given():
             raise BuildError(f"{given[0].replace('_', '-')} is an option for plans; add --plan")
         with console.status("building") as status:
-            report = build_service(
-                model, out, candidates=candidates, labels=labels, images=images, progress=status.update
-            )
+            report = make(out, progress=status.update)
     except BuildError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     console.print(summary(report))
     if report.hint:
         console.print(Text(f"hint: {report.hint}"), soft_wrap=True)
+
+
+def _fuse(make: Callable[[Path], BuildReport], int8: Path | None, directory: Path) -> str:
+    """Makes the serving graph in a directory, and gives the hint.
+
+    Raises:
+        NotYoloxError: The model is another one, of which plans can be built as it is.
+        BuildError: It is another one, and was to be quantized.
+    """
+    try:
+        return make(directory).hint
+    except NotYoloxError as error:
+        if int8 is None:
+            raise
+        raise BuildError(
+            f"--int8 quantizes YOLOX exports only ({error}); quantize the model with a quantizer of your own "
+            "(explicit Q/DQ, zero points of 0) and build its plan without --int8, which keeps a graph's own types"
+        ) from error
 
 
 def summary(report: BuildReport) -> Table:
@@ -286,8 +332,13 @@ def summary(report: BuildReport) -> Table:
         "classes": f"{len(report.labels)}: {', '.join(report.labels[:3])}{', ...' if len(report.labels) > 3 else ''}",
         "checked": f"{len(report.checks)} times against the export, batch {' and '.join(map(str, batches))}: "
         f"largest error {report.max_box_error_px:.2g} px, score {report.max_score_error:.2g}",
-        "took": f"{report.seconds:.1f} s",
     }
+    if (int8 := report.quantization) is not None:
+        rows["precision"] = (
+            f"int8 in {int8.convolutions} of {int8.convolutions + int8.kept} convolutions, calibrated on "
+            f"{int8.pictures} pictures; `pinstream eval` tells what it costs"
+        )
+    rows["took"] = f"{report.seconds:.1f} s"
     for name, value in rows.items():
         table.add_row(name, Text(value))  # not markup: shapes are in brackets
     return table

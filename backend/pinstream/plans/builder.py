@@ -26,6 +26,11 @@ _ADVICE = (
     (r"external|initializer", "are the files with the model's weights beside it?"),
     (r"(?i)op type|no importer|plugin", "replace the operator, or give the library of its plugin"),
     (r"(?i)out of memory|insufficient memory|outofmemory", "lower the batch size or the workspace"),
+    # Found with 1.4: INT8 matrix products it has, INT8 convolutions it has not.
+    (
+        r"cudnn_impl.*dtype",
+        "TensorRT-RTX has no convolutions in INT8: build it with the full TensorRT, in FP16, or serve it by ONNX Runtime",
+    ),
     # TensorRT-RTX builds without a GPU, except for what it has to try out on one.
     (r"(?i)cuda|device", "build where there is a GPU with a new enough driver: quantized graphs, for one, need it"),
 )
