@@ -25,8 +25,6 @@ from tests.server.commands.gate import Gate
 from tests.server.running import Running
 
 TIMEOUT_S = "60"
-# Enough that a run is still busy when it is interrupted.
-IMAGES = 80
 Detect = Callable[..., Result]
 
 
@@ -71,7 +69,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
@@ -148,15 +146,23 @@ def test_video_gives_results_by_frame_and_an_annotated_video(detect: Detect, cli
     assert np.abs(drawn.astype(int) - sent).max() > 100  # the boxes
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_camera_that_is_not_there_is_one_line_and_exit_code_2(detect: Detect) -> None:
+    result = detect("99")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: no camera 99: ")
+    assert result.stderr.count("\n") == 1
+
+
+# Enough images that the run is still busy when it is interrupted; drawing them takes its time.
+@pytest.mark.parametrize(("how", "images"), [(signal.SIGINT, 60), (signal.SIGKILL, 200)])
 def test_interrupted_directory_is_resumed(
-    shapes: Running, detect: Detect, demo_picture: Path, tmp_path: Path, how: signal.Signals
+    shapes: Running, detect: Detect, demo_picture: Path, tmp_path: Path, how: signal.Signals, images: int
 ) -> None:
     """With --save after a kill, with --out after Ctrl-C."""
     shots, out = tmp_path / "shots", tmp_path / "out"
     shots.mkdir()
     out.mkdir()
-    expected = sorted(str(shots / f"{number:04}.jpg") for number in range(IMAGES))
+    expected = sorted(str(shots / f"{number:04}.jpg") for number in range(images))
     for path in expected:
         os.link(shutil.copy(demo_picture, tmp_path / "demo.jpg"), path)
     found, journal = tmp_path / "found.jsonl", tmp_path / "found.jsonl.part"
@@ -168,7 +174,7 @@ def test_interrupted_directory_is_resumed(
     process.send_signal(how)
     _, err = process.communicate(timeout=30)
     done = len(journal.read_bytes().splitlines()) - 1
-    assert 5 <= done < IMAGES
+    assert 5 <= done < images
     assert not found.exists()
     if how == signal.SIGINT:
         assert process.returncode == 130
@@ -181,11 +187,11 @@ def test_interrupted_directory_is_resumed(
 
     result = detect(*arguments)
     assert (result.exit_code, result.stderr) == (0, "")
-    earlier = int(result.stdout.partition(f"{IMAGES} images (")[2].split()[0])
+    earlier = int(result.stdout.partition(f"{images} images (")[2].split()[0])
     assert done - 1 <= earlier <= done  # the last line may have been torn
     assert not journal.exists()
     if how == signal.SIGINT:
-        assert sorted(path.name for path in out.iterdir()) == [f"{number:04}.png" for number in range(IMAGES)]
+        assert sorted(path.name for path in out.iterdir()) == [f"{number:04}.png" for number in range(images)]
     else:
         entries = json_lines(found)
         assert [entry["image"] for entry in entries] == expected
