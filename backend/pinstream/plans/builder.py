@@ -29,7 +29,7 @@ _ADVICE = (
     # Found with 1.4: INT8 matrix products it has, INT8 convolutions it has not.
     (
         r"cudnn_impl.*dtype",
-        "TensorRT-RTX has no convolutions in INT8: build it with the full TensorRT, in FP16, or serve it by ONNX Runtime",
+        "TensorRT-RTX has no convolutions in INT8: build it with the full TensorRT, in FP16, or serve it as ONNX",
     ),
     # TensorRT-RTX builds without a GPU, except for what it has to try out on one.
     (r"(?i)cuda|device", "build where there is a GPU with a new enough driver: quantized graphs, for one, need it"),
