@@ -7,7 +7,7 @@ MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-gpu lint lock clean
+.PHONY: setup demo test test-gpu fuzz lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +25,10 @@ test: setup
 
 test-gpu:
 	python3 -m pytest tests/gpu -m gpu
+
+# The long forms of what `make test` does in seconds; each writes its figures to benchmarks/results.
+fuzz: setup
+	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.fuzz.long --out benchmarks/results/fuzz.json
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -146,3 +146,13 @@ def slow(path: Path, work: int = 60) -> Path:
         [("y", TensorProto.FLOAT, [1, 512, 512])],
         {"w": weights},
     )
+
+
+def text(path: Path) -> Path:
+    """BYTES `in` [batch,3] -> BYTES `out` [batch,3], the same."""
+    return save(
+        path,
+        [helper.make_node("Identity", ["in"], ["out"])],
+        [("in", TensorProto.STRING, ["batch", 3])],
+        [("out", TensorProto.STRING, ["batch", 3])],
+    )

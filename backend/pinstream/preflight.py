@@ -26,7 +26,7 @@ from typing import Any
 
 from pinstream.engines.flavour import Flavour
 from pinstream.errors import ModelFileError
-from pinstream.sidecar import FILE_NAME, Sidecar, file_sha256
+from pinstream.sidecar import FILE_NAME, MALFORMED, Sidecar, file_sha256
 
 _MAGICS = {b"vtrt": "tensorrt_rtx", b"ftrt": "tensorrt"}
 _RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
@@ -119,6 +119,16 @@ def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar |
     Raises:
         ModelFileError: It is missing, empty, cut off, changed, no plan, or one for another TensorRT or GPU.
     """
+    try:
+        return _check_plan(path, flavour, gpu, sidecar)
+    except MALFORMED as error:
+        raise ModelFileError(
+            f"{path.parent / FILE_NAME} is malformed ({error!r}), so that {path.name} cannot be held against it; "
+            f"build it again: {_rebuild_command(path, None)}"
+        ) from error
+
+
+def _check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None) -> str:
     rebuild = _rebuild_command(path, sidecar)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; build it: {rebuild}")

@@ -17,6 +17,8 @@ from typing import Any
 
 FORMAT = 1
 FILE_NAME = "model.json"
+# What reading JSON of another shape than expected raises. A sidecar may come from anywhere.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class SidecarError(ValueError):
@@ -89,7 +91,7 @@ def read(path: Path) -> Sidecar:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SidecarError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SidecarError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):
         raise SidecarError(f"{path}: expected a JSON object, found a {type(content).__name__}")
@@ -108,7 +110,7 @@ def read(path: Path) -> Sidecar:
         )
     except KeyError as error:
         raise SidecarError(f"{path}: the field {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise SidecarError(f"{path}: {error}") from error
 
 

@@ -79,7 +79,7 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, model_file: Path, options: Options) -> None:
         self._session = _open_session(model_file, options.threads)
-        self.spec = model_spec(self._session.get_inputs(), self._session.get_outputs(), options)
+        self.spec = _session_spec(self._session, model_file, options)
         self._pool = ThreadPoolExecutor(options.lanes, "pinstream-lane")
         self._hosts = [HostSlot(self.spec.inputs) for _ in range(options.slots or options.lanes + 1)]
         self.slots = self._hosts
@@ -156,8 +156,16 @@ def read_spec(model_file: Path, options: Options) -> ModelSpec:
         ModelFileError: The file is not an ONNX model that this ONNX Runtime can load.
         ConfigError: BUCKETS asks for what the model cannot do.
     """
-    session = _open_session(model_file, 1, optimise=False)
-    return model_spec(session.get_inputs(), session.get_outputs(), options)
+    return _session_spec(_open_session(model_file, 1, optimise=False), model_file, options)
+
+
+def _session_spec(session: Any, model_file: Path, options: Options) -> ModelSpec:
+    try:
+        return model_spec(session.get_inputs(), session.get_outputs(), options)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(
+            f"{model_file} is damaged: it has a name that is no text ({error.object!r}); export it again"
+        ) from None
 
 
 def _open_session(model_file: Path, threads: int, *, optimise: bool = True) -> Any:
@@ -166,11 +174,12 @@ def _open_session(model_file: Path, threads: int, *, optimise: bool = True) -> A
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
+    # What ONNX Runtime complains about comes back as an exception, and a client's errors are not to fill the log.
+    settings.log_severity_level = 4
     # Spinning threads of one lane would take the cores from the others.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(model_file), settings, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(model_file), settings, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:
         size = model_file.stat().st_size
         raise ModelFileError(

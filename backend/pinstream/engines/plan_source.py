@@ -30,7 +30,7 @@ def described_plans(model_file: Path) -> list[PlanInfo]:
     entries = sidecar.sections.get("plans", []) if sidecar else []
     try:
         plans = [PlanInfo.from_json(entry) for entry in entries]
-    except (KeyError, TypeError, ValueError) as error:
+    except sidecars.MALFORMED as error:
         raise ModelFileError(
             f"{model_file.parent / sidecars.FILE_NAME} has a malformed section 'plans' ({error!r}); "
             "build the model again"
@@ -103,7 +103,7 @@ def _built_plans(
     wishes = (sidecar.sections.get("tensorrt") or {}).get("options") if sidecar else None
     try:
         spec = BuildSpec.from_json(wishes) if wishes else BuildSpec()
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, *sidecars.MALFORMED) as error:
         raise ModelFileError(f"{directory / sidecars.FILE_NAME} has malformed build options ({error!r})") from error
     cache = Path(options.cache_dir) if options.cache_dir else None
     built = cached_plan(onnx, spec, flavour, gpu.compute_capability, cache, progress=_log_progress)

@@ -15,10 +15,10 @@ import triton_python_backend_utils as pb_utils
 # What the steps share lies with the ensemble.
 sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
 
-from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, prepare_process
+from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, mute_decoders, prepare_process
 from yolox_steps.detector import DEFAULT_NAME, read_detector
-from yolox_steps.errors import RequestError
-from yolox_steps.letterbox import letterbox
+from yolox_steps.errors import RequestError, of_image
+from yolox_steps.letterbox import PAD, letterbox
 from yolox_steps.parameters import Parameters, positive_integer
 from yolox_steps.replies import config_parameters, reply_to_each
 
@@ -45,6 +45,7 @@ class TritonPythonModel:
         self._class_names = np.array([label.encode() for label in self._detector.labels], np.object_)
         self._threads = ThreadPoolExecutor(positive_integer(config, "THREADS", 2))
         prepare_process()
+        mute_decoders()
 
     def finalize(self) -> None:
         """Ends the threads."""
@@ -73,11 +74,14 @@ class TritonPythonModel:
         letterboxes = np.empty((len(encoded), 3), np.float32)
 
         def letterbox_one(index: int) -> None:
+            if not encoded[index]:
+                # Only the last step knows whether anybody wants detections of it: see the ensemble's configuration.
+                images[index], letterboxes[index] = PAD, 0
+                return
             try:
                 image = decode(encoded[index], self._max_pixels)
             except RequestError as error:
-                which = f"image {index} of {len(encoded)} (counted from 0): " if len(encoded) > 1 else ""
-                raise RequestError(f"{which}{error}") from None
+                raise RequestError(of_image(index, len(encoded), str(error))) from None
             letterboxes[index] = letterbox(image, out=images[index]), image.shape[1], image.shape[0]
 
         # A single image gains nothing from another thread. OpenCV releases the GIL while it decodes and resizes.

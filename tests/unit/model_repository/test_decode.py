@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +17,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
+from yolox_steps import decode as decoding
 from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, prepare_process
 from yolox_steps.errors import RequestError
 
@@ -232,3 +236,23 @@ def test_random_bytes_behind_an_honest_signature_end_in_a_refusal() -> None:
     for signature in (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF\x40\x00\x00\x00WEBPVP8 "):
         for _ in range(200):
             refusal(signature + random.bytes(80))
+
+
+def test_a_damaged_animation_does_not_end_the_process() -> None:
+    # Found by fuzzing: OpenCV 4.11 crashes on it.
+    data = (Path(__file__).parents[2] / "data" / "damaged.apng").read_bytes()
+    assert b"fcTL" in data
+    assert "damaged" in refusal(data)
+
+
+def test_what_decoders_print_about_pictures_goes_nowhere_and_python_is_still_heard() -> None:
+    script = """
+import os, sys
+from yolox_steps.decode import mute_decoders
+mute_decoders()
+os.write(2, b"libpng error")
+print("python", file=sys.stderr)
+"""
+    package = Path(decoding.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=package)
+    assert done.stderr == "python\n"

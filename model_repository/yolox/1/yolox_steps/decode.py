@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import warnings
 
 import cv2
@@ -12,7 +14,7 @@ import numpy.typing as npt
 # Importing a format's plugin registers it; Pillow would otherwise import every format it has at the first WebP.
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from yolox_steps.errors import RequestError
+from yolox_steps.errors import NO_BYTES, RequestError
 
 FORMATS = tuple(
     plugin.format
@@ -37,6 +39,8 @@ _TURNS = {
     7: cv2.ROTATE_90_CLOCKWISE,
     8: cv2.ROTATE_90_COUNTERCLOCKWISE,
 }
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 
@@ -53,6 +57,16 @@ def prepare_process() -> None:
     module.setLogLevel(0)
     warnings.filterwarnings("ignore", module="PIL")
     Image.MAX_IMAGE_PIXELS = None
+
+
+def mute_decoders() -> None:
+    """Keeps what libjpeg and libpng print about clients' pictures out of the server's log, which they would fill.
+
+    They write to file descriptor 2 and take no orders. Python's own errors go where they went before.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
 
 
 def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
@@ -75,12 +89,28 @@ def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     # OpenCV applies the orientation of JPEG and PNG, and of WebP in some versions only: there it is done here.
     flags = cv2.IMREAD_COLOR if orientation is None else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(_without_animation(data), np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
         raise RequestError(f"cut short or damaged: found {_found(data)}; the header can be read, the pixels cannot")
     return upright(image, orientation or 1)  # type: ignore[arg-type]  # OpenCV's stubs do not say UINT8
+
+
+def _without_animation(data: bytes) -> bytes:
+    """A PNG without the chunks of an animation, which leaves its first picture; anything else as it is.
+
+    OpenCV 4.11 crashes on damaged animations, and the whole process with it.
+    """
+    if not data.startswith(_PNG_SIGNATURE) or not any(kind in data for kind in _ANIMATION_CHUNKS):
+        return data
+    kept, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        if data[start + 4 : start + 8] not in _ANIMATION_CHUNKS:
+            kept.append(data[start:end])
+        start = end
+    return b"".join(kept)
 
 
 def upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
@@ -104,7 +134,7 @@ def _check_header(data: bytes, max_pixels: int) -> int | None:
         The EXIF orientation where decoding has to be told, else None.
     """
     if not data:
-        raise RequestError("found no bytes at all; send the content of an image file")
+        raise RequestError(NO_BYTES)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
             width, height = header.size

@@ -47,11 +47,11 @@ def read_detector(model_dir: str | Path, name: str) -> Detector:
     path = _newest_sidecar(Path(model_dir).parents[1] / name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DetectorError(f"{path} cannot be read: {error}. {_REMEDY}") from error
     try:
         return _detector(content)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DetectorError(
             f"{path} does not describe a YOLOX detector with inputs [-1, H, W, 3] and outputs [-1, K, "
             f"{CANDIDATE_FIELDS}]: {type(error).__name__}: {error}. {_REMEDY}"

@@ -1,0 +1,5 @@
+"""Bad input, by the number: corpora, mutations and what has to hold for every one of them.
+
+Everything is made from a seed, so that a number names an input: `python -m tests.fuzz.long` is the long form (`make
+fuzz`), and tests/unit/test_fuzz.py and tests/server/test_fuzz.py are the short ones.
+"""

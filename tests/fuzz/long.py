@@ -1,0 +1,167 @@
+"""The long form: `python -m tests.fuzz.long` (`make fuzz`). Writes what came of it to a JSON file, fails on a fault.
+
+Targets run in child processes, so that one that ends its process is caught: the number of the input is written to a
+pipe before it is tried. Repeat a single input with `python -m tests.fuzz.long --only picture --first 1298 --inputs 1`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tests.fuzz.served import run_served
+from tests.fuzz.targets import TARGETS, Target, everything
+from yolox_steps.decode import mute_decoders
+
+CHUNK = 5000
+# One input may not take longer than this, on any machine.
+PATIENCE_S = 30.0
+
+
+@dataclass
+class Failure:
+    """An input that did what none may do: `seed` makes it again."""
+
+    seed: int
+    text: str
+
+
+@dataclass
+class Chunk:
+    """What came of a range of inputs.
+
+    Attributes:
+        outcomes: How many ended how.
+        failures: Those that failed.
+        slowest_s: Seconds of the slowest input.
+        resident_mib: Most memory held, in MiB.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+    slowest_s: float = 0.0
+    resident_mib: float = 0.0
+
+    def add(self, other: Chunk) -> None:
+        """Take in another range."""
+        self.outcomes.update(other.outcomes)
+        self.failures += other.failures
+        self.slowest_s = max(self.slowest_s, other.slowest_s)
+        self.resident_mib = max(self.resident_mib, other.resident_mib)
+
+
+def run_chunk(name: str, first: int, count: int) -> Chunk:
+    """Try `count` inputs of a target, or of all in turn, from number `first` on, each once, in child processes."""
+    total = Chunk()
+    target = TARGETS[name][0] if name in TARGETS else everything
+    context = multiprocessing.get_context("spawn")
+    while count > 0:
+        receiving, sending = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(target, first, count, sending), daemon=True)
+        child.start()
+        sending.close()
+        tried = _follow(receiving, total)
+        child.join(PATIENCE_S)
+        if tried is None:
+            break
+        # The child has ended, or hangs, within this input.
+        how = "took too long" if child.is_alive() else f"ended the process with code {child.exitcode}"
+        child.kill()
+        total.failures.append(Failure(tried, how))
+        total.outcomes["fault"] += 1
+        count -= tried + 1 - first
+        first = tried + 1
+    return total
+
+
+def _follow(receiving: Connection, total: Chunk) -> int | None:
+    """Read a child's notes until it is done; the number of the input that it never came back from, or None."""
+    seed: int | None = None
+    while True:
+        try:
+            if not receiving.poll(PATIENCE_S):
+                return seed
+            kind, value = receiving.recv()
+        except EOFError:
+            return seed
+        if kind == "trying":
+            seed = value
+        elif kind == "done":
+            total.add(value)
+            return None
+        else:
+            total.outcomes[value] += 1
+
+
+def _child(target: Target, first: int, count: int, notes: Connection) -> None:
+    mute_decoders()
+    done = Chunk()
+    for seed in range(first, first + count):
+        notes.send(("trying", seed))
+        began = time.perf_counter()
+        try:
+            outcome = target(seed)
+        except Exception as error:
+            done.failures.append(Failure(seed, "".join(traceback.format_exception(error, limit=-3))))
+            outcome = "fault"
+        notes.send(("outcome", outcome))
+        done.slowest_s = max(done.slowest_s, time.perf_counter() - began)
+    done.resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    notes.send(("done", done))
+
+
+def run_target(name: str, first: int, count: int) -> dict[str, Any]:
+    """A target's whole run, with the memory of its processes from the first chunk to the last."""
+    total, resident, began = Chunk(), [], time.monotonic()
+    for start in range(first, first + count, CHUNK):
+        done = run_chunk(name, start, min(CHUNK, first + count - start))
+        total.add(done)
+        resident.append(round(done.resident_mib))
+        print(f"{name}: {sum(total.outcomes.values())} of {count}, {len(total.failures)} faults", flush=True)
+    return {
+        "inputs": count,
+        "outcomes": dict(total.outcomes.most_common()),
+        "faults": [{"seed": failure.seed, "text": failure.text} for failure in total.failures],
+        "slowest_ms": round(total.slowest_s * 1e3, 1),
+        "resident_mib_by_chunk": resident,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+@click.command()
+@click.option("--inputs", type=click.IntRange(0), help="Inputs of each target, instead of its own number.")
+@click.option("--served", type=click.IntRange(0), default=12_000, show_default=True, help="Inputs to a real server.")
+@click.option("--first", type=click.IntRange(0), default=0, help="Number of the first input.")
+@click.option("--only", type=click.Choice(list(TARGETS)), help="This target alone, and no server.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
+def main(inputs: int | None, served: int, first: int, only: str | None, out: Path | None) -> None:
+    """Give bad input to everything that reads what others wrote."""
+    names = [only] if only else list(TARGETS)
+    report: dict[str, Any] = {
+        name: run_target(name, first, TARGETS[name][1] if inputs is None else inputs) for name in names
+    }
+    if served and not only:
+        report["served"] = run_served(0, served)
+    text = json.dumps(report, indent=2) + "\n"
+    if out:
+        out.write_text(text)
+    else:
+        print(text)
+    faults = sum(len(part["faults"]) for part in report.values())
+    print(f"{faults} faults", file=sys.stderr)
+    raise SystemExit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

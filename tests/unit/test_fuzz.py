@@ -1,0 +1,31 @@
+"""The short form of the fuzzer: a few thousand inputs to everything that reads what others wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.long import run_chunk
+from tests.fuzz.pictures import corpus, liars
+from tests.fuzz.targets import TARGETS
+from yolox_steps.decode import decode, prepare_process
+from yolox_steps.errors import RequestError
+
+INPUTS = 5000
+
+
+def test_whatever_comes_is_answered_or_refused_in_words() -> None:
+    done = run_chunk("everything", 0, INPUTS)
+    assert not done.failures, "\n".join(f"input {failure.seed}: {failure.text}" for failure in done.failures)
+    assert sum(done.outcomes.values()) == INPUTS
+    for name in TARGETS:
+        ends = [outcome for outcome in done.outcomes if outcome.startswith(f"{name}: ")]
+        assert len(ends) > 1, f"every input of {name} ended alike: the fuzzer does not reach far"
+
+
+def test_every_picture_of_the_corpus_is_read_and_every_liar_refused_or_bounded() -> None:
+    prepare_process()
+    for data in corpus():
+        decode(data, 10_000)
+    for data in liars():
+        with pytest.raises(RequestError):
+            decode(data, 10_000)
