@@ -2,114 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark import environment, plots
 from pinstream_cli.benchmark.interleave import Plan
+from pinstream_cli.benchmark.options import (
+    PATH,
+    integers_option,
+    keep_option,
+    model_options,
+    output_options,
+    plan_options,
+    repository_option,
+    server_options,
+    shape_option,
+    transport_option,
+)
 from pinstream_cli.benchmark.report import Result, as_json, print_table, write_json, write_samples
-from pinstream_cli.benchmark.served import TRANSPORTS
 from pinstream_cli.benchmark.suites import compare as compare_suite
 from pinstream_cli.benchmark.suites import engine as engine_suite
 from pinstream_cli.benchmark.suites import ensemble as ensemble_suite
 from pinstream_cli.benchmark.suites import serve as serve_suite
+from pinstream_cli.benchmark.suites import sweep as sweep_suite
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Source
+from pinstream_cli.benchmark.timeline import record
 from pinstream_cli.build_error import BuildError
 from pinstream_cli.errors import CommandError
 
-Command = Callable[..., Any]
-
-
-def _integers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
-    """Whole numbers above 0, separated by commas."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{text!r} is no list of whole numbers above 0, as in 1,4,8")
-    return tuple(sorted({int(part) for part in parts}))
-
-
-def _shapes(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """NAME:DIM,DIM,... as item shapes by input."""
-    shapes = {}
-    for text in texts:
-        name, _, dims = text.rpartition(":")
-        if not name or not all(dim.isdecimal() for dim in dims.split(",")):
-            raise click.BadParameter(f"{text!r} is no NAME:DIM,DIM,...")
-        shapes[name] = tuple(map(int, dims.split(",")))
-    return shapes
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-def _integers_option(option: str, name: str, default: str, text: str) -> Callable[[Command], Command]:
-    return click.option(
-        option, name, default=default, show_default=True, callback=_integers, metavar="N,N,...", help=text
-    )
-
-
-PATH = click.Path(path_type=Path)
-shape_option = click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    callback=_shapes,
-    metavar="NAME:DIM,...",
-    help="Item shape of an input that has dynamic dimensions.",
-)
-model_options = _options(
-    click.option("--model", type=PATH, help="What to measure: a YOLOX export, what `pinstream build` made, any .onnx."),
-    click.option("--name", help="Take --model as a plain model of this name, YOLOX or not."),
-)
-plan_options = _options(
-    click.option("--repetitions", default=5, show_default=True, type=click.IntRange(1), help="Windows of each row."),
-    click.option("--window", default=3.0, show_default=True, type=click.FloatRange(0.3), help="Seconds of a window."),
-    click.option(
-        "--reference-window",
-        default=0.0,
-        type=click.FloatRange(0),
-        help="Seconds of a window of the reference and of the warm-up.  [default: those of --window]",
-    ),
-    click.option("--limit", default=0.0, type=click.FloatRange(0), help="Seconds after which what is there has to do."),
-    click.option(
-        "--foreign",
-        default=0.05,
-        show_default=True,
-        type=click.FloatRange(0, 1),
-        help="Measure a window again in which other processes took a larger share of the CPU.",
-    ),
-)
-output_options = _options(
-    click.option("--json", "json_file", type=PATH, help="Write the result file here."),
-    click.option("--save", is_flag=True, help="Write it, and every window, into the checkout's benchmarks/results."),
-)
-server_options = _options(
-    click.option("--model-repository", "repository", type=PATH, help="Serve this instead; --name is the model in it."),
-    click.option("-u", "--url", help="gRPC HOST:PORT of a server that runs already, with --model served by it."),
-    click.option("--http-url", help="Its HTTP HOST:PORT.  [default: port 8000]"),
-    click.option(
-        "--transport",
-        "transports",
-        multiple=True,
-        type=click.Choice(list(TRANSPORTS)),
-        help="How requests travel; may be given several times.",
-    ),
-    click.option("--keep-raw", "keep", type=PATH, help="Keep perf_analyzer's own CSV files and output here."),
-)
+UNDER_WAY = "Requests under way at the same time."
 
 
 @click.group()
@@ -123,20 +54,13 @@ def bench() -> None:
     pinstream bench engine --model yolox_nano.onnx
     pinstream bench serve --model yolox_nano.onnx --batch 1,8 --concurrency 1,2,4
     pinstream bench ensemble --model yolox_nano.onnx --image dog.jpg --json ensemble.json
+    pinstream bench compare --model yolox_nano.onnx --plot plots
     """
 
 
 @bench.command()
 @model_options
-@click.option(
-    "--batch",
-    "batches",
-    default="1,4,8",
-    show_default=True,
-    callback=_integers,
-    metavar="N,N,...",
-    help="Items of a run.",
-)
+@integers_option("--batch", "batches", "1,4,8", "Items of a run.")
 @shape_option
 @plan_options
 @output_options
@@ -148,18 +72,8 @@ def engine(**given: Any) -> None:
 @bench.command()
 @model_options
 @server_options
-@click.option(
-    "--batch",
-    "batches",
-    default="1,8",
-    show_default=True,
-    callback=_integers,
-    metavar="N,N,...",
-    help="Items of a request.",
-)
-@click.option(
-    "--concurrency", "concurrencies", default="1,2,4", show_default=True, callback=_integers, metavar="N,N,..."
-)
+@integers_option("--batch", "batches", "1,8", "Items of a request.")
+@integers_option("--concurrency", "concurrencies", "1,2,4", UNDER_WAY)
 @shape_option
 @plan_options
 @output_options
@@ -173,18 +87,8 @@ def serve(**given: Any) -> None:
 @model_options
 @server_options
 @click.option("--image", "images", multiple=True, type=PATH, help="Encoded image to send; several are sent in turn.")
-@click.option(
-    "--batch",
-    "batches",
-    default="1",
-    show_default=True,
-    callback=_integers,
-    metavar="N,N,...",
-    help="Images of a request.",
-)
-@click.option(
-    "--concurrency", "concurrencies", default="1,2,4,8", show_default=True, callback=_integers, metavar="N,N,..."
-)
+@integers_option("--batch", "batches", "1", "Images of a request.")
+@integers_option("--concurrency", "concurrencies", "1,2,4,8", UNDER_WAY)
 @plan_options
 @output_options
 def ensemble(**given: Any) -> None:
@@ -195,7 +99,7 @@ def ensemble(**given: Any) -> None:
 
 @bench.command()
 @model_options
-@click.option("--model-repository", "repository", type=PATH, help="Serve this instead; --name is the model in it.")
+@repository_option
 @click.option(
     "--peer",
     "peers",
@@ -203,11 +107,11 @@ def ensemble(**given: Any) -> None:
     metavar="NAME|DIRECTORY",
     help="One of benchmarks/peers, or a model directory; may be given several times.  [default: those for any model]",
 )
-@_integers_option("--batch", "batches", "1,8", "Items of a request; peers get the smallest.")
-@_integers_option("--concurrency", "concurrencies", "1,2,4", "Requests under way at the same time.")
-@click.option("--transport", type=click.Choice(list(TRANSPORTS)), default="grpc+shm", show_default=True)
+@integers_option("--batch", "batches", "1,8", "Items of a request; peers get the smallest.")
+@integers_option("--concurrency", "concurrencies", "1,2,4", UNDER_WAY)
+@transport_option
 @click.option("--poisson/--no-poisson", default=True, help="Also send requests at random times, at 70 % of capacity.")
-@click.option("--keep-raw", "keep", type=PATH, help="Keep perf_analyzer's own CSV files and output here.")
+@keep_option
 @shape_option
 @plan_options
 @output_options
@@ -216,29 +120,103 @@ def compare(transport: str, **given: Any) -> None:
     _bench(compare_suite.run, {**given, "transports": (transport,)})
 
 
-def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
-    """Run a suite, show what it found, and write it where it was asked for."""
-    console = Console(stderr=True, highlight=False)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+@bench.command()
+@model_options
+@repository_option
+@click.option("--also", multiple=True, type=PATH, help="The model for another image size; may be given several times.")
+@integers_option("--batch", "batches", "1,2,4,8,16,32", "Items of a request.")
+@integers_option("--concurrency", "concurrencies", "1,2,4,8,16,32,64,128,256", UNDER_WAY)
+@transport_option
+@keep_option
+@shape_option
+@plan_options
+@output_options
+def sweep(transport: str, **given: Any) -> None:
+    """How throughput and latency grow with load, requests and images."""
+    _bench(sweep_suite.run, {**given, "transports": (transport,)})
+
+
+@bench.command()
+@model_options
+@repository_option
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
+@click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1), help=UNDER_WAY)
+@transport_option
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.3), help="How long the load lasts.")
+@click.option("--show", default=100.0, show_default=True, type=click.FloatRange(1), help="Milliseconds to draw.")
+@click.option("--out", type=PATH, required=True, help="Directory for the picture and its data.")
+@shape_option
+def timeline(
+    batch: int, concurrency: int, transport: str, seconds: float, show: float, out: Path, **given: Any
+) -> None:
+    """Draw what instances and engine do under load, and keep the data for chrome://tracing or Perfetto."""
+    with _errors_in_a_line(), Console(stderr=True, highlight=False).status("") as status:
+        plots.check_matplotlib()
+        setup = Setup(
+            _source(given),
+            Plan(progress=status.update),
+            status.console,
+            (batch,),
+            (concurrency,),
+            (transport,),
+            given["shapes"],
+        )
+        recorded = record(setup, seconds, show, out)
+    click.echo(f"{recorded.images_per_s:.0f} images/s; the engine computes {recorded.computing:.1%} of the time.")
+    _name(recorded.files)
+
+
+@bench.command()
+@click.argument("result", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", type=PATH, required=True, help="Directory for the pictures.")
+def plot(result: Path, out: Path) -> None:
+    """Draw a result file that was written before."""
+    with _errors_in_a_line():
+        plots.check_matplotlib()
+        try:
+            _name(plots.draw(json.loads(result.read_text()), out))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CommandError(f"{result} is no result file of `pinstream bench`: {error!r}") from None
+
+
+def _name(files: Sequence[Path]) -> None:
+    for file in files:
+        click.echo(f"  {file}")
+
+
+@contextlib.contextmanager
+def _errors_in_a_line() -> Iterator[None]:
     try:
-        destination = _results_directory() if given["save"] else None
-        with console.status("") as status:
-            setup = _setup(given, console, status.update)
-            result = suite(setup)
-        content = as_json(result, shlex.join(["pinstream", *sys.argv[1:]]), setup.plan)
-        _write(result, content, given["json_file"], destination)
+        yield
     except (CommandError, BuildError) as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         raise SystemExit(130) from None
+
+
+def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
+    """Run a suite, show what it found, and write it where it was asked for."""
+    console = Console(stderr=True, highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _errors_in_a_line():
+        destination = _results_directory() if given["save"] else None
+        if given["plots"] is not None:
+            plots.check_matplotlib()
+        with console.status("") as status:
+            setup = _setup(given, console, status.update)
+            result = suite(setup)
+        content = as_json(result, shlex.join(["pinstream", *sys.argv[1:]]), setup.plan)
+        _write(result, content, given["json_file"], destination)
+        if given["plots"] is not None:
+            plots.draw(content, given["plots"])
     print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200, highlight=False))
 
 
 def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], None]) -> Setup:
     return Setup(
-        source=Source(given["model"], given["name"], given.get("repository"), given.get("url"), given.get("http_url")),
+        source=_source(given),
         plan=Plan(
             given["repetitions"],
             given["window"],
@@ -253,10 +231,15 @@ def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], No
         transports=given.get("transports", ()),
         shapes=given.get("shapes", {}),
         images=given.get("images", ()),
+        also=given.get("also", ()),
         peers=given.get("peers", ()),
         poisson=given.get("poisson", False),
         keep=given.get("keep"),
     )
+
+
+def _source(given: dict[str, Any]) -> Source:
+    return Source(given["model"], given["name"], given.get("repository"), given.get("url"), given.get("http_url"))
 
 
 def _results_directory() -> Path:

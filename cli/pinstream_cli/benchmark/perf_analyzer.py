@@ -20,7 +20,7 @@ WINDOWS = 3
 ANY_DEVIATION = 999
 MICROSECONDS_PER_MS = 1000.0
 # What it says where no request came back within a window; then the window is lengthened so many times, twice.
-TOO_SHORT = "No valid requests recorded"
+TOO_SHORT = ("No valid requests recorded", "Failed to obtain stable measurement")
 LONGER = 3
 THROUGHPUT, P50, P99 = "Inferences/Second", "p50 latency", "p99 latency"
 # Columns with the mean microseconds of a request's way, in its order, and what they are called here.
@@ -100,7 +100,7 @@ def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> dic
         _refuse_second_run(load)
     for factor in (1, LONGER, LONGER**2):
         code, output, report = _run_once(tool, load, seconds * factor)
-        if TOO_SHORT not in output:
+        if not any(text in output for text in TOO_SHORT):
             break
     if keep is not None:
         keep.parent.mkdir(parents=True, exist_ok=True)
@@ -192,5 +192,5 @@ def _failure(code: int, output: str, load: Load) -> str:
     text = " / ".join(told[-3:]) or "it said nothing"
     pace = f"{load.rate:.0f} requests a second" if load.rate else f"concurrency {load.concurrency}"
     what = f"model {load.model}, batch {load.batch}, {pace} over {load.protocol}"
-    hint = "; a longer --window may help" if "stable" in text or TOO_SHORT in text else ""
+    hint = "; a longer --window may help" if any(words in text for words in TOO_SHORT) else ""
     return f"perf_analyzer failed with code {code} ({what}): {text}{hint}"

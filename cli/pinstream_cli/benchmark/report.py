@@ -64,6 +64,7 @@ class Result:
         samples: Every window, by subject.
         versions: Of what took part.
         notes: What a reader has to know about this run.
+        extra: More entries for the result file, by key.
     """
 
     suite: str
@@ -72,6 +73,7 @@ class Result:
     samples: list[Measured]
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def row(measured: Measured) -> Row:
@@ -133,6 +135,7 @@ def as_json(result: Result, command: str, plan: Plan) -> dict[str, Any]:
         },
         "notes": result.notes,
         "rows": [asdict(row) for row in result.rows],
+        **result.extra,
     }
 
 

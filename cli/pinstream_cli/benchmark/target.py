@@ -69,6 +69,10 @@ class Target:
         """The server's own version."""
         return str(self._ask(self._client.get_server_metadata).version)
 
+    def is_ready(self, model: str) -> bool:
+        """Whether a model can be asked."""
+        return bool(self._ask(lambda: self._client.is_model_ready(model)))
+
     def config(self, model: str) -> dict[str, Any]:
         """A model's configuration, completed by the server, as JSON."""
         answer = self._ask(lambda: self._client.get_model_config(model, as_json=True))
@@ -142,7 +146,11 @@ class Source:
 
 @contextlib.contextmanager
 def target(
-    source: Source, console: Console, extra: Sequence[Path] = (), timeout_s: float = 180.0
+    source: Source,
+    console: Console,
+    extra: Sequence[Path] = (),
+    timeout_s: float = 180.0,
+    arguments: Sequence[str] = (),
 ) -> Iterator[tuple[Target, ServedModel]]:
     """The server to be measured, and the model in it that has a bare loop.
 
@@ -151,6 +159,7 @@ def target(
         console: Where the server's start is shown.
         extra: More model repositories to serve.
         timeout_s: Seconds until every model must be ready.
+        arguments: More of tritonserver's own.
 
     Raises:
         CommandError: The model or the server is not fit.
@@ -166,6 +175,7 @@ def target(
                 name=source.name,
                 repositories=[*([source.repository] if source.repository else []), *extra],
                 endpoints=endpoints,
+                extra=arguments,
                 console=console,
                 startup_timeout_s=timeout_s,
             )  # type: ignore[assignment]

@@ -25,6 +25,8 @@ from pinstream_cli.benchmark.target import Target, locate, target
 OURS = "pinstream"
 # PyTorch's compiler takes its time.
 STARTUP_TIMEOUT_S = 400.0
+# A peer that cannot be loaded here does not keep the others from being measured.
+GO_ON = ("--exit-on-error=false",)
 # Which share of what a model can do at most is sent to it at random times, and what does nothing is not asked.
 POISSON_LOAD = 0.7
 NO_WORK = "empty"
@@ -66,12 +68,15 @@ def run(setup: Setup) -> Result:
         known = model_by_default(model_dir, name, max(setup.batches))
         names = list(setup.peers or peers.ALWAYS[known.file.suffix])
         placed = peers.place(names, scratch / "peers", known.file, known.spec)
-        server, model = stack.enter_context(target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S))
+        server, model = stack.enter_context(
+            target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON)
+        )
+        missing = [peer for peer in placed if not server.is_ready(peer)]
         client = Client(tool, server, setup.keep)
         item = random_item(model.spec, setup.shapes)
         ours, *others = [
             _contender(server, on_server, label, setup, scratch)
-            for on_server, label in [(model.name, OURS), *((peer, peer) for peer in placed)]
+            for on_server, label in [(model.name, OURS), *((peer, peer) for peer in placed if peer not in missing)]
         ]
         # Peers get requests of one image; ours of every size asked for.
         subjects = ours.subjects(client, setup, setup.batches)
@@ -96,7 +101,11 @@ def run(setup: Setup) -> Result:
             rows=[row(one) for one in (bare, *measured)],
             samples=[bare, *measured],
             versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
-            notes=[describe(model), *_compare(measured)],
+            notes=[
+                describe(model),
+                *_compare(measured),
+                *(f"{peer} did not load and is left out." for peer in missing),
+            ],
         )
 
 

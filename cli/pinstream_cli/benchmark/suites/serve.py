@@ -41,7 +41,7 @@ def run(setup: Setup) -> Result:
             input_data=data,
             inputs=tuple(item),
             outputs=outputs,
-            output_bytes=_largest_output(model),
+            output_bytes=largest_output(model),
         )
         served: list[Subject] = [
             Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
@@ -65,7 +65,8 @@ def _batches(setup: Setup, model: ServedModel) -> list[int]:
     return [1] if model.spec.batch is None else list(setup.batches)
 
 
-def _largest_output(model: ServedModel) -> int:
+def largest_output(model: ServedModel) -> int:
+    """Bytes of the largest output of one item."""
     return max(tensor.item_bytes for tensor in model.spec.outputs)
 
 

@@ -25,6 +25,7 @@ class Setup:
         transports: Names out of served.TRANSPORTS.
         shapes: Item shapes of inputs with dynamic dimensions.
         images: Encoded images for the ensemble.
+        also: The same model for other image sizes.
         peers: What to compare with; empty for what every model can be compared with.
         poisson: Whether requests are sent at random times, too.
         keep: Where perf_analyzer's own CSV files are kept; None for nowhere.
@@ -38,6 +39,7 @@ class Setup:
     transports: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     images: tuple[Path, ...] = ()
+    also: tuple[Path, ...] = ()
     peers: tuple[str, ...] = ()
     poisson: bool = True
     keep: Path | None = None

@@ -1,0 +1,79 @@
+"""Where the time goes: a request's stages in Triton, and a batch's in the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pinstream.metrics import STAGES as OF_A_BATCH
+from pinstream_cli.benchmark.perf_analyzer import STAGES as COLUMNS
+from pinstream_cli.benchmark.plots.rows import Row, names_of, series_of
+from pinstream_cli.benchmark.plots.theme import Theme, save
+
+OF_A_REQUEST = tuple(COLUMNS.values())
+# Alike is alike in both pictures: ways to and from the client, waiting, copies in, computing, copies out.
+COLOURS = {
+    **{"send": 0, "network": 1, "queue": 2, "compute_input": 3, "compute_infer": 4, "compute_output": 5, "receive": 6},
+    **{"gather": 1, "h2d": 3, "compute": 4, "d2h": 5, "scatter": 6},
+}
+
+
+def stages(content: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Stacked bars: where a request's time goes, and where a batch's goes that the backend runs.
+
+    The first series has a bar for each concurrency, the others one for the highest.
+    """
+    series = series_of(content["rows"], content["rows"][0]["name"])
+    shown_rows = [(name, row) for i, (name, rows) in enumerate(series.items()) for row in (rows[-1:] if i else rows)]
+    of_requests = {f"{name} at {row['concurrency']}": row for name, row in shown_rows}
+    of_batches = {name: row for name, row in of_requests.items() if any(s in row["stages_ms"] for s in OF_A_BATCH)}
+    panels = {
+        "A request's way through Triton": (OF_A_REQUEST, of_requests),
+        "A batch's way through the backend": (OF_A_BATCH, of_batches),
+    }
+    shown = {title: panel for title, panel in panels.items() if panel[1]}
+    count = sum(len(bars) for _, bars in shown.values())
+
+    def paint(figure: Any, theme: Theme) -> None:
+        heights = [len(bars) + 1 for _, bars in shown.values()]
+        all_axes = figure.subplots(len(shown), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for axes, (title, (names, bars)) in zip(all_axes, shown.items(), strict=True):
+            _bars(axes, bars, names, theme)
+            axes.set_title(title, pad=22)
+        all_axes[-1].set_xlabel("share of the time; at the right the whole of it in ms")
+        figure.supxlabel(names_of(content), x=0.02, ha="left", fontsize=7, color=theme.muted)
+
+    return save(directory, f"{content['suite']}-stages", 8, 2.2 + 0.25 * count, paint) if shown else []
+
+
+def _bars(axes: Any, bars: Mapping[str, Row], names: Sequence[str], theme: Theme) -> None:
+    totals = [sum(row["stages_ms"].get(name, 0.0) for name in names) or 1e-9 for row in bars.values()]
+    lefts = [0.0] * len(bars)
+    for name in names:
+        widths = [row["stages_ms"].get(name, 0.0) / total for row, total in zip(bars.values(), totals, strict=True)]
+        colour = theme.stages[COLOURS[name]]
+        text = name.replace("_", " ")
+        axes.barh(list(bars), widths, left=lefts, height=0.74, color=colour, edgecolor=theme.page, lw=0.6, label=text)
+        lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
+    for y, total in enumerate(totals):
+        axes.text(1.01, y, f"{total:.3g}", va="center", fontsize=8, color=theme.ink)
+    axes.legend(
+        ncols=len(names),
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 0.995),
+        frameon=False,
+        fontsize=8,
+        handlelength=0.9,
+        handleheight=0.9,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        borderpad=0.2,
+    )
+    axes.set_xlim(0, 1)
+    axes.set_xticks([])
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(axis="y", colors=theme.ink, labelsize=8)

@@ -1,0 +1,136 @@
+"""What all pictures have in common: colours, type, and how they are saved."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pinstream_cli.errors import CommandError
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a page.
+
+    Attributes:
+        name: light or dark.
+        page: Background.
+        ink: Text.
+        muted: Text that is less important.
+        line: Grid and frames.
+        ours: What the picture is about.
+        others: What it is compared with, in the order of appearance.
+        stages: From where a request comes in to where it leaves.
+    """
+
+    name: str
+    page: str
+    ink: str
+    muted: str
+    line: str
+    ours: str
+    others: tuple[str, ...]
+    stages: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "light",
+    page="#ffffff",
+    ink="#1f2328",
+    muted="#6e7781",
+    line="#e3e7eb",
+    ours="#0b6bcb",
+    others=("#b35900", "#7a4fbf", "#1f7a4d", "#8c959f", "#a8324a", "#4d6b82"),
+    stages=("#d4dae0", "#9fb0bf", "#e3bd7f", "#7fb2e5", "#0b6bcb", "#b39ddb", "#c3b9d9"),
+)
+DARK = Theme(
+    "dark",
+    page="#0f1317",
+    ink="#e6e9ec",
+    muted="#909aa4",
+    line="#272d34",
+    ours="#62aef7",
+    others=("#e39a4c", "#b79bea", "#5fbf8f", "#79828c", "#e27a8d", "#8fb0c9"),
+    stages=("#333b44", "#56697a", "#a67f3e", "#34689c", "#62aef7", "#7d6bb0", "#54497a"),
+)
+THEMES = (LIGHT, DARK)
+DPI = 160
+
+
+def check_matplotlib() -> None:
+    """Tell before anything is measured that nothing could be drawn.
+
+    Raises:
+        CommandError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CommandError('pictures need matplotlib, which is not installed: pip install "pinstream[bench]"')
+
+
+def save(directory: Path, name: str, width: float, height: float, paint: Callable[[Any, Theme], None]) -> list[Path]:
+    """Draw a figure in every theme and format.
+
+    Args:
+        directory: Where to; made if it is not there.
+        name: Of the files, without theme and ending.
+        width: Inches.
+        height: Inches.
+        paint: Draws on a matplotlib figure.
+    """
+    import matplotlib as mpl
+
+    # No screen is needed, and none is looked for.
+    mpl.use("agg")
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for theme in THEMES:
+        with mpl.rc_context(_settings(theme)):
+            figure = Figure(figsize=(width, height), layout="constrained")
+            paint(figure, theme)
+            for ending in ("png", "svg"):
+                file = directory / f"{name}-{theme.name}.{ending}"
+                # No date in it: the same figures make the same file.
+                metadata = {"Date": None} if ending == "svg" else {"Software": None}
+                figure.savefig(file, dpi=DPI, facecolor=theme.page, metadata=metadata)
+                written.append(file)
+    return written
+
+
+def _settings(theme: Theme) -> Any:
+    return {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["Inter", "Helvetica Neue", "Arial", "DejaVu Sans"],
+        "font.size": 9,
+        "text.color": theme.ink,
+        "axes.facecolor": theme.page,
+        "axes.edgecolor": theme.line,
+        "axes.labelcolor": theme.muted,
+        "axes.titlecolor": theme.ink,
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": theme.line,
+        "grid.linewidth": 0.7,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "svg.hashsalt": "pinstream",
+        "svg.fonttype": "none",
+    }
+
+
+def label(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], colour: str, **more: Any) -> None:
+    """Text beside a point, `offset` points away from it."""
+    axes.annotate(text, at, xytext=offset, textcoords="offset points", color=colour, annotation_clip=False, **more)

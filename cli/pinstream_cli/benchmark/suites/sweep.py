@@ -1,0 +1,133 @@
+"""Suite `sweep`: how throughput and latency grow with concurrency, with larger requests and with larger images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.bare import bare_engine
+from pinstream_cli.benchmark.growth import Axis, falls, saturation, sentences
+from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.benchmark.interleave import Interleaver, Measured
+from pinstream_cli.benchmark.perf_analyzer import Load
+from pinstream_cli.benchmark.report import Result, Row, row
+from pinstream_cli.benchmark.sample import Subject
+from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
+from pinstream_cli.benchmark.suites.serve import describe, largest_output
+from pinstream_cli.benchmark.suites.setup import Setup
+from pinstream_cli.benchmark.target import ServedModel, Source, target
+
+# Images under way where requests or images grow: enough to keep the engine busy, whatever their size.
+IMAGES_UNDER_WAY = 128
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A model's windows next to those of its own bare loop."""
+
+    model: ServedModel
+    bare: Measured
+    measured: list[Measured]
+
+
+def run(setup: Setup) -> Result:
+    """Measure.
+
+    Raises:
+        CommandError: A model, the server or perf_analyzer is not fit, or a run failed.
+    """
+    tool = find_perf_analyzer(setup.notice)
+    interleaver = Interleaver(setup.plan)
+    versions: dict[str, str] = {}
+    parts: list[_Part] = []
+    for source in (setup.source, *(Source(path) for path in setup.also)):
+        if interleaver.late:
+            setup.notice(f"no time was left for {source.model}")
+            continue
+        with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+            server, model = stack.enter_context(target(source, setup.console))
+            client = Client(tool, server, setup.keep)
+            parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts))
+            versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+    return _result(setup, parts, versions)
+
+
+def _measure(
+    setup: Setup, interleaver: Interleaver, client: Client, model: ServedModel, scratch: Path, whole: bool
+) -> _Part:
+    item = random_item(model.spec, setup.shapes)
+    load = Load(
+        model=model.name,
+        batch=1,
+        concurrency=1,
+        input_data=write_json(scratch / "input.json", [item]),
+        inputs=tuple(item),
+        outputs=tuple(tensor.name for tensor in model.spec.outputs),
+        output_bytes=largest_output(model),
+    )
+    largest = model.spec.batch.largest if model.spec.batch else 1
+    loops = bare_engine(model.file, model.options, model.spec, item, [1, largest], model.instances)
+    under_way = min(IMAGES_UNDER_WAY, max(setup.concurrencies))
+    loads = [replace(load, concurrency=concurrency) for concurrency in setup.concurrencies] if whole else []
+    batches = [batch for batch in setup.batches if batch <= largest] if whole else [1]
+    loads += [replace(load, batch=batch, concurrency=max(2, under_way // batch)) for batch in batches]
+    transport = TRANSPORTS[setup.transports[0]]
+    subjects: list[Subject] = [Served(client, transport, load) for load in dict.fromkeys(loads)]
+    reference = interleaver.fastest(loops)
+    bare, measured = interleaver.measure(reference, subjects, to_warm=subjects[-1:])
+    return _Part(model, bare, measured)
+
+
+def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str]) -> Result:
+    rows: list[Row] = []
+    samples: list[Measured] = []
+    first, names = parts[0], [_named(part.model) for part in parts]
+    sides: list[tuple[int, int]] = []
+    for part, name in zip(parts, names, strict=True):
+        rows.append(replace(row(part.bare), name=f"{part.bare.subject.name}{name}"))
+        samples.append(part.bare)
+        for one in part.measured:
+            if one.subject.batch == 1 and (side := _side(part.model)):
+                sides.append((side, len(rows)))
+            rows.append(replace(row(one), name=f"{one.subject.name}{name}"))
+            samples.append(one)
+    of_first = range(1, 1 + len(first.measured))
+    by_concurrency = [i for i in of_first if rows[i].batch == 1]
+    # Where both were asked for with the same load, a row belongs to both.
+    by_batch = [i for i in of_first if rows[i].batch > 1 or i == max(by_concurrency, default=0)]
+    at_most = {side: max((i for s, i in sides if s == side), key=lambda i: rows[i].images_per_s) for side, _ in sides}
+    axes = [
+        Axis("Concurrency", tuple(rows[i].concurrency for i in by_concurrency), tuple(by_concurrency)),
+        Axis("Images a request", tuple(rows[i].batch for i in by_batch), tuple(by_batch)),
+        Axis("Image side", tuple(sorted(at_most)), tuple(at_most[side] for side in sorted(at_most))),
+    ]
+    grown = [rows[i] for i in by_concurrency]
+    return Result(
+        suite="sweep",
+        reference="each model's bare loop at its best batch",
+        rows=rows,
+        samples=samples,
+        versions=versions,
+        notes=[*(describe(part.model) for part in parts), *sentences(grown)],
+        extra={
+            "axes": [axis.as_json() for axis in axes if axis.rows],
+            "falls": [fall.as_json() for fall in falls(grown)],
+            "saturated_at_concurrency": saturation(grown),
+        },
+    )
+
+
+def _side(model: ServedModel) -> int:
+    shape = model.spec.inputs[0].shape
+    return shape[0] if len(shape) == 3 and shape[-1] == 3 else 0
+
+
+def _named(model: ServedModel) -> str:
+    side = _side(model)
+    return f", {side} x {model.spec.inputs[0].shape[1]}" if side else ""

@@ -1,0 +1,82 @@
+"""The backend's own trace files, and a window of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pinstream_cli.errors import CommandError
+
+US_PER_MS = 1000.0
+# How much of the load's time is behind the window that is shown: server and clients have warmed up by then.
+MIDDLE = 0.6
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that went on.
+
+    Attributes:
+        process: Whose it is: a model instance's, or the engine's.
+        lane: What of the process.
+        name: What went on.
+        began: Milliseconds since the window's beginning; below 0 where it had begun before.
+        ended: Likewise.
+        items: Images, or requests of an execute.
+    """
+
+    process: str
+    lane: str
+    name: str
+    began: float
+    ended: float
+    items: int
+
+
+def read(directory: Path) -> list[dict[str, Any]]:
+    """All events of the files in a directory, by time.
+
+    Raises:
+        CommandError: There are none.
+    """
+    events = [event for file in sorted(directory.glob("*.json")) for event in json.loads(file.read_text())]
+    if not events:
+        raise CommandError("the server's models left no trace; is the backend in the model repository pinstream?")
+    return sorted(events, key=lambda event: float(event["ts"]))
+
+
+def window(events: Sequence[Mapping[str, Any]], milliseconds: float) -> list[dict[str, Any]]:
+    """The events of a stretch of that length, from the middle of the load on."""
+    first, last = float(events[0]["ts"]), max(float(event["ts"]) for event in events)
+    begin = min(first + MIDDLE * (last - first), max(first, last - milliseconds * US_PER_MS))
+    end = begin + milliseconds * US_PER_MS
+    inside = [dict(e) for e in events if float(e["ts"]) < end and float(e["ts"]) + float(e["dur"]) > begin]
+    return [{**event, "ts": float(event["ts"]) - begin} for event in inside]
+
+
+def spans(events: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """Events of a window."""
+    return [
+        Span(
+            str(event["args"].get("process", event["pid"])),
+            str(event["tid"]),
+            str(event["name"]),
+            float(event["ts"]) / US_PER_MS,
+            (float(event["ts"]) + float(event["dur"])) / US_PER_MS,
+            int(event["args"].get("items", 0)),
+        )
+        for event in events
+    ]
+
+
+def busy(found: Sequence[Span], name: str, milliseconds: float) -> float:
+    """Share of a window in which at least one span of a name went on, 0 to 1."""
+    total, reached = 0.0, 0.0
+    for span in sorted((s for s in found if s.name == name), key=lambda s: s.began):
+        begin, end = max(span.began, reached), min(span.ended, milliseconds)
+        total += max(0.0, end - begin)
+        reached = max(reached, end)
+    return total / milliseconds
