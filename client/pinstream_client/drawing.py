@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,9 +27,16 @@ def draw(image: ImageLike, detections: Detections) -> NDArray[np.uint8]:
     height, width = canvas.shape[:2]
     line = max(1, round(min(height, width) / 300))
     scale = max(0.4, min(height, width) / 1000)
-    # Best scores last, so that their labels lie on top.
-    for item in reversed(list(detections)):
-        _draw_one(cv2, canvas, item, line, scale)
+    captions: list[_Caption] = []
+    for item in detections:
+        captions.append(_place(cv2, item, captions, (width, height), line, scale))
+    # Best scores last, so that they lie on top where there is no room for all.
+    drawn = list(zip(detections, captions, strict=True))[::-1]
+    for item, _ in drawn:
+        x1, y1, x2, y2 = (round(float(value)) for value in item.box)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(item.class_id), line, cv2.LINE_AA)
+    for item, caption in drawn:
+        _write(cv2, canvas, caption, class_colour(item.class_id), line, scale)
     return canvas
 
 
@@ -37,24 +46,55 @@ def class_colour(class_id: int) -> tuple[int, int, int]:
     return round(blue * 255), round(green * 255), round(red * 255)
 
 
-def _draw_one(cv2: Any, canvas: NDArray[np.uint8], item: Detection, line: int, scale: float) -> None:
-    height, width = canvas.shape[:2]
-    colour = class_colour(item.class_id)
-    x1, y1, x2, y2 = (round(float(value)) for value in item.box)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
+@dataclass(frozen=True)
+class _Caption:
+    """Text and the rectangle it is written into, in pixels."""
 
+    text: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def overlap(self, other: _Caption) -> int:
+        """Pixels that both cover."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(width, 0) * max(height, 0)
+
+
+def _place(
+    cv2: Any, item: Detection, taken: Sequence[_Caption], size: tuple[int, int], line: int, scale: float
+) -> _Caption:
+    """A caption at an edge of its box and within the picture, where it hides as little of others as can be."""
     text = f"{item.name} {item.score:.2f}".encode("ascii", "replace").decode()  # OpenCV's font has ASCII only
-    weight = max(1, round(scale * 1.5))
-    (text_width, text_height), descent = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, weight)
-    label_height = text_height + descent + 2 * line
-    # The label sits on the box, or inside it at the picture's upper edge, and never leaves the picture.
-    left = min(max(x1, 0), max(width - text_width - 2 * line, 0))
-    top = min(y1 - label_height if y1 >= label_height else y1, height - label_height)
-    top = max(top, 0)
-    corner = (left + text_width + 2 * line, top + label_height)
-    cv2.rectangle(canvas, (left, top), corner, colour, cv2.FILLED)
-    origin = (left + line, top + line + text_height)
-    cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, _readable_on(colour), weight, cv2.LINE_AA)
+    (text_width, text_height), descent = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, _weight(scale))
+    width, height = text_width + 2 * line, text_height + descent + 2 * line
+    x1, y1, x2, y2 = (round(float(value)) for value in item.box)
+
+    def at(left: int, top: int) -> _Caption:
+        left, top = max(min(left, size[0] - width), 0), max(min(top, size[1] - height), 0)
+        return _Caption(text, left, top, left + width, top + height)
+
+    # On the box first; inside it, under it, and the same at its right.
+    spots = [at(left, top) for left in (x1, x2 - width) for top in (y1 - height, y1, y2, y2 - height)]
+    if y1 < height:  # above it there is no room
+        spots = spots[1:]
+    return min(spots, key=lambda spot: sum(spot.overlap(other) for other in taken))
+
+
+def _write(
+    cv2: Any, canvas: NDArray[np.uint8], caption: _Caption, colour: tuple[int, int, int], line: int, scale: float
+) -> None:
+    cv2.rectangle(canvas, (caption.left, caption.top), (caption.right, caption.bottom), colour, cv2.FILLED)
+    (_, text_height), _ = cv2.getTextSize(caption.text, cv2.FONT_HERSHEY_SIMPLEX, scale, _weight(scale))
+    origin = (caption.left + line, caption.top + line + text_height)
+    text = (cv2.FONT_HERSHEY_SIMPLEX, scale, _readable_on(colour), _weight(scale), cv2.LINE_AA)
+    cv2.putText(canvas, caption.text, origin, *text)
+
+
+def _weight(scale: float) -> int:
+    return max(1, round(scale * 1.5))
 
 
 def _readable_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -55,6 +55,18 @@ def test_label_is_inside_the_picture_for_a_box_at_its_upper_edge() -> None:
     assert (drawn[2:12, 60:70] == class_colour(0)).all(axis=2).any()
 
 
+def test_captions_of_boxes_at_one_place_do_not_hide_each_other() -> None:
+    boxes = np.array([[60, 60, 190, 190], [64, 62, 186, 188], [58, 57, 180, 180]])
+    crowd = Detections(boxes, np.array([0.9, 0.8, 0.7]), np.array([0, 1, 2]), ("dog", "cat", "fox"))
+
+    def pixels(of: Detections, class_id: int) -> int:
+        return int((of.draw(np.zeros((240, 260, 3), np.uint8)) == class_colour(class_id)).all(axis=2).sum())
+
+    for class_id in range(3):
+        alone = pixels(crowd[class_id : class_id + 1], class_id)
+        assert pixels(crowd, class_id) > 0.7 * alone, "a caption of which less is seen is hidden by another"
+
+
 def test_path_and_bytes_are_drawn_like_their_pixels(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (200, 240, 3), np.uint8)
     path = tmp_path / "picture.bmp"
