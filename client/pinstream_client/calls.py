@@ -24,10 +24,10 @@ class Call(Future[Result], Generic[Result]):
         self._cancellation = cancellation
 
     def cancel(self) -> bool:
-        """Gives the call up. One that has begun ends at once with the error `Cancelled`.
+        """Gives the call up. One that has begun ends at once: with the error `Cancelled`, or with an answer just come.
 
         Returns:
-            False if it has ended already.
+            False if it had ended already.
         """
         if super().cancel():
             return True

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tritonclient.grpc.aio as triton_grpc
-from grpc.aio import UsageError  # type: ignore[import-untyped]
+from grpc.aio import UsageError
 from tritonclient.utils import InferenceServerException
 
 from . import errors

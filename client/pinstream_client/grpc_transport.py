@@ -12,6 +12,7 @@ from tritonclient.utils import InferenceServerException
 from . import errors
 from .address import Address
 from .cancellation import Cancellation
+from .forking import GRPC_GATE
 from .grpc_calls import LIVE_PROBE_S, GrpcCalls, may_be_the_network, open_client, read_outputs
 from .options import Options
 from .transport import InferRequest
@@ -60,7 +61,8 @@ class GrpcTransport(GrpcCalls):
     def _guarded(self, call: Callable[[float], Result], timeout: float, model: str) -> Result:
         deadline = self._require_time(timeout)
         try:
-            return call(timeout)
+            with GRPC_GATE:
+                return call(timeout)
         except InferenceServerException as error:
             if may_be_the_network(error) and not self._is_live(min(deadline.left(), LIVE_PROBE_S)):
                 raise self._unreachable(error) from None
@@ -94,6 +96,7 @@ class GrpcTransport(GrpcCalls):
     def _is_live(self, timeout: float) -> bool:
         try:
             headers = self._options.headers_now()
-            return timeout > 0 and bool(self._client.is_server_live(headers=headers, client_timeout=timeout))
+            with GRPC_GATE:
+                return timeout > 0 and bool(self._client.is_server_live(headers=headers, client_timeout=timeout))
         except InferenceServerException as error:
             return errors.is_restriction(errors.first_line(error.message()))

@@ -65,7 +65,9 @@ class SystemRegion:
         try:
             # Unlike a mere size this takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
             os.posix_fallocate(descriptor, 0, nbytes)
-            self.host = np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
+            # Opened once more: a mapping keeps its descriptor, and with it the lock, beyond `abandon`.
+            with (DIRECTORY / self.name).open("r+b") as file:
+                self.host = np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
         except BaseException:
             os.close(descriptor)
             (DIRECTORY / self.name).unlink(missing_ok=True)
