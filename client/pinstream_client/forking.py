@@ -26,8 +26,8 @@ def renew_after_fork(one: Forkable) -> None:
 class ForkGate:
     """Has a fork wait until no call is under way in a library that cannot be forked within one.
 
-    That is gRPC: where a thread is within it, it leaves its own preparations for the fork out, and the child may hang at
-    its first call. Calls that come meanwhile wait until the fork is done.
+    That is gRPC: where a thread is within it, it leaves its own preparations for the fork out, and the child may hang
+    at its first call. Calls that come meanwhile wait until the fork is done.
 
     Args:
         patience_s: How long a fork waits; then it takes its chance.
