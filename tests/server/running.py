@@ -10,8 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pinstream_cli.serve import serving
-from pinstream_cli.triton import Endpoints, TritonServer
+from pinstream_cli.serving import serving
+from pinstream_cli.triton import Access, Endpoints, TritonServer
+
+# What most tests need: shared memory from clients, models loaded and unloaded.
+OPEN = Access(client_shm=True, control=True)
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,14 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    model: Path | None = None, *, repositories: Sequence[Path] = (), extra: Sequence[str] = (), name: str | None = None
+    model: Path | None = None,
+    *,
+    repositories: Sequence[Path] = (),
+    extra: Sequence[str] = (),
+    name: str | None = None,
+    access: Access = OPEN,
 ) -> Iterator[Running]:
-    """A server with every model ready; see pinstream_cli.serve.serving."""
+    """A server with every model ready; see pinstream_cli.serving."""
     endpoints = Endpoints.free()
     text = io.StringIO()
     console = Console(file=text, width=200)
@@ -52,6 +60,7 @@ def running(
         repositories=repositories,
         endpoints=endpoints,
         extra=extra,
+        access=access,
         console=console,
         verbose=True,
         startup_timeout_s=120,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pinstream_cli.benchmark.stages import StageTimes
 from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
-from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.assemble import DETECTOR
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
@@ -169,13 +168,14 @@ def target(
         if source.url is not None:
             endpoints, ours = _running(source), contextlib.nullcontext()
         else:
-            endpoints = free_endpoints()
+            endpoints = Endpoints.free()
             ours = serving(
                 None if source.repository else _what_to_serve(source, model_dir),
                 name=source.name,
                 repositories=[*([source.repository] if source.repository else []), *extra],
                 endpoints=endpoints,
                 extra=arguments,
+                access=Access(client_shm=True),
                 console=console,
                 startup_timeout_s=timeout_s,
             )  # type: ignore[assignment]
@@ -224,13 +224,3 @@ def _address(text: str, default_port: int, option: str) -> tuple[str, int]:
     if not host or not port.isdecimal():
         raise CommandError(f"{option} {text} is no HOST:PORT")
     return host, int(port)
-
-
-def free_endpoints() -> Endpoints:
-    """Three ports of 127.0.0.1 that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [int(one.getsockname()[1]) for one in sockets]
-    return Endpoints("127.0.0.1", *ports)

@@ -19,9 +19,9 @@ from pinstream_cli.doctor.remains import check_leftovers
 from pinstream_cli.doctor.repository import check_repository
 from pinstream_cli.doctor.versions import check_versions
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import find_triton
 from pinstream_cli.triton.preflight import gpu_count
-from pinstream_cli.triton.server import Endpoints
 
 STYLES = {"OK": "green", "WARN": "yellow", "FIX": "red bold"}
 PROBLEM_EXIT_CODE = 1

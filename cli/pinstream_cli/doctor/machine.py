@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.preflight import MIB, SHARED_MEMORY, check_ports, free_shared_memory
-from pinstream_cli.triton.server import Endpoints
 from pinstream_cli.triton.shared_memory import needs
 
 AREA = "machine"

@@ -13,12 +13,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.access import Access
 from pinstream_cli.triton.assemble import RunDirectory
+from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.leftovers import shm_prefix
 from pinstream_cli.triton.preflight import SHARED_MEMORY
@@ -38,70 +39,6 @@ NO_GPU_NOISE = re.compile(
 PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """Where the server listens.
-
-    Attributes:
-        host: Address; 127.0.0.1 unless told otherwise.
-        http: HTTP port.
-        grpc: gRPC port.
-        metrics: Prometheus port.
-    """
-
-    host: str = "127.0.0.1"
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-
-    @property
-    def connect_host(self) -> str:
-        """Address to reach the server at from this machine."""
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-
-    @property
-    def grpc_url(self) -> str:
-        """host:port of gRPC."""
-        return self._url(self.grpc)
-
-    @property
-    def http_url(self) -> str:
-        """host:port of HTTP."""
-        return self._url(self.http)
-
-    @property
-    def metrics_url(self) -> str:
-        """host:port of the metrics."""
-        return self._url(self.metrics)
-
-    def _url(self, port: int) -> str:
-        host = self.connect_host
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    @classmethod
-    def free(cls) -> Endpoints:
-        """Three ports of 127.0.0.1 that nobody listens on."""
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for s in sockets:
-                s.bind(("127.0.0.1", 0))
-            ports = [s.getsockname()[1] for s in sockets]
-        return cls("127.0.0.1", *ports)
-
-    def arguments(self) -> list[str]:
-        """As tritonserver's command line has it."""
-        # libevhtp wants to be told that an address is IPv6, gRPC wants brackets around it.
-        http, grpc = (f"ipv6:{self.host}", f"[{self.host}]") if ":" in self.host else (self.host, self.host)
-        return [
-            f"--http-address={http}",
-            f"--grpc-address={grpc}",
-            f"--metrics-address={http}",
-            f"--http-port={self.http}",
-            f"--grpc-port={self.grpc}",
-            f"--metrics-port={self.metrics}",
-        ]
-
-
 class TritonServer:
     """A tritonserver child process.
 
@@ -111,6 +48,7 @@ class TritonServer:
         repositories: Model repositories.
         endpoints: Where to listen.
         extra: More of tritonserver's own arguments; they come last, so they win.
+        access: Who may do what.
         on_ready: Told a model's name and the seconds since the start when it has loaded.
         on_log: Given every line of the log.
     """
@@ -122,6 +60,7 @@ class TritonServer:
         repositories: Sequence[Path],
         endpoints: Endpoints,
         extra: Sequence[str] = (),
+        access: Access | None = None,
         on_ready: Callable[[str, float], None] = lambda name, seconds: None,
         on_log: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -130,8 +69,8 @@ class TritonServer:
         # Triton takes about a second to stop one Python instance, one after the other.
         self.exit_timeout_s = 30
         self.endpoints = endpoints
-        services = {"http": endpoints.http, "grpc": endpoints.grpc, "metrics": endpoints.metrics}
-        self._ports = [port for name, port in services.items() if not _refused(f"--allow-{name}", extra)]
+        connections = endpoints.connections()
+        self._connections = [connections[name] for name in connections if not _refused(f"--allow-{name}", extra)]
         self._command = [
             str(install.binary),
             *(f"--model-repository={path.resolve()}" for path in repositories),
@@ -139,6 +78,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             f"--exit-timeout-secs={self.exit_timeout_s}",
             *endpoints.arguments(),
+            *(access or Access()).arguments(extra),
             *extra,
         ]
         self._environment = install.environment()
@@ -217,8 +157,8 @@ class TritonServer:
 
     def _listens(self) -> bool:
         try:
-            for port in self._ports:
-                socket.create_connection((self.endpoints.connect_host, port), timeout=1).close()
+            for address in self._connections:
+                socket.create_connection(address, timeout=1).close()
         except OSError:
             time.sleep(0.02)
             return False

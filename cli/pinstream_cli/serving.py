@@ -1,0 +1,173 @@
+"""A Triton with models in it, from the files to READY and back: what `serve`, `demo`, `bench` and the tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from pinstream import sidecar as sidecars
+from pinstream_cli.build import build_service
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton import (
+    Access,
+    Endpoints,
+    RunDirectory,
+    TritonServer,
+    check_arguments,
+    check_ports,
+    check_shared_memory,
+    find_triton,
+    leftovers,
+)
+from pinstream_cli.triton.preflight import gpu_count
+from pinstream_cli.triton.server import NO_GPU_NOISE
+from pinstream_cli.triton.shared_memory import needs
+from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
+
+WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
+
+
+@contextlib.contextmanager
+def serving(
+    model: Path | None,
+    *,
+    name: str | None = None,
+    repositories: Sequence[Path] = (),
+    tritonserver: Path | None = None,
+    endpoints: Endpoints,
+    extra: Sequence[str] = (),
+    access: Access | None = None,
+    startup_timeout_s: float = 180.0,
+    console: Console,
+    verbose: bool = False,
+) -> Iterator[TritonServer]:
+    """A Triton with every model ready, stopped and cleaned up after on exit.
+
+    Args:
+        model: Directory made by `pinstream build`, a YOLOX export, or any ONNX file; None where `repositories` is all.
+        name: Serve `model` as a plain model of this name.
+        repositories: Model repositories to be served as they are.
+        tritonserver: The binary, where it is not to be looked for.
+        endpoints: Where to listen.
+        extra: More arguments for tritonserver.
+        access: Who may do what; by default everybody infers and nobody does anything else.
+        startup_timeout_s: Seconds until every model must be ready.
+        console: Where progress is shown.
+        verbose: Whether to show Triton's whole log.
+
+    Raises:
+        CommandError: The machine, the model or the server is not fit; one line says why and what to do.
+    """
+    check_arguments(extra)
+    if model is None and not repositories:
+        raise CommandError("nothing to serve; name a model with --model, or a repository with --model-repository")
+    for repository in repositories:
+        _check_repository(repository, extra)
+    install = find_triton(tritonserver)
+    _check_ports(endpoints)
+    for path in leftovers.remove():
+        console.print(f"Removed {path}, left by a serve that was killed", soft_wrap=True)
+    with RunDirectory(install) as run:
+        if model is not None:
+            _add_model(run, model, name, console)
+        served = [*([run.models] if model is not None else []), *repositories]
+        _check_shared_memory(served)
+        server = TritonServer(
+            install,
+            run,
+            served,
+            endpoints,
+            extra,
+            access,
+            on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
+            on_log=lambda line: _show_log(line, console, verbose),
+        )
+        console.print(f"Starting {install.binary}", soft_wrap=True)
+        try:
+            server.start()
+            server.wait_ready(startup_timeout_s)
+            yield server
+        finally:
+            began = time.monotonic()
+            server.stop()
+            console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+def _check_repository(repository: Path, extra: Sequence[str]) -> None:
+    if not repository.is_dir():
+        raise CommandError(f"--model-repository {repository} is not a directory")
+    holds_models = any(entry.is_dir() and not entry.name.startswith(".") for entry in repository.iterdir())
+    # With these modes models may come later.
+    if not holds_models and not any(argument.startswith("--model-control-mode") for argument in extra):
+        raise CommandError(
+            f"--model-repository {repository} holds no models; a model is a directory with a config.pbtxt and a "
+            'version directory, such as classifier/config.pbtxt (backend: "pinstream") and classifier/1/model.onnx'
+        )
+
+
+def _check_ports(endpoints: Endpoints) -> None:
+    ports = {
+        "HTTP": ("--http-port", endpoints.http),
+        "gRPC": ("--grpc-port", endpoints.grpc),
+        "metrics": ("--metrics-port", endpoints.metrics),
+    }
+    check_ports(endpoints.host, ports)
+
+
+def _add_model(run: RunDirectory, model: Path, name: str | None, console: Console) -> None:
+    """Put `model` into the run's repository: the YOLOX service where it is one, else a plain model."""
+    if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
+        raise CommandError(
+            f"--name {name!r} cannot be a model's name: it becomes a directory; leave out / and leading dots"
+        )
+    if not model.exists():
+        raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
+    if model.is_dir():
+        _add_built(run, model, name)
+    elif model.suffix not in (".onnx", ".plan"):
+        raise CommandError(f"--model {model} is neither an .onnx nor a .plan file, nor what `pinstream build` made")
+    elif model.suffix == ".plan":
+        run.add_model(name or model.stem, [model])
+    elif name is None and is_yolox_export(model):
+        console.print(f"{model.name} is a YOLOX export: building its serving graph")
+        build_service(model, run.path / "built")
+        run.add_yolox_service(_files(run.path / "built"))
+    elif name is None and is_serving_graph(model):
+        if not (model.parent / sidecars.FILE_NAME).is_file():
+            raise CommandError(
+                f"--model {model} is a serving graph without its {sidecars.FILE_NAME}; keep the two together"
+            )
+        run.add_yolox_service([model, model.parent / sidecars.FILE_NAME])
+    else:
+        run.add_model(name or model.stem, [model])
+
+
+def _files(directory: Path) -> list[Path]:
+    return [file for file in sorted(directory.iterdir()) if file.is_file()]
+
+
+def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
+    """What `pinstream build` made: the service where its sidecar says that it is YOLOX, else a plain model."""
+    try:
+        sidecar = sidecars.read(directory / sidecars.FILE_NAME)
+    except sidecars.SidecarError as error:
+        raise CommandError(f"--model {error}; make the directory with `pinstream build`") from error
+    if name is None and "yolox" in sidecar.sections:
+        run.add_yolox_service(_files(directory))
+    else:
+        run.add_model(name or directory.resolve().name, _files(directory))
+
+
+def _check_shared_memory(repositories: Sequence[Path]) -> None:
+    models = needs(repositories, gpu_count())
+    check_shared_memory(sum(model.needed for model in models), "; ".join(map(str, models)))
+
+
+def _show_log(line: str, console: Console, verbose: bool) -> None:
+    if verbose or (WARNING_OR_ERROR.match(line) and not NO_GPU_NOISE.search(line)):
+        console.print(line, markup=False, soft_wrap=True, style="dim")

@@ -1,0 +1,171 @@
+"""Who may do what: encryption, keys, and what is closed to everybody.
+
+Triton has no users. It can ask for a header in front of groups of its calls ("restricted" protocols), which is made use
+of in two ways: with a key that clients are given, and with one that nobody is, which closes the group. Its gRPC speaks
+TLS; its HTTP and its metrics do not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pinstream_cli.errors import CommandError
+
+# Triton's groups of calls. Health stays open: probes have no keys, and it tells no more than that something is there.
+INFERENCE = ("inference", "metadata", "model-config", "statistics")
+CONTROL = ("model-repository", "trace", "logging")
+CLIENT_SHM = ("shared-memory",)
+API_HEADER, ADMIN_HEADER, CLOSED_HEADER = "pinstream-key", "pinstream-admin-key", "pinstream-closed"
+# Triton puts this before the header's name over gRPC.
+GRPC_PREFIX = "triton-grpc-protocol-"
+RESTRICTIONS = ("--grpc-restricted-protocol", "--http-restricted-api")
+SHORTEST_KEY = 16
+
+
+@dataclass(frozen=True)
+class Tls:
+    """The files of encrypted gRPC, PEM.
+
+    Attributes:
+        cert: The server's certificate, with those between it and the root.
+        key: Its private key.
+        client_ca: Certificates that sign those of clients; without it clients need none.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a server lets in.
+
+    Attributes:
+        tls: Encrypts gRPC; HTTP and metrics then stay on this machine.
+        api_key: Asked of everybody who infers; empty for nobody.
+        admin_key: Asked of everybody who loads models or changes settings; empty closes that, but for `control`.
+        client_shm: Whether clients may have the server read and write shared memory of this machine.
+        control: Whether models may be loaded and settings changed without a key.
+    """
+
+    tls: Tls | None = None
+    api_key: str = ""
+    admin_key: str = ""
+    client_shm: bool = False
+    control: bool = False
+
+    def arguments(self, given: Sequence[str] = ()) -> list[str]:
+        """As tritonserver's command line has it.
+
+        Args:
+            given: The user's own arguments for tritonserver, whose restrictions win over these.
+        """
+        return [*self._encryption(), *(f"{option}={rule}" for option in _free(given) for rule in self._rules())]
+
+    def _encryption(self) -> list[str]:
+        if self.tls is None:
+            return []
+        files = [f"--grpc-server-cert={self.tls.cert}", f"--grpc-server-key={self.tls.key}"]
+        if self.tls.client_ca is None:
+            return ["--grpc-use-ssl=true", *files]
+        return ["--grpc-use-ssl-mutual=true", *files, f"--grpc-root-cert={self.tls.client_ca}"]
+
+    def _rules(self) -> list[str]:
+        """Groups, a header's name and its value, as Triton writes them."""
+        closed: list[str] = []
+        rules: list[tuple[Sequence[str], str, str]] = []
+        if self.api_key:
+            with_key = (*INFERENCE, *CLIENT_SHM) if self.client_shm else INFERENCE
+            rules.append((with_key, API_HEADER, self.api_key))
+        if not self.client_shm:
+            closed += CLIENT_SHM
+        if self.admin_key:
+            rules.append((CONTROL, ADMIN_HEADER, self.admin_key))
+        elif not self.control:
+            closed += CONTROL
+        if closed:
+            rules.append((closed, CLOSED_HEADER, secrets.token_urlsafe(32)))
+        return [f"{','.join(groups)}:{name}={value}" for groups, name, value in rules]
+
+
+def _free(given: Sequence[str]) -> list[str]:
+    """The options of Triton's restrictions that the user has not set."""
+    return [option for option in RESTRICTIONS if not any(argument.startswith(option) for argument in given)]
+
+
+def is_public(host: str) -> bool:
+    """Whether others than this machine can reach a server on `host`."""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host != "localhost"
+
+
+def exposures(host: str, access: Access) -> list[str]:
+    """What a server on `host` lets everybody do who reaches it, a line each; none for this machine alone."""
+    if not is_public(host):
+        return []
+    lines = []
+    if access.tls is None:
+        lines.append("nothing is encrypted: pictures, answers and keys can be read on the way (--tls-cert, --tls-key)")
+    if not access.api_key and (access.tls is None or access.tls.client_ca is None):
+        lines.append("everybody can infer (--api-key-file, or --tls-client-ca for gRPC)")
+    if access.control and not access.admin_key:
+        lines.append("everybody can load, replace and unload models, which is running code here (--admin-key-file)")
+    if access.client_shm and not access.api_key:
+        lines.append("everybody can have the server open shared memory of this machine (--api-key-file)")
+    if access.tls is None:
+        lines.append("everybody can read the metrics")
+    return lines
+
+
+def read_key(option: str, path: Path | None) -> str:
+    """The key in a file: its one line.
+
+    Args:
+        option: The option that names the file, for the message.
+        path: The file; None for no key.
+
+    Raises:
+        CommandError: It cannot be read, others can read it, or its content is no key.
+    """
+    if path is None:
+        return ""
+    try:
+        mode = path.stat().st_mode
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{option} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise CommandError(f"{option} {path} can be read by others (mode {mode & 0o777:o}); chmod 600 {path}")
+    if len(key) < SHORTEST_KEY or not all(33 <= ord(letter) <= 126 for letter in key):
+        raise CommandError(
+            f"{option} {path} holds no key: expected one line of at least {SHORTEST_KEY} printable letters without "
+            "spaces; make one with `openssl rand -hex 32`"
+        )
+    return key
+
+
+def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    """The files of encrypted gRPC; None where none is named.
+
+    Raises:
+        CommandError: One of the pair is missing, or a file cannot be read.
+    """
+    if cert is None and key is None:
+        if client_ca is not None:
+            raise CommandError("--tls-client-ca needs the server's own --tls-cert and --tls-key beside it")
+        return None
+    if cert is None or key is None:
+        raise CommandError("--tls-cert and --tls-key belong together; give both")
+    for option, path in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)):
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            raise CommandError(f"{option} {path} is not a file that can be read")
+    return Tls(cert.resolve(), key.resolve(), client_ca.resolve() if client_ca else None)

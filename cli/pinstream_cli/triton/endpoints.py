@@ -1,0 +1,81 @@
+"""Where a server listens, and where it is reached."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from dataclasses import dataclass
+
+# Reached where one listens on all addresses.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where the server listens.
+
+    Attributes:
+        host: Address; 127.0.0.1 unless told otherwise.
+        http: HTTP port.
+        grpc: gRPC port.
+        metrics: Prometheus port.
+        plain_host: Address of HTTP and metrics, which Triton cannot encrypt; empty for `host`.
+    """
+
+    host: str = "127.0.0.1"
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+    plain_host: str = ""
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of gRPC."""
+        return _url(self.host, self.grpc)
+
+    @property
+    def http_url(self) -> str:
+        """host:port of HTTP."""
+        return _url(self.plain_host or self.host, self.http)
+
+    @property
+    def metrics_url(self) -> str:
+        """host:port of the metrics."""
+        return _url(self.plain_host or self.host, self.metrics)
+
+    def connections(self) -> dict[str, tuple[str, int]]:
+        """Host and port to connect to from this machine, by service as in --allow-http."""
+        urls = {"http": self.http_url, "grpc": self.grpc_url, "metrics": self.metrics_url}
+        split = {name: url.rpartition(":") for name, url in urls.items()}
+        return {name: (host.strip("[]"), int(port)) for name, (host, _, port) in split.items()}
+
+    @classmethod
+    def free(cls) -> Endpoints:
+        """Three ports of 127.0.0.1 that nobody listens on."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
+            for s in sockets:
+                s.bind(("127.0.0.1", 0))
+            ports = [s.getsockname()[1] for s in sockets]
+        return cls("127.0.0.1", ports[0], ports[1], ports[2])
+
+    def arguments(self) -> list[str]:
+        """As tritonserver's command line has it."""
+        plain = self.plain_host or self.host
+        # libevhtp wants to be told that an address is IPv6, gRPC wants brackets around it.
+        http = f"ipv6:{plain}" if ":" in plain else plain
+        grpc = f"[{self.host}]" if ":" in self.host else self.host
+        return [
+            f"--http-address={http}",
+            f"--grpc-address={grpc}",
+            f"--metrics-address={http}",
+            f"--http-port={self.http}",
+            f"--grpc-port={self.grpc}",
+            f"--metrics-port={self.metrics}",
+        ]
+
+
+def _url(host: str, port: int) -> str:
+    """host:port to reach a server at from this machine."""
+    reached = _LOOPBACK.get(host, host)
+    return f"[{reached}]:{port}" if ":" in reached else f"{reached}:{port}"
