@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pinstream.engines import Engine, Slot, open_engine
 from pinstream.options import Options
 from pinstream.tensors import Array, ModelSpec
@@ -61,13 +63,23 @@ class EngineLoop:
         self.batch = batch
         self.concurrency = len(engine.slots)
 
+    def answer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once, with other inputs of the same shapes; copies of the outputs, which must be in host memory."""
+        slot = self._engine.slots[0]
+        self._gather(slot, feeds)
+        self._engine.enqueue(slot, frozenset(tensor.name for tensor in self._engine.spec.outputs))
+        return {name: np.array(array) for name, array in self._engine.wait(slot).items()}
+
+    def _gather(self, slot: Slot, feeds: Mapping[str, Array]) -> None:
+        slot.begin({name: array.shape for name, array in feeds.items()})
+        for name, array in feeds.items():
+            slot.put(name, array, None if self._engine.spec.batch is None else 0)
+
     def measure(self, seconds: float) -> Sample:
         """See sample.Subject."""
         wanted = frozenset(tensor.name for tensor in self._engine.spec.outputs)
         for slot in self._engine.slots:
-            slot.begin({name: array.shape for name, array in self._feeds.items()})
-            for name, array in self._feeds.items():
-                slot.put(name, array, None if self._engine.spec.batch is None else 0)
+            self._gather(slot, self._feeds)
         latencies: list[float] = []
         cpu = time.process_time()
         began = time.perf_counter()

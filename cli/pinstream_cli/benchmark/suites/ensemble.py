@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pinstream.tensors import Array
 from pinstream_cli.benchmark import environment
-from pinstream_cli.benchmark.bare import bare_engine, open_session
+from pinstream_cli.benchmark.bare import EngineLoop, bare_engine, open_session
 from pinstream_cli.benchmark.inputs import encoded_image, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Measured
@@ -30,6 +31,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import service_repository
 
 ENSEMBLE = "yolox"
+CANDIDATES = "candidates"
 # perf_analyzer asks for every output of a model. This one is there for clients that start up, and costs a step more.
 NOT_MEASURED = "class_names"
 BOXES_ONLY = "yolox_boxes"
@@ -56,13 +58,13 @@ def run(setup: Setup) -> Result:
         size = _input_size(model)
         letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
         interleaver = Interleaver(setup.plan)
-        detectors = bare_engine(
-            model.file, model.options, model.spec, {"images": letterboxed[0]}, list(setup.batches), model.instances
-        )
+        detectors = _detectors(setup, model, letterboxed[0])
         steps: list[Subject] = [
             StepLoop("preprocess alone", preprocess, files, size, pool, cores),
             _Renamed(interleaver.fastest(detectors), "detector alone"),
-            StepLoop("postprocess alone", postprocess, _candidates(model, letterboxed), size, pool, cores),
+            StepLoop(
+                "postprocess alone", postprocess, _candidates(model, letterboxed, detectors[0]), size, pool, cores
+            ),
         ]
         reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
         client = Client(tool, server, setup.keep)
@@ -127,10 +129,17 @@ def _input_size(model: ServedModel) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _candidates(model: ServedModel, letterboxed: Sequence[Array]) -> list[Array]:
+def _detectors(setup: Setup, model: ServedModel, image: Array) -> list[Subject]:
+    """The detector's bare loops, smallest batch first: those asked for, and for plans all there are."""
+    sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else setup.batches
+    return bare_engine(model.file, model.options, model.spec, {"images": image}, list(sizes), model.instances)
+
+
+def _candidates(model: ServedModel, letterboxed: Sequence[Array], detector: Subject) -> list[Array]:
     """What the detector says to each image, [K, 6]: the input of the postprocessing loop."""
-    if model.file.suffix != ".onnx":
-        raise CommandError("the ensemble's bare steps need the detector as an ONNX file")
+    if isinstance(detector, EngineLoop):
+        batches = [np.stack([image] * detector.batch) for image in letterboxed]
+        return [detector.answer({"images": images})[CANDIDATES][0] for images in batches]
     session = open_session(model.file, model.options.threads)
     return [session.run(None, {"images": image[None]})[0][0] for image in letterboxed]
 
