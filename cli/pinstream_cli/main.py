@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "fetch": Subcommand("pinstream_cli.fetch", "server", "Download an official YOLOX model, once."),
     "eval": Subcommand("pinstream_cli.eval", "eval", "Measure average precision on annotated images."),
     "bench": Subcommand("pinstream_cli.bench", "server", "Measure the server and its detector."),
+    "tune": Subcommand("pinstream_cli.tune", "server", "Try a model's settings on this machine and write the best."),
     "doctor": Subcommand("pinstream_cli.doctor", "", "Check this machine and a model repository, and say what to do."),
     "demo": Subcommand("pinstream_cli.demo", "server", "Build, serve and detect on one image, then stop."),
 }

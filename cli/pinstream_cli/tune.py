@@ -1,0 +1,148 @@
+"""`pinstream tune`: try a model's settings on this machine, and write the best into its config.pbtxt."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.options import integers_option
+from pinstream_cli.build_error import BuildError
+from pinstream_cli.errors import CommandError
+from pinstream_cli.tuning.model import CONFIG, Tuned, find, write
+from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
+from pinstream_cli.tuning.server import Bench, bench
+from pinstream_cli.tuning.settings import Settings, steps
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.option("--name", help="Take MODEL as a plain model of this name, YOLOX or not.")
+@click.option("--p99-ms", type=click.FloatRange(0, min_open=True), help="What p99 may be at most.  [default: anything]")
+@click.option("--out", type=PATH, help="The config.pbtxt to write.  [default: the model directory's own]")
+@integers_option("--concurrency", "concurrencies", "1,4,16,64,128", "Requests under way at the same time.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
+@click.option("--window", default=1.0, show_default=True, type=click.FloatRange(0.3), help="Seconds of a window.")
+@click.option("--limit", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds to try things in.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
+def tune(
+    model: Path,
+    name: str | None,
+    p99_ms: float | None,
+    out: Path | None,
+    concurrencies: tuple[int, ...],
+    batch: int,
+    window: float,
+    limit: float,
+    dry_run: bool,
+) -> None:
+    """Try a model's settings on this machine and write the best into its config.pbtxt.
+
+    MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then --out says
+    where its config.pbtxt goes. Tried are instances, queue delay, and on a GPU slots and batch sizes, on the CPU the
+    shares of the cores. What gains nothing beyond the spread is left as it was.
+    """
+    console = Console(stderr=True, highlight=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pinstream-tune-") as scratch:
+            tuned = find(model, name, Path(scratch))
+            file = out or tuned.file
+            if file is None and not dry_run:
+                raise CommandError(
+                    f"{model} is no directory of a model repository; name the {CONFIG} to write with --out"
+                )
+            with console.status("starting Triton") as status, bench(tuned, console) as trying:
+                trying.window_s, trying.batch = window, batch
+                outcome = _search(trying, tuned, concurrencies, p99_ms, limit, status.update)
+    except (CommandError, BuildError) as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except CannotLoad as error:
+        click.echo(f"error: {model} cannot be loaded as it is configured: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        raise SystemExit(130) from None
+    _show(outcome, p99_ms)
+    comment = _comment(outcome, p99_ms)
+    if dry_run or file is None:
+        click.echo(comment)
+    elif outcome.best is outcome.trials[0] and file == tuned.file:
+        click.echo(f"{file} stays as it is.")
+    else:
+        write(outcome.best.settings.apply(tuned.config), comment, file)
+        click.echo(f"wrote {file}")
+
+
+def _search(
+    trying: Bench, tuned: Tuned, concurrencies: tuple[int, ...], target: float | None, limit: float, say: object
+) -> Outcome:
+    assert callable(say)
+    ends = time.monotonic() + limit
+
+    def load(settings: Settings) -> None:
+        say(f"{tuned.name}: {settings}")
+        trying.load(settings)
+
+    load(Settings())
+    model = trying.model
+    todo = steps(model.spec, model.options, on_gpu=model.file.suffix != ".onnx")
+    return search(load, trying.measure, todo, concurrencies, target, lambda: time.monotonic() > ends)
+
+
+def _show(outcome: Outcome, target: float | None) -> None:
+    """All that was tried, in its order."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("settings")
+    for heading in ("conc.", "images/s", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for trial in outcome.trials:
+        table.add_row(str(trial.settings), *_figures(trial), _remark(trial, outcome, target))
+    Console(width=120, highlight=False).print(table)
+
+
+def _figures(trial: Trial) -> tuple[str, ...]:
+    if trial.sample is None:
+        return ("", "", "", "")
+    sample = trial.sample
+    return (str(trial.concurrency), *(f"{value:.1f}" for value in (sample.images_per_s, sample.p50_ms, sample.p99_ms)))
+
+
+def _remark(trial: Trial, outcome: Outcome, target: float | None) -> str:
+    if trial.problem:
+        return f"does not load: {trial.problem}"
+    if target is not None and not trial.within:
+        return f"p99 over {target:g} ms"
+    return "chosen" if trial is outcome.best else ""
+
+
+def _comment(outcome: Outcome, target: float | None) -> str:
+    """What the written configuration says of itself."""
+    best, machine = outcome.best, environment.machine()
+    where = ", ".join(gpu.split(",")[0] for gpu in machine["gpus"]) or machine["cpu"]
+    lines = [
+        f"Tuned by `pinstream tune` on {date.today().isoformat()}: {where}, {machine['cores']} cores.",
+        f"{best.settings}" if best is not outcome.trials[0] else "Nothing that was tried is better than it was.",
+    ]
+    if best.sample is not None:
+        lines.append(
+            f"{best.sample.images_per_s:.0f} images/s at concurrency {best.concurrency}, "
+            f"p99 {best.sample.p99_ms:.1f} ms"
+            + (f" (target {target:g} ms)" if target is not None else "")
+            + (f", {outcome.gain:.2f} times what it was" if outcome.gain != 1 else "")
+        )
+    if target is not None and not best.within:
+        lines.append(f"No settings keep p99 within {target:g} ms; these come closest.")
+    return "\n".join(lines)

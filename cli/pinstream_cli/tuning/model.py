@@ -1,0 +1,87 @@
+"""The model that is tuned: where its files and its configuration are, and a repository to try it in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from pinstream_cli.benchmark.target import Source, locate
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.assemble import DETECTOR, link_or_copy, service_repository
+
+CONFIG = "config.pbtxt"
+ONE_LINE = 'backend: "pinstream"\n'
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model to be tuned.
+
+    Attributes:
+        name: On the server.
+        version: Directory with the model's files.
+        config: As it is now, a ModelConfig message.
+        file: Its config.pbtxt; None where it has none yet.
+    """
+
+    name: str
+    version: Path
+    config: Any
+    file: Path | None
+
+
+def find(model: Path, name: str | None, scratch: Path) -> Tuned:
+    """Find out what `model` is.
+
+    Args:
+        model: A model's directory in a repository, or what `pinstream serve --model` takes.
+        name: Of the model, where it is not that of the directory.
+        scratch: Where a YOLOX export is built.
+
+    Raises:
+        CommandError: It is neither.
+    """
+    if (model / CONFIG).is_file():
+        version, found = locate(Source(None, model.resolve().name, model.resolve().parent), scratch)
+        config = _parse((model / CONFIG).read_text(), model / CONFIG)
+        if config.backend != "pinstream":
+            raise CommandError(f"{model / CONFIG} has backend {config.backend or 'none'}; only pinstream's are tuned")
+        return Tuned(found, version, config, model / CONFIG)
+    version, found = locate(Source(model, name), scratch)
+    text = (service_repository() / DETECTOR / CONFIG).read_text() if found == DETECTOR else ONE_LINE
+    return Tuned(found, version, _parse(text, model), None)
+
+
+def place(tuned: Tuned, repository: Path) -> None:
+    """Put the model into a repository of its own."""
+    version = repository / tuned.name / "1"
+    version.mkdir(parents=True)
+    (version.parent / CONFIG).write_text(text_format.MessageToString(tuned.config))
+    for file in tuned.version.iterdir():
+        if file.is_file():
+            link_or_copy(file, version / file.name)
+
+
+def write(config: Any, comment: str, file: Path) -> None:
+    """Write a configuration, each line of `comment` marked as such above it.
+
+    Raises:
+        CommandError: The file cannot be written.
+    """
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(lines + text_format.MessageToString(config))
+    except OSError as error:
+        raise CommandError(f"{file} cannot be written: {error.strerror}") from None
+
+
+def _parse(text: str, where: Path) -> Any:
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise CommandError(f"{where} is no model configuration: {error}") from None

@@ -1,0 +1,120 @@
+"""The settings that are tried, and a model's configuration with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pinstream.options import PARAMETERS, Options
+from pinstream.tensors import ModelSpec
+
+# Instances of a model on one GPU: more than these were never faster.
+GPU_INSTANCES = (1, 2, 4, 6, 8)
+QUEUE_DELAYS_US = (0, 500, 2000)
+GPU_SLOTS = (2, 3, 4, 6)
+GATHER_THREADS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is tuned; None leaves what the configuration says.
+
+    Attributes:
+        instances: Of the model.
+        delay_us: Longest time that dynamic batching waits for more requests, microseconds.
+        buckets: Batch sizes that run.
+        slots: Batches in flight.
+        gather_threads: Threads that copy requests together, where the backend has this.
+        lanes: ONNX Runtime: batches computed at the same time.
+        threads: ONNX Runtime: threads of one batch.
+    """
+
+    instances: int | None = None
+    delay_us: int | None = None
+    buckets: tuple[int, ...] | None = None
+    slots: int | None = None
+    gather_threads: int | None = None
+    lanes: int | None = None
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        said = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                said.append(f"{LABELS[field.name]} {text}")
+        return "; ".join(said) or "as configured"
+
+    def apply(self, config: Any) -> Any:
+        """A copy of a ModelConfig message with these settings in it."""
+        changed = type(config)()
+        changed.CopyFrom(config)
+        if self.instances is not None:
+            if not changed.instance_group:
+                changed.instance_group.add()
+            del changed.instance_group[1:]
+            changed.instance_group[0].count = self.instances
+        if self.delay_us is not None:
+            changed.dynamic_batching.max_queue_delay_microseconds = self.delay_us
+        for key in ("buckets", "slots", "gather_threads", "lanes", "threads"):
+            value = getattr(self, key)
+            if value is not None:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                changed.parameters[key.upper()].string_value = text
+        return changed
+
+
+LABELS = {
+    "instances": "instances",
+    "delay_us": "queue delay us",
+    "buckets": "BUCKETS",
+    "slots": "SLOTS",
+    "gather_threads": "GATHER_THREADS",
+    "lanes": "LANES",
+    "threads": "THREADS",
+}
+
+
+def steps(spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = None) -> list[list[Mapping[str, Any]]]:
+    """What to try, one list after the other: each starts from the best of the list before.
+
+    Args:
+        spec: The model.
+        options: As configured.
+        on_gpu: Whether a GPU runs it.
+        cores: Of this machine.
+    """
+    cores = cores or len(os.sched_getaffinity(0))
+    delays: list[Mapping[str, Any]] = [{"delay_us": us} for us in QUEUE_DELAYS_US] if spec.batch else []
+    if not on_gpu:
+        return [_cpu_shares(cores), delays]
+    counts: list[Mapping[str, Any]] = [{"instances": count} for count in GPU_INSTANCES if count <= cores]
+    slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS]
+    gatherers: list[Mapping[str, Any]] = [{"gather_threads": count} for count in GATHER_THREADS if count <= cores]
+    threads = gatherers if "GATHER_THREADS" in PARAMETERS else []
+    return [step for step in (counts, delays, slots, threads, _bucket_choices(spec, options)) if step]
+
+
+def _cpu_shares(cores: int) -> list[Mapping[str, Any]]:
+    """Ways of sharing the cores among instances, their lanes, and the threads of each."""
+    shares: list[Mapping[str, Any]] = []
+    for instances in (n for n in (1, 2, 4, 8) if n <= cores):
+        for lanes in (n for n in (1, 2, 4, 8) if n * instances <= cores):
+            shares.append({"instances": instances, "lanes": lanes, "threads": max(1, cores // (instances * lanes))})
+    return shares
+
+
+def _bucket_choices(spec: ModelSpec, options: Options) -> list[Mapping[str, Any]]:
+    """All batch sizes there are, and all but one of them; the largest and the smallest stay."""
+    if spec.batch is None or spec.batch.exact or options.buckets or len(spec.batch.buckets) < 3:
+        return []
+    sizes = spec.batch.buckets
+    return [{"buckets": tuple(size for size in sizes if size != left_out)} for left_out in sizes[1:-1]]
+
+
+def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Settings with some changed."""
+    return replace(settings, **changes)
