@@ -27,6 +27,8 @@ from yolox_steps.decode import mute_decoders
 CHUNK = 5000
 # One input may not take longer than this, on any machine.
 PATIENCE_S = 30.0
+# Most memory that a process may come to hold: a small input that takes more than this is a bomb that went off.
+MOST_RESIDENT_MIB = 700
 
 
 @dataclass
@@ -118,6 +120,8 @@ def _child(target: Target, first: int, count: int, notes: Connection) -> None:
         notes.send(("outcome", outcome))
         done.slowest_s = max(done.slowest_s, time.perf_counter() - began)
     done.resident_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if done.resident_mib > MOST_RESIDENT_MIB:
+        done.failures.append(Failure(first, f"some input from this one on took {done.resident_mib:.0f} MiB"))
     notes.send(("done", done))
 
 

@@ -256,3 +256,14 @@ print("python", file=sys.stderr)
     package = Path(decoding.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=package)
     assert done.stderr == "python\n"
+
+
+def test_a_chunk_that_claims_gigabytes_is_refused_before_they_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Found by fuzzing: 132 bytes made OpenCV 4.11 allocate 4 GiB and think for seconds.
+    def never(*_: object) -> None:
+        raise AssertionError("given to OpenCV")
+
+    data = encoded(picture(), "PNG")
+    at = data.index(b"IDAT") - 4
+    monkeypatch.setattr(cv2, "imdecode", never)
+    assert "a chunk that ends behind them" in refusal(data[:at] + b"\xff\xff\xff\x7f" + data[at + 4 :])

@@ -40,6 +40,7 @@ _TURNS = {
     8: cv2.ROTATE_90_COUNTERCLOCKWISE,
 }
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS, _PNG_END = b"IDAT", b"IEND"
 _ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
@@ -88,8 +89,10 @@ def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     orientation = _check_header(data, max_pixels)
     # OpenCV applies the orientation of JPEG and PNG, and of WebP in some versions only: there it is done here.
     flags = cv2.IMREAD_COLOR if orientation is None else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if data.startswith(_PNG_SIGNATURE):
+        data = _plain_png(data)
     try:
-        image = cv2.imdecode(np.frombuffer(_without_animation(data), np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
@@ -97,20 +100,28 @@ def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     return upright(image, orientation or 1)  # type: ignore[arg-type]  # OpenCV's stubs do not say UINT8
 
 
-def _without_animation(data: bytes) -> bytes:
-    """A PNG without the chunks of an animation, which leaves its first picture; anything else as it is.
+def _plain_png(data: bytes) -> bytes:
+    """A PNG as OpenCV 4.11 bears it: whole, and without the chunks of an animation, which leaves its first picture.
 
-    OpenCV 4.11 crashes on damaged animations, and the whole process with it.
+    Damaged animations crash it, and with it the process; and it allocates whatever length a chunk claims, up to 4 GiB.
+
+    Raises:
+        RequestError: A chunk claims more bytes than there are, or none holds pixels.
     """
-    if not data.startswith(_PNG_SIGNATURE) or not any(kind in data for kind in _ANIMATION_CHUNKS):
-        return data
-    kept, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
-    while start + 8 <= len(data):
+    kept, start, kinds = [_PNG_SIGNATURE], len(_PNG_SIGNATURE), set()
+    while _PNG_END not in kinds:
+        kind = data[start + 4 : start + 8]
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        if data[start + 4 : start + 8] not in _ANIMATION_CHUNKS:
+        if end > len(data):
+            raise RequestError(f"cut short or damaged: found {_found(data)}, and a chunk that ends behind them")
+        if kind not in _ANIMATION_CHUNKS:
             kept.append(data[start:end])
+        kinds.add(kind)
         start = end
-    return b"".join(kept)
+    # Without pixels OpenCV reads on behind the end.
+    if _PNG_PIXELS not in kinds:
+        raise RequestError(f"cut short or damaged: found {_found(data)}, and no pixels in them")
+    return data if kinds.isdisjoint(_ANIMATION_CHUNKS) else b"".join(kept)
 
 
 def upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
