@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from typing import Any
@@ -37,7 +38,10 @@ class CudaRegion:
 
     def publish(self, nbytes: int) -> None:
         """Copies to the GPU."""
-        self._cuda.set_shared_memory_region(self._handle, [self.host[:nbytes]])
+        try:
+            self._cuda.set_shared_memory_region(self._handle, [self.host[:nbytes]])
+        except self._cuda.CudaSharedMemoryException as error:
+            raise PinstreamError(f"cannot copy an image to GPU {self._device}: {error}") from None
 
     def register(self, transport: Any, timeout: float) -> Any:
         """See `Region`."""
@@ -50,7 +54,8 @@ class CudaRegion:
 
     def remove(self) -> None:
         """See `Region`."""
-        self._cuda.destroy_shared_memory_region(self._handle)
+        with contextlib.suppress(self._cuda.CudaSharedMemoryException):  # a lost GPU context has lost it already
+            self._cuda.destroy_shared_memory_region(self._handle)
 
     def abandon(self) -> None:
         """A forked child has no CUDA at all: there is nothing that it could let go of."""
@@ -60,5 +65,5 @@ def _cuda_functions() -> Any:
     try:
         import tritonclient.utils.cuda_shared_memory as cuda_shared_memory
     except ImportError as error:
-        raise MissingExtra(f'CUDA shared memory needs cuda-python ({error}): pip install "pinstream[cuda]"') from None
+        raise MissingExtra(f'CUDA shared memory needs cuda-python ({error}): pip install cuda-python') from None
     return cuda_shared_memory

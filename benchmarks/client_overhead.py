@@ -1,0 +1,273 @@
+"""What the client costs over bare tritonclient, and what its stream gains over a loop; all in one run.
+
+Run from the repository's root: ``python benchmarks/client_overhead.py [--out benchmarks/results/client-cpu.json]``.
+It serves the built-in model. A pair is one call of each kind, one right after the other in random order, so that
+whatever the machine does hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from rich.console import Console
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.cpu import cpu_times
+from pinstream_cli.benchmark.report import spread
+from pinstream_cli.build import build_service
+from pinstream_cli.serve import serving
+from pinstream_cli.triton import Endpoints
+from pinstream_client import Detector
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "models" / "demo.jpg"
+OUTPUTS = ("num_dets", "det_boxes", "det_scores", "det_classes")
+THREADS = 8
+
+Call = Callable[[], object]
+Row = dict[str, Any]
+
+
+def bare(protocol: str, url: str, image: bytes) -> Call:
+    """A call as tritonclient's own examples write it, down to the arrays."""
+    triton: Any = triton_grpc if protocol == "grpc" else triton_http
+    # Its HTTP client belongs to one thread.
+    of_thread = threading.local()
+    shared = triton.InferenceServerClient(url) if protocol == "grpc" else None
+
+    def call() -> object:
+        client = shared or getattr(of_thread, "client", None)
+        if client is None:
+            client = of_thread.client = triton.InferenceServerClient(url)
+        tensor = triton.InferInput("image", [1, 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[image]], np.object_))
+        wanted = [triton.InferRequestedOutput(name) for name in OUTPUTS]
+        result = client.infer("yolox", [tensor], outputs=wanted)
+        return [result.as_numpy(name) for name in OUTPUTS]
+
+    return call
+
+
+def seconds(call: Call) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def paired(ours: Call, theirs: Call, pairs: int) -> tuple[list[float], list[float], float]:
+    """Latencies of both, pair by pair, and the share of the CPU that other processes took meanwhile."""
+    mine, bares = [], []
+    before = cpu_times()
+    for _ in range(pairs):
+        if random.random() < 0.5:
+            mine.append(seconds(ours))
+            bares.append(seconds(theirs))
+        else:
+            bares.append(seconds(theirs))
+            mine.append(seconds(ours))
+    return mine, bares, cpu_times().since(before).foreign
+
+
+def cpu_us(call: Call, calls: int) -> float:
+    """CPU time of this process for one call, all its threads, in microseconds: neither network nor server blur it."""
+    started = time.process_time()
+    for _ in range(calls):
+        call()
+    return (time.process_time() - started) / calls * 1e6
+
+
+def latency_rows(protocol: str, ours: Call, theirs: Call, repetitions: int, pairs: int) -> Iterator[Row]:
+    """What a call costs more, on the clock and on the CPU."""
+    clock, cpu, ratios, bare_ms, foreign = [], [], [], [], []
+    for repetition in range(repetitions):
+        mine, bares, others = paired(ours, theirs, pairs)
+        clock.append(median(a - b for a, b in zip(mine, bares, strict=True)) * 1e6)
+        ratios.append(median(bares) / median(mine))
+        bare_ms.append(median(bares) * 1e3)
+        foreign.append(others)
+        order = [ours, theirs] if repetition % 2 else [theirs, ours]
+        costs = {call: cpu_us(call, pairs) for call in order}
+        cpu.append(costs[ours] - costs[theirs])
+    yield {
+        "name": f"detect over bare tritonclient, {protocol}, one caller",
+        "overhead_us": round(median(clock), 1),
+        "overhead_us_all": [round(value, 1) for value in clock],
+        "cpu_overhead_us": round(median(cpu), 1),
+        "cpu_overhead_us_all": [round(value, 1) for value in cpu],
+        "bare_p50_ms": round(median(bare_ms), 3),
+        "ratio": round(median(ratios), 4),
+        "spread": round(spread(ratios), 3),
+        "foreign_cpu": round(median(foreign), 3),
+    }
+
+
+def window(run: Callable[[float], int], length: float) -> float:
+    """Images per second of a window."""
+    started = time.perf_counter()
+    images = run(length)
+    return images / (time.perf_counter() - started)
+
+
+def threads(call: Call) -> Callable[[float], int]:
+    """Keeps several threads calling."""
+
+    def run(length: float) -> int:
+        counts = [0] * THREADS
+        end = time.perf_counter() + length
+
+        def work(index: int) -> None:
+            while time.perf_counter() < end:
+                call()
+                counts[index] += 1
+
+        workers = [threading.Thread(target=work, args=(index,)) for index in range(THREADS)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return sum(counts)
+
+    return run
+
+
+def loop(call: Call) -> Callable[[float], int]:
+    """One call after the other."""
+
+    def run(length: float) -> int:
+        count, end = 0, time.perf_counter() + length
+        while time.perf_counter() < end:
+            call()
+            count += 1
+        return count
+
+    return run
+
+
+def stream(detector: Detector, image: bytes) -> Callable[[float], int]:
+    """The client's stream."""
+
+    def run(length: float) -> int:
+        end = time.perf_counter() + length
+
+        def images() -> Iterator[bytes]:
+            while time.perf_counter() < end:
+                yield image
+
+        return sum(1 for _ in detector.stream(images(), in_flight=THREADS))
+
+    return run
+
+
+def throughput_row(
+    name: str, ours: Callable[[float], int], theirs: Callable[[float], int], repetitions: int, length: float
+) -> Row:
+    """The ratio of windows to those just before and after them."""
+    before = cpu_times()
+    references = [window(theirs, length)]
+    rates, ratios = [], []
+    for _ in range(repetitions):
+        rates.append(window(ours, length))
+        references.append(window(theirs, length))
+        ratios.append(rates[-1] / (sum(references[-2:]) / 2))
+    return {
+        "name": name,
+        "ratio": round(median(ratios), 4),
+        "ratio_all": [round(value, 4) for value in ratios],
+        "spread": round(spread(ratios), 3),
+        "images_per_s": round(median(rates), 1),
+        "reference_images_per_s": round(median(references), 1),
+        "foreign_cpu": round(cpu_times().since(before).foreign, 3),
+    }
+
+
+def measure(endpoints: Endpoints, repetitions: int, pairs: int, length: float) -> list[Row]:
+    """All rows, gRPC first."""
+    image = PICTURE.read_bytes()
+    rows: list[Row] = []
+    for protocol, url in (("grpc", endpoints.grpc_url), ("http", endpoints.http_url)):
+        with Detector(f"{protocol}://{url}", in_flight=THREADS) as detector:
+
+            def ours(detector: Detector = detector) -> object:
+                return detector.detect(image)
+
+            theirs = bare(protocol, url, image)
+            for call in (ours, theirs):
+                loop(call)(1.0)
+            rows += latency_rows(protocol, ours, theirs, repetitions, pairs)
+            rows.append(
+                throughput_row(
+                    f"detect over bare tritonclient, {protocol}, {THREADS} threads",
+                    threads(ours),
+                    threads(theirs),
+                    repetitions,
+                    length,
+                )
+            )
+            name = f"stream over a loop of detect, {protocol}, {THREADS} in flight"
+            rows.append(throughput_row(name, stream(detector, image), loop(ours), repetitions, length))
+    return rows
+
+
+def main() -> None:
+    """Serves, measures, writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="Write the result there as JSON.")
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=60, help="Calls of each kind in a repetition.")
+    parser.add_argument("--window", type=float, default=2.0, help="Seconds of a throughput window.")
+    arguments = parser.parse_args()
+    endpoints = Endpoints.free()
+    console = Console(file=io.StringIO())
+    with contextlib.ExitStack() as stack:
+        built = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "service"
+        build_service(ROOT / "models" / "shapes_nano.onnx", built, images=[PICTURE])
+        stack.enter_context(serving(built, endpoints=endpoints, console=console))
+        rows = measure(endpoints, arguments.repetitions, arguments.pairs, arguments.window)
+    for row in rows:
+        print(f"{row['ratio']:.3f}  {row['name']}  {row.get('overhead_us', '')} us", file=sys.stderr)
+    result = {
+        "suite": "client",
+        "command": "python benchmarks/client_overhead.py",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": environment.commit(),
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+        "method": {
+            "reference": "tritonclient's own client with the same request, and for stream a loop of Detector.detect",
+            "repetitions": arguments.repetitions,
+            "pairs": arguments.pairs,
+            "window_s": arguments.window,
+        },
+        "notes": [
+            "Client and server share the machine's cores; ratios and differences count, not images/s.",
+            "overhead_us is the median over the repetitions of each one's median of paired differences; "
+            "cpu_overhead_us the difference of this process's CPU time for one call.",
+        ],
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    if arguments.out:
+        arguments.out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
