@@ -24,7 +24,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-gpu:
-	python3 -m pytest tests/gpu -m gpu
+	python3 -m pytest tests/gpu
 
 # The long forms of what `make test` does in seconds; each writes its figures to benchmarks/results.
 fuzz: setup

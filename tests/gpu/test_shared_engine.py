@@ -17,8 +17,6 @@ from pinstream.tensors import Array
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan, OpenPlan
 
-pytestmark = pytest.mark.gpu
-
 
 @pytest.fixture
 def plans(build: BuildPlan, tmp_path: Path) -> Path:
