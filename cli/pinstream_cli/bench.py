@@ -175,7 +175,7 @@ def plot(result: Path, out: Path) -> None:
         plots.check_matplotlib()
         try:
             _name(plots.draw(json.loads(result.read_text()), out))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CommandError(f"{result} is no result file of `pinstream bench`: {error!r}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,79 @@ def test_ensemble(tmp_path: Path) -> None:
     assert {"yolox_preprocess", "yolox_detector", "yolox_postprocess", "tritonserver"} <= processes.keys()
 
 
+def test_compare_beside_peers(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    broken = tmp_path / "broken"
+    shutil.copytree("benchmarks/peers/onnxruntime", broken)
+    (broken / "1" / "model.py").write_text("raise RuntimeError('not here')\n")
+    peers = ["--peer", "empty", "--peer", "onnxruntime", "--peer", str(broken)]
+    load = ["--batch", "1,4", "--concurrency", "2", "--plot", str(tmp_path / "plots")]
+    content = bench(tmp_path, "compare", "--model", model, *peers, *load)
+    rows = {(row["name"], row["batch"], bool(row["requests_per_s"])): row for row in content["rows"]}
+    expected = {("pinstream", 1, False), ("pinstream", 4, False), ("empty", 1, False), ("onnxruntime", 1, False)}
+    # What is sent at random times is sent to those that work; a peer that does not load is told and left out.
+    assert rows.keys() >= expected | {("pinstream", 1, True), ("onnxruntime", 1, True)}
+    assert not any(name in ("broken",) or (name, paced) == ("empty", True) for name, _, paced in rows)
+    assert "broken did not load and is left out." in content["notes"]
+    assert rows["pinstream", 1, False]["stages_ms"].keys() >= {"queue", "compute_infer", "gather", "compute", "scatter"}
+    assert (tmp_path / "plots" / "compare-latency-throughput-light.svg").is_file()
+
+
+def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    content = bench(tmp_path, "sweep", "--model", model, "--batch", "1,4", "--concurrency", "1,4")
+    axes = {axis["title"]: axis for axis in content["axes"]}
+    assert axes["Concurrency"]["values"] == [1, 4]
+    assert axes["Images a request"]["values"] == [1, 4]
+    assert [content["rows"][i]["concurrency"] for i in axes["Concurrency"]["rows"]] == [1, 4]
+    assert any(note.startswith("From concurrency 1 to 4 throughput") for note in content["notes"])
+
+
+def test_timeline_shows_every_instance(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    onnx_models.classifier(repository / "classifier" / "1" / "model.onnx")
+    config = 'backend: "pinstream"\ndynamic_batching { }\ninstance_group [ { count: 2 kind: KIND_CPU } ]\n'
+    (repository / "classifier" / "config.pbtxt").write_text(config)
+    serving = ["--model-repository", str(repository), "--name", "classifier"]
+    load = ["--concurrency", "4", "--seconds", "0.5", "--show", "200", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, ["bench", "timeline", *serving, *load])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "timeline-dark.png").is_file()
+    events = json.loads((tmp_path / "out" / "timeline.json").read_text())["traceEvents"]
+    assert {event["args"]["process"] for event in events} == {"classifier_0_0", "classifier_0_1"}
+    assert {"execute", "gather", "compute", "scatter"} <= {event["name"] for event in events}
+
+
+def test_tune_writes_a_configuration_that_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every load takes seconds; all that is tried otherwise is in the unit tests.
+    monkeypatch.setattr("pinstream_cli.tune.steps", lambda *spec, on_gpu: [[{"delay_us": 0}, {"slots": 0}]])
+    monkeypatch.setattr("pinstream_cli.tuning.search.FINAL_WINDOWS", 1)
+    version = tmp_path / "models" / "classifier" / "1"
+    onnx_models.classifier(version / "model.onnx")
+    # A queue delay that no concurrency of 1 ever fills: anything less is better beyond any spread.
+    config = 'backend: "pinstream"\ndynamic_batching { max_queue_delay_microseconds: 50000 }\n'
+    (version.parent / "config.pbtxt").write_text(config)
+    arguments = ["--concurrency", "1", "--window", "0.3", "--out", str(tmp_path / "config.pbtxt")]
+    done = CliRunner().invoke(main, ["tune", str(version.parent), *arguments])
+    assert done.exit_code == 0, done.output
+    # The server's own reason why one of them cannot be.
+    assert "queue delay us 0" in done.output
+    assert "does not load" in done.output
+    written = (tmp_path / "config.pbtxt").read_text()
+    assert written.startswith("# Tuned by `pinstream tune`")
+    assert "50000" not in written
+    (version.parent / "config.pbtxt").write_text(written)
+    with running(repositories=[tmp_path / "models"]) as server:
+        assert "classifier" in server.server.loaded
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["serve", "--model", "no/such.onnx"], "does not exist"),
         (["serve", "--model-repository", "models"], "needs --name"),
         (["ensemble", "--model", "no/such.onnx"], "--image"),
+        (["compare", "--model", "models/shapes_nano.onnx", "--peer", "nobody"], "benchmarks/peers (classic, empty"),
     ],
 )
 def test_errors_take_one_line(arguments: list[str], error: str) -> None:

@@ -50,9 +50,12 @@ def _place(name: str, repository: Path, file: Path, spec: ModelSpec) -> str:
         raise CommandError(
             f"--peer {name} is neither a model directory nor one of the checkout's benchmarks/peers ({known or 'none'})"
         )
+    try:
+        config = text_format.Parse((source / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise CommandError(f"--peer {name}: {source / 'config.pbtxt'} is no model configuration: {error}") from None
     target = repository / source.name
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"), copy_function=_link)
-    config = text_format.Parse((source / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     if not config.input:
         _complete(config, spec)
     for key, value in {"MODEL_FILE": str(file.resolve()), "CHECKOUT": str(ROOT)}.items():

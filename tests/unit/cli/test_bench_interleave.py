@@ -94,3 +94,26 @@ def test_the_fastest_by_median() -> None:
     quick = Counting("quick", [], iter([20.0, 20.0, 20.0]))
     assert Interleaver(PLAN).fastest([slow, quick]) is quick
     assert Interleaver(PLAN).fastest([slow]) is slow
+
+
+def test_when_time_is_up_what_is_there_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr("pinstream_cli.benchmark.interleave.time.monotonic", lambda: float(next(clock)))
+    subjects = [Counting(name, [], constant(50.0)) for name in "abcdefgh"]
+    bare, measured = Interleaver(replace(PLAN, limit_s=4.0)).measure(Counting("ref", [], constant(100.0)), subjects)
+    assert 0 < len(measured) < len(subjects)
+    assert all(len(m.samples) == len(m.ratios) for m in measured)
+    assert len(bare.samples) == len(bare.ratios)
+
+
+def test_the_reference_may_have_shorter_windows() -> None:
+    lengths: dict[str, set[float]] = {"ref": set(), "a": set()}
+
+    class Timed(Counting):
+        def measure(self, seconds: float) -> Sample:
+            lengths[self.name].add(seconds)
+            return super().measure(seconds)
+
+    reference, subject = (Timed(name, [], constant(1.0)) for name in ("ref", "a"))
+    Interleaver(replace(PLAN, reference_s=0.1)).measure(reference, [subject], to_warm=())
+    assert lengths == {"ref": {0.1}, "a": {0.5}}

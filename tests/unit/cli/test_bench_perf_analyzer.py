@@ -53,6 +53,18 @@ def test_arguments() -> None:
     assert words == ("-m detector -i grpc -u 127.0.0.1:8001 -b 8 --concurrency-range 2 --input-data input.json")
 
 
+def test_requests_at_random_times() -> None:
+    words = " ".join(replace(LOAD, rate=1960.25).arguments())
+    assert "--request-rate-range 1960.2 --request-distribution poisson" in words
+    assert "--concurrency-range" not in words
+
+
+def test_stages_are_milliseconds() -> None:
+    stages = sample(parse(CSV.read_text())).stages_ms
+    assert stages["queue"] == pytest.approx(88.901)
+    assert list(stages)[:2] == ["send", "network"]
+
+
 def test_shared_memory_arguments_have_room_for_the_outputs() -> None:
     assert SHARED.arguments()[-4:] == ["--shared-memory", "system", "--output-shared-memory-size", "7200"]
 

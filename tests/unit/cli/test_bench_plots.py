@@ -1,0 +1,147 @@
+"""Pictures: which are drawn of which result, in both themes and formats, and what is written on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pinstream_cli.benchmark import trace
+from pinstream_cli.benchmark.plots import draw
+from pinstream_cli.benchmark.plots.rows import series_of
+from pinstream_cli.benchmark.plots.timeline import timeline
+from pinstream_cli.main import main
+
+STAGES = {"send": 0.1, "queue": 2.0, "compute_infer": 8.0, "compute_output": 0.3}
+
+
+def row(name: str, concurrency: int, rate: float, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "batch": 1,
+        "concurrency": concurrency,
+        "images_per_s": rate,
+        "p50_ms": concurrency / rate * 1e3,
+        "p99_ms": 1.0,
+        "ratio_to_bare": 0.9,
+        "spread": 0.1,
+        "stages_ms": STAGES,
+        **more,
+    }
+
+
+def content(**more: Any) -> dict[str, Any]:
+    rows = [row("bare loop", 1, 2900.0, stages_ms={})]
+    rows += [row("pinstream", c, rate) for c, rate in ((1, 300.0), (32, 2000.0), (256, 2800.0))]
+    rows[-1]["stages_ms"] = {**STAGES, "gather": 0.4, "compute": 11.0}
+    rows += [row("classic", c, rate) for c, rate in ((1, 200.0), (32, 500.0))]
+    rows.append(row("pinstream", 0, 1900.0, requests_per_s=1960.0))
+    machine = {"cpu": "AMD EPYC", "cores": 16, "gpus": ["NVIDIA H200, 580.1"]}
+    return {
+        "suite": "compare",
+        "commit": "0" * 40,
+        "date": "2026-11-22T00:00",
+        "machine": machine,
+        "rows": rows,
+        **more,
+    }
+
+
+def names(files: Sequence[Path]) -> set[str]:
+    return {file.name for file in files if file.stat().st_size > 1000}
+
+
+def both(*pictures: str) -> set[str]:
+    return {f"{name}-{theme}.{end}" for name in pictures for theme in ("light", "dark") for end in ("png", "svg")}
+
+
+def test_a_comparison_is_drawn_as_curves_and_stages(tmp_path: Path) -> None:
+    assert names(draw(content(), tmp_path)) == both("compare-latency-throughput", "compare-stages")
+    curves = (tmp_path / "compare-latency-throughput-dark.svg").read_text()
+    # Lines are labelled where they end, and the machine is named.
+    for text in ("pinstream", "classic", "bare loop, batch 1", "NVIDIA H200", ">256<"):
+        assert text in curves
+    stages = (tmp_path / "compare-stages-light.svg").read_text()
+    assert "A batch's way through the backend" in stages
+    assert "compute infer" in stages
+
+
+def test_what_came_at_random_times_is_no_point_of_a_line() -> None:
+    series = series_of(content()["rows"], "bare loop")
+    assert {name: [row["concurrency"] for row in rows] for name, rows in series.items()} == {
+        "pinstream": [1, 32, 256],
+        "classic": [1, 32],
+    }
+
+
+def test_the_same_result_makes_the_same_files(tmp_path: Path) -> None:
+    for file in draw(content(), tmp_path / "a"):
+        other = tmp_path / "b" / file.name
+        if not other.exists():
+            draw(content(), tmp_path / "b")
+        assert file.read_bytes() == other.read_bytes()
+
+
+def test_a_sweep_is_drawn_as_growth(tmp_path: Path) -> None:
+    axes = [
+        {"title": "Concurrency", "values": [1, 32, 256], "rows": [1, 2, 3]},
+        {"title": "Image side", "values": [640], "rows": [3]},
+    ]
+    assert "sweep-growth-light.svg" in names(draw(content(suite="sweep", axes=axes), tmp_path))
+    text = (tmp_path / "sweep-growth-light.svg").read_text()
+    assert "Concurrency" in text
+    assert "Image side" not in text  # one point is no growth
+
+
+def test_plot_redraws_a_file_and_refuses_what_is_none(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(content()))
+    done = CliRunner().invoke(main, ["bench", "plot", str(tmp_path / "result.json"), "--out", str(tmp_path / "plots")])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "plots").iterdir())) == 8
+    (tmp_path / "other.json").write_text("[]")
+    done = CliRunner().invoke(main, ["bench", "plot", str(tmp_path / "other.json"), "--out", str(tmp_path / "plots")])
+    assert done.exit_code == 2
+    assert "is no result file" in done.output
+
+
+def event(process: str, lane: str, name: str, ms: float, long: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "ph": "X",
+        "ts": ms * 1e3,
+        "dur": long * 1e3,
+        "pid": 1,
+        "tid": lane,
+        "args": {"process": process},
+    }
+
+
+def test_a_window_of_a_trace() -> None:
+    events = [event("engine", "gpu", "compute", float(ms), 5.0) for ms in range(0, 100, 10)]
+    inside = trace.window(events, 20.0)
+    found = trace.spans(inside)
+    assert [(span.began, span.ended) for span in found] == [(-4.0, 1.0), (6.0, 11.0), (16.0, 21.0)]
+    # 1 of the first, 5 of the second, 4 of the third: none counts beyond the window's ends.
+    assert trace.busy(found, "compute", 20.0) == pytest.approx(0.5)
+
+
+def test_overlapping_spans_are_busy_once() -> None:
+    found = trace.spans([event("engine", "gpu", "compute", 0.0, 10.0), event("engine", "gpu", "compute", 5.0, 10.0)])
+    assert trace.busy(found, "compute", 20.0) == pytest.approx(0.75)
+
+
+def test_instances_that_share_an_engine_have_one_lane_for_it(tmp_path: Path) -> None:
+    events = [event("engine", "gpu", "compute", 0.0, 9.0)]
+    for instance in ("m_0", "m_1"):
+        events += [event(instance, "execute", "execute", 0.0, 9.9), event(instance, "gpu", "compute", 0.0, 9.0)]
+        events += [event(instance, "host", "gather", 0.0, 1.0), event(instance, "batch", "batch", 0.0, 9.9)]
+    timeline(trace.spans(events), 10.0, "title", tmp_path)
+    text = (tmp_path / "timeline-light.svg").read_text()
+    assert ">engine<" in text
+    assert "m_0, instance" in text
+    assert "m_0, engine" not in text
+    assert "computes 90.0% of the time" in text

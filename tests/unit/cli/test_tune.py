@@ -1,0 +1,112 @@
+"""Tuning: what is tried, how the best is found, and the configuration that it becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from pinstream.options import Options
+from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
+from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.errors import CommandError
+from pinstream_cli.tuning.model import find
+from pinstream_cli.tuning.search import CannotLoad, Outcome, search
+from pinstream_cli.tuning.settings import Settings, steps
+
+PLAN = ModelSpec(
+    (TensorSpec("images", "UINT8", (64, 64, 3)),), (TensorSpec("out", "FP32", (6,)),), BatchSizes((1, 4, 8, 16))
+)
+
+
+class Server:
+    """A model of a server: a rate for each number of instances, and a latency that grows with concurrency."""
+
+    def __init__(self, rates: dict[int | None, float]) -> None:
+        self._rates = rates
+        self.loaded: list[Settings] = []
+
+    def load(self, settings: Settings) -> None:
+        if settings.instances not in self._rates:
+            raise CannotLoad("out of memory")
+        self.loaded.append(settings)
+
+    def measure(self, concurrency: int) -> Sample:
+        most = self._rates[self.loaded[-1].instances]
+        rate = most * min(1.0, concurrency / 16)
+        return Sample(rate, concurrency / rate * 1e3, 2 * concurrency / rate * 1e3)
+
+
+def tuned(server: Server, target_ms: float | None = None) -> Outcome:
+    step = [{"instances": count} for count in (1, 2, 4, 8)]
+    return search(server.load, server.measure, [step], (1, 4, 16, 64), target_ms)
+
+
+def test_the_fastest_is_found_and_a_failure_is_told() -> None:
+    outcome = tuned(Server({None: 100.0, 1: 90.0, 2: 200.0, 4: 150.0}))
+    assert outcome.best.settings == Settings(instances=2)
+    assert outcome.best.concurrency == 16  # more gives no more
+    assert outcome.gain == pytest.approx(2.0)
+    assert [trial.problem for trial in outcome.trials] == ["", "", "", "", "out of memory"]
+
+
+def test_a_gain_that_is_none_changes_nothing() -> None:
+    outcome = tuned(Server({None: 100.0, 1: 101.0, 2: 100.5, 4: 90.0, 8: 1.0}))
+    assert outcome.best.settings == Settings()
+    assert outcome.gain == 1
+
+
+def test_the_target_limits_concurrency() -> None:
+    # At 16 under way p99 is 320 ms, at 4 it is the same: 4 / 25 a second.
+    outcome = tuned(Server({None: 100.0, 1: 200.0, 2: 400.0, 4: 300.0, 8: 300.0}), target_ms=90.0)
+    assert outcome.best.settings == Settings(instances=2)
+    assert outcome.best.within
+    assert outcome.best.sample is not None
+    assert outcome.best.sample.p99_ms <= 90
+
+
+def test_a_target_that_nothing_meets_is_said_and_approached() -> None:
+    outcome = tuned(Server({None: 100.0, 1: 200.0, 2: 50.0, 4: 50.0, 8: 50.0}), target_ms=1.0)
+    assert not outcome.best.within
+    assert outcome.best.settings == Settings(instances=1)
+
+
+def test_what_is_tried_on_a_gpu() -> None:
+    tried = [change for step in steps(PLAN, Options(), on_gpu=True, cores=4) for change in step]
+    assert {"instances": 4} in tried
+    assert {"instances": 8} not in tried  # more than cores
+    assert {"buckets": (1, 8, 16)} in tried
+    assert not any("lanes" in change for change in tried)
+
+
+def test_what_is_tried_on_a_cpu_shares_all_cores() -> None:
+    shares, delays = steps(PLAN, Options(), on_gpu=False, cores=4)
+    assert {"instances": 2, "lanes": 2, "threads": 1} in shares
+    assert all(share["instances"] * share["lanes"] * share["threads"] == 4 for share in shares)
+    assert {"delay_us": 500} in delays
+
+
+def test_buckets_that_were_chosen_stay() -> None:
+    tried = [change for step in steps(PLAN, Options(buckets=(1, 4)), on_gpu=True, cores=4) for change in step]
+    assert not any("buckets" in change for change in tried)
+
+
+def test_a_configuration_keeps_what_is_not_tuned() -> None:
+    text = 'backend: "pinstream" max_batch_size: 8 parameters { key: "PLUGINS" value { string_value: "a.so" } }'
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    changed = Settings(instances=3, delay_us=500, buckets=(1, 8), slots=4).apply(config)
+    assert changed.instance_group[0].count == 3
+    assert changed.dynamic_batching.max_queue_delay_microseconds == 500
+    parameters = {key: value.string_value for key, value in changed.parameters.items()}
+    assert parameters == {"PLUGINS": "a.so", "BUCKETS": "1,8", "SLOTS": "4"}
+    assert not config.instance_group
+    assert Settings().apply(config) == config
+
+
+def test_only_models_of_ours_are_tuned(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
+    with pytest.raises(CommandError, match="has backend python"):
+        find(tmp_path / "m", None, tmp_path)
