@@ -1,7 +1,8 @@
 """What the client costs over bare tritonclient, and what its stream gains over a loop; all in one run.
 
-Run from the repository's root: ``python benchmarks/client_overhead.py [--out benchmarks/results/client-cpu.json]``.
-It serves the built-in model. A pair is one call of each kind, one right after the other in random order, so that
+Run from the repository's root: ``python -m benchmarks.client_overhead [--out benchmarks/results/client-cpu.json]``.
+It serves a network so small that the client's share shows. A pair is one call of each kind, one right after the other in
+random order, so that
 whatever the machine does hits both.
 """
 
@@ -34,6 +35,8 @@ from pinstream_cli.build import build_service
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
 from pinstream_client import Detector
+from pinstream_client.images import encode_bmp
+from tests.yolox_exports import Export
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "models" / "demo.jpg"
@@ -199,7 +202,7 @@ def throughput_row(
 
 def measure(endpoints: Endpoints, repetitions: int, pairs: int, length: float) -> list[Row]:
     """All rows, gRPC first."""
-    image = PICTURE.read_bytes()
+    image = encode_bmp(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     rows: list[Row] = []
     for protocol, url in (("grpc", endpoints.grpc_url), ("http", endpoints.http_url)):
         with Detector(f"{protocol}://{url}", in_flight=THREADS) as detector:
@@ -230,21 +233,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="Write the result there as JSON.")
     parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--pairs", type=int, default=60, help="Calls of each kind in a repetition.")
-    parser.add_argument("--window", type=float, default=2.0, help="Seconds of a throughput window.")
+    parser.add_argument("--pairs", type=int, default=150, help="Calls of each kind in a repetition.")
+    parser.add_argument("--window", type=float, default=1.5, help="Seconds of a throughput window.")
     arguments = parser.parse_args()
     endpoints = Endpoints.free()
     console = Console(file=io.StringIO())
     with contextlib.ExitStack() as stack:
         built = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "service"
-        build_service(ROOT / "models" / "shapes_nano.onnx", built, images=[PICTURE])
+        network = Export(batch=None).save(built.with_name("tiny.onnx"))
+        build_service(network, built, images=[PICTURE])
         stack.enter_context(serving(built, endpoints=endpoints, console=console))
         rows = measure(endpoints, arguments.repetitions, arguments.pairs, arguments.window)
     for row in rows:
         print(f"{row['ratio']:.3f}  {row['name']}  {row.get('overhead_us', '')} us", file=sys.stderr)
     result = {
         "suite": "client",
-        "command": "python benchmarks/client_overhead.py",
+        "command": "python -m benchmarks.client_overhead",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": environment.commit(),
         "machine": environment.machine(),
