@@ -8,7 +8,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.fuzz.served import fuzz, fuzzed_server
+from tests.fuzz.served import Neighbour, fuzz, fuzzed_server
 from tests.server.running import Running
 
 
@@ -35,3 +35,16 @@ def test_a_refused_picture_never_locks_the_server_up(server: Running) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 stub.ModelInfer(request, timeout=20)
             assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_bytes_cut_short_cost_their_sender_only(server: Running) -> None:
+    # In one batch with another's picture, Triton would answer both with the error.
+    request = service_pb2.ModelInferRequest(model_name="yolox")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(b"\xff\0\0\0abc")
+    with Neighbour(server) as neighbour, grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        calls = [stub.ModelInfer.future(request, timeout=30) for _ in range(1000)]
+        assert {call.code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
+    assert neighbour.answered > 0
+    assert neighbour.wrong == []
