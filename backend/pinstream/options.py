@@ -14,6 +14,7 @@
 | VERSION_COMPATIBLE | true, false | false | TensorRT: allow plans that bring host code along |
 | AUTO_BUILD | true, false | false | TensorRT: build the plan from the model.onnx beside it where it does not fit |
 | CACHE_DIR | a path | ~/.cache/pinstream | TensorRT: where built plans and JIT caches are kept |
+| VERIFY | true, false | false | Load only files whose SHA-256 the sidecar has, and that nobody else can write |
 
 Triton's own fields keep Triton's meaning: max_batch_size, input, output, dynamic_batching, instance_group (its
 `profile` too), default_model_filename, cc_model_filenames, model_warmup, version_policy, and of `optimization`:
@@ -65,6 +66,7 @@ class Options:
         graph_batch_sizes: Batch sizes of `graph_spec`, ascending.
         busy_wait: Poll for the GPU instead of sleeping.
         profiles: Optimisation profiles to be used; empty for all.
+        verify: Whether only files are loaded that the sidecar vouches for.
         device: GPU of the instance.
         unbatched_inputs: Inputs configured with their ranks under max_batch_size 0. Where such a rank is the engine's
             own, batch dimension and all, the operator has decided against batching.
@@ -92,6 +94,7 @@ class Options:
     graph_batch_sizes: tuple[int, ...] = ()
     busy_wait: bool = False
     profiles: tuple[int, ...] = ()
+    verify: bool = False
     device: int = 0
 
     @classmethod
@@ -131,6 +134,7 @@ class Options:
             version_compatible=_read(parameters, "VERSION_COMPATIBLE", _boolean, False),
             auto_build=_read(parameters, "AUTO_BUILD", _boolean, False),
             cache_dir=_read(parameters, "CACHE_DIR", str, ""),
+            verify=_read(parameters, "VERIFY", _boolean, False),
             priority=PRIORITIES.get(str(_optimization(config).get("priority", "")), "normal"),
             graph_batch_sizes=_graph_batch_sizes(config),
             busy_wait=bool(_cuda(config).get("busy_wait_events", False)),

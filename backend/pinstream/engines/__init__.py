@@ -11,6 +11,7 @@ from pinstream.engines.profiles import model_spec
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
+from pinstream.verify import verify_model
 
 __all__ = ["Engine", "Slot", "find_model_file", "inspect", "open_engine", "open_for_instance"]
 
@@ -68,8 +69,10 @@ def open_engine(model_file: Path, options: Options) -> Engine:
     """Load a model file, in this process, with the engine its options or its name call for.
 
     Raises:
-        ModelFileError: The file is not what the engine can load.
+        ModelFileError: The file is not what the engine can load, or with VERIFY not what was built.
     """
+    if options.verify:
+        verify_model(model_file)
     if _engine_name(model_file, options) == "onnxruntime":
         from pinstream.engines.onnxruntime import OnnxRuntimeEngine
 
