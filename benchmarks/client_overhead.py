@@ -1,9 +1,8 @@
 """What the client costs over bare tritonclient, and what its stream gains over a loop; all in one run.
 
 Run from the repository's root: ``python -m benchmarks.client_overhead [--out benchmarks/results/client-cpu.json]``.
-It serves a network so small that the client's share shows. A pair is one call of each kind, one right after the other in
-random order, so that
-whatever the machine does hits both.
+It serves a network so small that the client's share shows. A pair is one call of each kind, one right after the other
+in random order, so that whatever the machine does hits both.
 """
 
 from __future__ import annotations

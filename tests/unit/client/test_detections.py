@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pinstream_client import Detection, Detections
+from pinstream_client import COCO, Detection, Detections, MissingExtra
 
 NAMES = ("person", "bicycle", "car")
 
@@ -100,3 +101,26 @@ def test_json_has_plain_values() -> None:
 
 def test_repr_says_what_was_found() -> None:
     assert repr(three()) == "<Detections 3: car 0.90, person 0.50, 7 0.25>"
+
+
+def test_coco_records_have_width_and_height_and_the_annotations_ids() -> None:
+    first, *_ = three().to_coco(image_id=17)
+    assert first == {"image_id": 17, "category_id": 2, "bbox": [1.0, 2.0, 2.0, 2.0], "score": 0.9}
+    assert three()[:2].to_coco("a", category_ids=[10, 20, 30])[0]["category_id"] == 30
+    # COCO's own ids have gaps: its last class of 80 is number 90.
+    scores, ids = np.array([0.9, 0.8], np.float32), np.array([0, 79], np.int32)
+    coco = Detections(np.zeros((2, 4), np.float32), scores, ids, COCO)
+    assert [record["category_id"] for record in coco.to_coco(1)] == [1, 90]
+
+
+def test_supervision_gets_the_same() -> None:
+    pytest.importorskip("supervision")
+    theirs = three().to_supervision()
+    np.testing.assert_array_equal(theirs.xyxy, three().boxes)
+    assert theirs.data["class_name"].tolist() == ["car", "person", "7"]
+
+
+def test_supervision_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingExtra, match="pip install supervision"):
+        three().to_supervision()
