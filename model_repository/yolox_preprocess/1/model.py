@@ -15,11 +15,11 @@ import triton_python_backend_utils as pb_utils
 # What the steps share lies with the ensemble.
 sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
 
-from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, mute_decoders, prepare_process
+from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, decode_to_fit, mute_decoders, prepare_process
 from yolox_steps.detector import DEFAULT_NAME, read_detector
 from yolox_steps.errors import RequestError, of_image
 from yolox_steps.letterbox import PAD, letterbox
-from yolox_steps.parameters import Parameters, positive_integer
+from yolox_steps.parameters import Parameters, boolean, positive_integer
 from yolox_steps.replies import config_parameters, reply_to_each
 
 
@@ -41,6 +41,7 @@ class TritonPythonModel:
         config = config_parameters(json.loads(args["model_config"]))
         self._detector = read_detector(pb_utils.get_model_dir(), config.get("DETECTOR", DEFAULT_NAME))
         self._max_pixels = positive_integer(config, "MAX_IMAGE_PIXELS", DEFAULT_MAX_PIXELS)
+        self._reduced = boolean(config, "REDUCED_DECODING", default=False)
         self._parameters = Parameters(config, self._detector.candidates)
         self._class_names = np.array([label.encode() for label in self._detector.labels], np.object_)
         self._threads = ThreadPoolExecutor(positive_integer(config, "THREADS", 2))
@@ -68,6 +69,13 @@ class TritonPythonModel:
             outputs += [pb_utils.Tensor("images", images), pb_utils.Tensor("letterbox", letterboxes)]
         return outputs
 
+    def _decode(self, data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+        """The image, smaller than it is where that was asked for and is enough, and its full height and width."""
+        if self._reduced:
+            return decode_to_fit(data, self._max_pixels, self._detector.height, self._detector.width)
+        image = decode(data, self._max_pixels)
+        return image, (image.shape[0], image.shape[1])
+
     def _letterbox_all(self, encoded: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Makes `images` [n, H, W, 3] and `letterbox` [n, 3] of n encoded images."""
         images = np.empty((len(encoded), self._detector.height, self._detector.width, 3), np.uint8)
@@ -79,10 +87,10 @@ class TritonPythonModel:
                 images[index], letterboxes[index] = PAD, 0
                 return
             try:
-                image = decode(encoded[index], self._max_pixels)
+                image, full = self._decode(encoded[index])
             except RequestError as error:
                 raise RequestError(of_image(index, len(encoded), str(error))) from None
-            letterboxes[index] = letterbox(image, out=images[index]), image.shape[1], image.shape[0]
+            letterboxes[index] = letterbox(image, images[index], full), full[1], full[0]
 
         # A single image gains nothing from another thread. OpenCV releases the GIL while it decodes and resizes.
         each = map if len(encoded) == 1 else self._threads.map

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from yolox_steps import decode as decoding
-from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, prepare_process
+from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, decode_to_fit, prepare_process
 from yolox_steps.errors import RequestError
 
 HEIGHT, WIDTH = 60, 96
@@ -267,3 +267,39 @@ def test_a_chunk_that_claims_gigabytes_is_refused_before_they_are_allocated(monk
     at = data.index(b"IDAT") - 4
     monkeypatch.setattr(cv2, "imdecode", never)
     assert "a chunk that ends behind them" in refusal(data[:at] + b"\xff\xff\xff\x7f" + data[at + 4 :])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "reduction"), [(416, 416, 1), (831, 700, 1), (832, 832, 2), (1000, 1700, 4), (4001, 3000, 8)]
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_needed(height: int, width: int, reduction: int) -> None:
+    image, full = decode_to_fit(encoded(plain(height, width), "JPEG"), DEFAULT_MAX_PIXELS, 416, 416)
+    assert full == (height, width)
+    assert image.shape[:2] == (-(-height // reduction), -(-width // reduction))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "WEBP"])
+def test_other_formats_are_decoded_in_full(file_format: str) -> None:
+    image, full = decode_to_fit(encoded(plain(900, 1000), file_format), DEFAULT_MAX_PIXELS, 416, 416)
+    assert image.shape[:2] == full == (900, 1000)
+
+
+def test_a_picture_turned_upright_has_its_sides_the_other_way_round() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(plain(900, 1701), "JPEG", exif=exif.tobytes())
+    image, full = decode_to_fit(data, DEFAULT_MAX_PIXELS, 416, 416)
+    assert full == (1701, 900)
+    assert image.shape[:2] == (426, 225)
+
+
+def test_a_reduced_picture_is_the_picture_made_smaller() -> None:
+    image, _ = decode_to_fit(encoded(plain(1664, 1664), "JPEG", quality=100), DEFAULT_MAX_PIXELS, 416, 416)
+    assert np.abs(image - bgr(plain(1664, 1664).resize((416, 416), Image.Resampling.BOX))).mean() < 2
+
+
+def plain(height: int, width: int) -> Image.Image:
+    """A smooth picture, of which any size shows the same."""
+    rows, columns = np.mgrid[:height, :width]
+    channels = rows * 255 // height, columns * 255 // width, (rows + columns) * 255 // (height + width)
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))

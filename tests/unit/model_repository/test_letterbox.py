@@ -83,3 +83,13 @@ def test_keeps_one_row_of_what_truncation_would_leave_nothing_of(size: tuple[int
     rest = found[1:] if size[0] == 1 else found[:, 1:]
     assert (kept == 7).all()
     assert (rest == 114).all()
+
+
+@pytest.mark.parametrize("size", [(832, 832), (1001, 1500), (1500, 1001)])
+def test_a_smaller_version_lands_where_the_picture_would(size: tuple[int, int]) -> None:
+    image = cv2.GaussianBlur(noise(*size), (0, 0), 8).astype(np.uint8)
+    smaller = cv2.resize(image, (-(-size[1] // 2), -(-size[0] // 2)), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    expected, found = np.empty((416, 416, 3), np.uint8), np.empty((416, 416, 3), np.uint8)
+    assert letterbox(smaller, found, size) == letterbox(image, expected)
+    assert np.array_equal(found == 114, expected == 114) or np.abs(found.astype(int) - expected).mean() < 2
+    assert np.abs(found.astype(int) - expected).max() <= 4

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import warnings
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -39,6 +40,8 @@ _TURNS = {
     7: cv2.ROTATE_90_CLOCKWISE,
     8: cv2.ROTATE_90_COUNTERCLOCKWISE,
 }
+# How much smaller a JPEG can be decoded, the smallest first, and how OpenCV is told to.
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS, _PNG_END = b"IDAT", b"IEND"
 _ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
@@ -86,9 +89,51 @@ def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     Raises:
         RequestError: The bytes are no such image, are cut short or damaged, or hold more pixels than allowed.
     """
-    orientation = _check_header(data, max_pixels)
+    return _pixels(data, _check_header(data, max_pixels), 1)
+
+
+def decode_to_fit(
+    data: bytes, max_pixels: int, height: int, width: int
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """Decodes as `decode` does, a JPEG at 1/2, 1/4 or 1/8 of its size where that is no smaller than what is needed.
+
+    libjpeg then skips most of the work: it leaves out frequencies that the smaller picture has no room for.
+
+    Args:
+        data: See decode.
+        max_pixels: See decode.
+        height: Of the letterbox the image is to go into.
+        width: Of the letterbox.
+
+    Returns:
+        The image, UINT8 [h, w, 3], BGR, and the height and width it would have in full.
+
+    Raises:
+        RequestError: See decode.
+    """
+    header = _check_header(data, max_pixels)
+    reduction = _reduction(header, height, width)
+    image = _pixels(data, header, reduction)
+    # Where the picture was turned upright, its sides have changed places.
+    full = (header.height, header.width)
+    turned = image.shape[:2] != tuple(-(-side // reduction) for side in full)
+    return image, full[::-1] if turned else full
+
+
+def _reduction(header: _Header, height: int, width: int) -> int:
+    if header.format != "JPEG":
+        return 1
+    # Whichever way it will be turned.
+    sides = header.width, header.height
+    ratio = max(min(height / h, width / w) for w, h in (sides, sides[::-1]))
+    return next((by for by in _REDUCED if by * ratio <= 1), 1)
+
+
+def _pixels(data: bytes, header: _Header, reduction: int) -> npt.NDArray[np.uint8]:
     # OpenCV applies the orientation of JPEG and PNG, and of WebP in some versions only: there it is done here.
-    flags = cv2.IMREAD_COLOR if orientation is None else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = _REDUCED.get(reduction, cv2.IMREAD_COLOR)
+    if header.orientation is not None:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     if data.startswith(_PNG_SIGNATURE):
         data = _plain_png(data)
     try:
@@ -97,7 +142,7 @@ def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         image = None
     if image is None:
         raise RequestError(f"cut short or damaged: found {_found(data)}; the header can be read, the pixels cannot")
-    return upright(image, orientation or 1)  # type: ignore[arg-type]  # OpenCV's stubs do not say UINT8
+    return upright(image, header.orientation or 1)  # type: ignore[arg-type]  # OpenCV's stubs do not say UINT8
 
 
 def _plain_png(data: bytes) -> bytes:
@@ -138,12 +183,18 @@ def upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
     return image
 
 
-def _check_header(data: bytes, max_pixels: int) -> int | None:
-    """Refuses what the header alone shows to be no image, too large, or a JPEG cut short.
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of itself; `orientation` is EXIF's where decoding has to be told, else None."""
 
-    Returns:
-        The EXIF orientation where decoding has to be told, else None.
-    """
+    format: str | None
+    width: int
+    height: int
+    orientation: int | None
+
+
+def _check_header(data: bytes, max_pixels: int) -> _Header:
+    """Refuses what the header alone shows to be no image, too large, or a JPEG cut short."""
     if not data:
         raise RequestError(NO_BYTES)
     try:
@@ -165,7 +216,7 @@ def _check_header(data: bytes, max_pixels: int) -> int | None:
         )
     if file_format in ("JPEG", "MPO") and data.rfind(_END_OF_JPEG, _first_scan(data)) < 0:
         raise RequestError(f"cut short: found {_found(data)}, and no end-of-image marker; send the whole JPEG file")
-    return orientation
+    return _Header(file_format, width, height, orientation)
 
 
 def _first_scan(data: bytes) -> int:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 PAD = 114
 
 
-def letterbox(image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> float:
+def letterbox(image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8], full: tuple[int, int] | None = None) -> float:
     """Resizes an image to fit and puts it into the top-left corner, over grey.
 
     Channels and values stay as they are: YOLOX takes BGR from 0 to 255, without mean and deviation.
@@ -17,15 +17,17 @@ def letterbox(image: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> float
     Args:
         image: The image, UINT8 [h, w, 3].
         out: Where to write, UINT8 [H, W, 3]; may be a slice of a batch, and holds the result without another copy.
+        full: Height and width of the picture that `image` is a smaller version of; None where it is the picture.
 
     Returns:
         The ratio, letterbox pixels per original pixel.
     """
     height, width = out.shape[:2]
-    ratio = min(height / image.shape[0], width / image.shape[1])
+    full_height, full_width = full or image.shape[:2]
+    ratio = min(height / full_height, width / full_width)
     # YOLOX truncates, which leaves nothing of an image that is far longer than wide: keep a row of it.
-    rows = max(int(image.shape[0] * ratio), 1)
-    columns = max(int(image.shape[1] * ratio), 1)
+    rows = max(int(full_height * ratio), 1)
+    columns = max(int(full_width * ratio), 1)
     cv2.resize(image, (columns, rows), dst=out[:rows, :columns], interpolation=cv2.INTER_LINEAR)
     out[rows:] = PAD
     out[:rows, columns:] = PAD

@@ -118,6 +118,23 @@ def positive_integer(config: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
+def boolean(config: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """A parameter of config.pbtxt that is true or false.
+
+    Args:
+        config: The model's `parameters` of config.pbtxt by name.
+        name: The parameter's name.
+        default: Its value where config.pbtxt does not give it.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    text = config.get(name, str(default)).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"parameter {name} in config.pbtxt: expected true or false, found {text!r}")
+    return text == "true"
+
+
 def _ignored_names(config: Mapping[str, str]) -> re.Pattern[str]:
     """What to pass over: names that Triton keeps to itself, and those that config.pbtxt names."""
     text = config.get("IGNORED_PARAMETERS", "")
