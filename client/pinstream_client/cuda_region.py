@@ -65,5 +65,5 @@ def _cuda_functions() -> Any:
     try:
         import tritonclient.utils.cuda_shared_memory as cuda_shared_memory
     except ImportError as error:
-        raise MissingExtra(f'CUDA shared memory needs cuda-python ({error}): pip install cuda-python') from None
+        raise MissingExtra(f"CUDA shared memory needs cuda-python ({error}): pip install cuda-python") from None
     return cuda_shared_memory
