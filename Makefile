@@ -7,7 +7,7 @@ MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test test-gpu fuzz lint lock clean
+.PHONY: bench-gpu setup demo test test-gpu fuzz lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ test-gpu:
 # The long forms of what `make test` does in seconds; each writes its figures to benchmarks/results.
 fuzz: setup
 	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.fuzz.long --out benchmarks/results/fuzz.json
+
+# Nine minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
+bench-gpu:
+	OUT=build benchmarks/run_gpu.sh
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -25,6 +25,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.assemble import DETECTOR
+from pinstream_cli.triton.server import TRACEBACK
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 
@@ -68,9 +69,13 @@ class Target:
         """The server's own version."""
         return str(self._ask(self._client.get_server_metadata).version)
 
-    def is_ready(self, model: str) -> bool:
-        """Whether a model can be asked."""
-        return bool(self._ask(lambda: self._client.is_model_ready(model)))
+    def failure(self, model: str) -> str:
+        """Why a model could not be loaded; nothing where it was."""
+        if self._ask(lambda: self._client.is_model_ready(model)):
+            return ""
+        index = self._ask(self._client.get_model_repository_index)
+        reasons = [str(entry.reason) for entry in index.models if entry.name == model]
+        return TRACEBACK.sub("", "; ".join(reasons)) or "Triton does not say why"
 
     def config(self, model: str) -> dict[str, Any]:
         """A model's configuration, completed by the server, as JSON."""
@@ -175,7 +180,8 @@ def target(
                 repositories=[*([source.repository] if source.repository else []), *extra],
                 endpoints=endpoints,
                 extra=arguments,
-                access=Access(client_shm=True),
+                # The index of models, with reasons, belongs to the control of models. It is a loopback's.
+                access=Access(client_shm=True, control=True),
                 console=console,
                 startup_timeout_s=timeout_s,
             )  # type: ignore[assignment]

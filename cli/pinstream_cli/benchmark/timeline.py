@@ -75,7 +75,9 @@ def record(setup: Setup, seconds: float, milliseconds: float, directory: Path) -
     found = trace.spans(events)
     title = f"{model.name} at concurrency {load.concurrency}: {sample.images_per_s:,.0f} images a second"
     pictures = timeline(found, milliseconds, title, directory)
-    return Recorded(sample.images_per_s, trace.busy(found, "compute", milliseconds), [data, *pictures])
+    return Recorded(
+        sample.images_per_s, trace.busy(trace.without_echoes(found), "compute", milliseconds), [data, *pictures]
+    )
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 from pinstream_cli.errors import CommandError
 
 US_PER_MS = 1000.0
+# The process that instances share an engine in, and the lane of what an engine does.
+ENGINE_PROCESS, ENGINE_LANE = "engine", "gpu"
 # How much of the load's time is behind the window that is shown: server and clients have warmed up by then.
 MIDDLE = 0.6
 
@@ -70,6 +72,12 @@ def spans(events: Sequence[Mapping[str, Any]]) -> list[Span]:
         )
         for event in events
     ]
+
+
+def without_echoes(found: Sequence[Span]) -> list[Span]:
+    """Spans less what instances that share an engine repeat of what it told them."""
+    shared = any(span.process == ENGINE_PROCESS for span in found)
+    return [s for s in found if not (shared and s.lane == ENGINE_LANE and s.process != ENGINE_PROCESS)]
 
 
 def busy(found: Sequence[Span], name: str, milliseconds: float) -> float:

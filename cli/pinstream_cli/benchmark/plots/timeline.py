@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pinstream_cli.benchmark.plots.theme import Theme, save
-from pinstream_cli.benchmark.trace import Span, busy
+from pinstream_cli.benchmark.trace import ENGINE_LANE, ENGINE_PROCESS, Span, busy, without_echoes
 
 # The engine's lane, and the instance's around it: its batches lie within its executes, and what is not gathering or
 # scattering there is waiting. A batch as a whole is the sum of the others and is left out.
-LANES = {"gpu": "engine", "execute": "instance", "host": "instance"}
-ENGINE_PROCESS = "engine"
+LANES = {ENGINE_LANE: "engine", "execute": "instance", "host": "instance"}
 COLOURS = {"execute": 0, "gather": 2, "h2d": 3, "compute": 4, "d2h": 5, "scatter": 1}
 TEXTS = {"execute": "execute (waiting)"}
 LONGEST_TEXT_MS = 3.0
@@ -21,10 +20,9 @@ LONGEST_TEXT_MS = 3.0
 def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: Path) -> list[Path]:
     """Draw a window of a trace."""
     lanes: dict[tuple[str, str], list[Span]] = {}
-    shared = any(span.process == ENGINE_PROCESS for span in found)
+    found = without_echoes(found)
     for span in found:
-        # Instances that share an engine repeat what it told them.
-        if span.lane in LANES and not (shared and span.lane == "gpu" and span.process != ENGINE_PROCESS):
+        if span.lane in LANES:
             lanes.setdefault((LANES[span.lane], span.process), []).append(span)
     lanes = dict(sorted(lanes.items()))
 
@@ -32,7 +30,7 @@ def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: 
         axes = figure.add_subplot()
         for y, of_lane in enumerate(lanes.values()):
             _lane(axes, y, of_lane, milliseconds, theme)
-        titles = [process if process == ENGINE_PROCESS else f"{process}, {lane}" for lane, process in lanes]
+        titles = [_title(process, lane) for lane, process in lanes]
         axes.set_yticks(range(len(lanes)), titles, color=theme.ink)
         axes.set_ylim(len(lanes) - 0.4, -0.6)
         axes.set_xlim(0, milliseconds)
@@ -49,6 +47,12 @@ def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: 
         figure.supxlabel(f"the engine computes {share:.1%} of the time", x=0.02, ha="left", color=theme.muted)
 
     return save(directory, "timeline", 11, 1.8 + 0.32 * len(lanes), paint)
+
+
+def _title(process: str, lane: str) -> str:
+    if process == ENGINE_PROCESS:
+        return "engine" if lane == "engine" else "engine's host copies"
+    return f"{process}, {lane}"
 
 
 def _lane(axes: Any, y: int, found: Sequence[Span], milliseconds: float, theme: Theme) -> None:

@@ -30,6 +30,8 @@ GO_ON = ("--exit-on-error=false",)
 # Which share of what a model can do at most is sent to it at random times, and what does nothing is not asked.
 POISSON_LOAD = 0.7
 NO_WORK = "empty"
+# The share of the time that this gets where time is limited.
+POISSON_TIME = 0.2
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def run(setup: Setup) -> Result:
         server, model = stack.enter_context(
             target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON)
         )
-        missing = [peer for peer in placed if not server.is_ready(peer)]
+        missing = {peer: why for peer in placed if (why := server.failure(peer))}
         client = Client(tool, server, setup.keep)
         item = random_item(model.spec, setup.shapes)
         ours, *others = [
@@ -82,7 +84,8 @@ def run(setup: Setup) -> Result:
         subjects = ours.subjects(client, setup, setup.batches)
         for other in others:
             subjects += other.subjects(client, setup, [min(setup.batches)])
-        interleaver = Interleaver(setup.plan)
+        at_random_s = setup.plan.limit_s * POISSON_TIME * setup.poisson
+        interleaver = Interleaver(replace(setup.plan, limit_s=setup.plan.limit_s - at_random_s))
         largest = model.spec.batch.largest if model.spec.batch else 1
         sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else (1, largest)
         loops = bare_engine(model.file, model.options, model.spec, item, list(sizes), model.instances)
@@ -90,9 +93,11 @@ def run(setup: Setup) -> Result:
         rest = [loop for loop in loops if loop is not reference]
         warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
         bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
-        if setup.poisson and not interleaver.late:
+        if setup.poisson:
             paced = _at_random(measured, [ours, *others], client, setup)
-            more_bare, more = interleaver.measure(reference, paced, to_warm=())
+            more_bare, more = Interleaver(replace(setup.plan, limit_s=at_random_s)).measure(
+                reference, paced, to_warm=()
+            )
             bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
             measured += more
         return Result(
@@ -103,8 +108,8 @@ def run(setup: Setup) -> Result:
             versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
             notes=[
                 describe(model),
-                *_compare(measured),
-                *(f"{peer} did not load and is left out." for peer in missing),
+                *_compare(measured, min(setup.batches)),
+                *(f"{peer} did not load and is left out: {why}" for peer, why in missing.items()),
             ],
         )
 
@@ -131,11 +136,11 @@ def _at_random(measured: Sequence[Measured], all_: Sequence[_Contender], client:
     ours = all_[0]
     paced = []
     for contender in all_:
-        if contender.name == NO_WORK:
+        if contender.name == NO_WORK or contender.name not in best:
             continue
         load = replace(contender.load, batch=min(setup.batches), rate=POISSON_LOAD * best[contender.name])
         paced.append(contender.served(client, setup, load))
-        if contender is not ours and best[contender.name] < best[OURS]:
+        if contender is not ours and best[contender.name] < best.get(OURS, 0.0):
             paced.append(ours.served(client, setup, replace(ours.load, batch=load.batch, rate=load.rate)))
     return paced
 
@@ -151,13 +156,13 @@ def _best(measured: Sequence[Measured], batch: int) -> dict[str, float]:
     return best
 
 
-def _compare(measured: Sequence[Measured]) -> list[str]:
+def _compare(measured: Sequence[Measured], batch: int) -> list[str]:
     """What the rows say, in sentences."""
-    best = _best(measured, min(m.subject.batch for m in measured))
+    best = _best(measured, batch)
     said = [
         f"Best throughput of {OURS}: {best[OURS] / rate:.2f} times that of {name}."
         for name, rate in best.items()
-        if name not in (OURS, NO_WORK)
+        if OURS in best and name not in (OURS, NO_WORK)
     ]
     rows = {(m.subject.name, getattr(m.subject, "rate", 0.0)): row(m) for m in measured}
     for (name, rate), one in rows.items():
