@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serving import serving
-from pinstream_cli.triton import Access, Endpoints
+from pinstream_cli.triton import Access, Endpoints, TritonServer
 from pinstream_cli.triton.access import exposures, is_public, read_key, read_tls
+from pinstream_cli.triton.watchdog import Backoff, Watchdog
 
 __all__ = ["serve", "serving"]
 
@@ -46,6 +52,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--admin-key-file", type=FILE, help="Let those who send this key load models and change settings.")
 @click.option("--allow-client-shm", is_flag=True, help="Let clients of this machine hand over shared memory.")
 @click.option("--startup-timeout", default=180.0, show_default=True, help="Seconds until every model must be ready.")
+@click.option("--restart", is_flag=True, help="Start again when the server, or the process of a model, has died.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Triton's whole log, not only its warnings and errors.")
 @click.argument("triton_arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -65,6 +72,7 @@ def serve(
     admin_key_file: Path | None,
     allow_client_shm: bool,
     startup_timeout: float,
+    restart: bool,
     verbose: bool,
     triton_arguments: tuple[str, ...],
 ) -> None:
@@ -95,7 +103,8 @@ def serve(
         endpoints = Endpoints(host, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
         for line in exposures(host, access):
             console.print(f"[red bold]PUBLIC[/] {line}", soft_wrap=True)
-        with serving(
+        start = partial(
+            serving,
             model,
             name=name,
             repositories=repositories,
@@ -106,15 +115,45 @@ def serve(
             startup_timeout_s=startup_timeout,
             console=console,
             verbose=verbose,
-        ) as server:
-            _announce(console, endpoints, access, server.loaded)
-            code = server.wait()
-            raise CommandError(f"Triton ended by itself with code {code}; run again with --verbose to see its log")
+        )
+        _serve_until_stopped(start, partial(_announce, console, endpoints, access), console, restart=restart)
     except KeyboardInterrupt:
         console.print("Stopped.")
     except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
+
+
+def _serve_until_stopped(
+    start: Callable[[], AbstractContextManager[TritonServer]],
+    announce: Callable[[Collection[str]], None],
+    console: Console,
+    *,
+    restart: bool,
+) -> NoReturn:
+    """Serve until the user ends it; with `restart` again and again, whatever ends the server or one of its models.
+
+    Raises:
+        CommandError: It could not start, or without `restart` it has ended.
+    """
+    backoff, was_ready = Backoff(), False
+    while True:
+        began = time.monotonic()
+        try:
+            with start() as server:
+                watchdog = Watchdog(server)
+                announce(server.loaded)
+                was_ready, began = True, time.monotonic()
+                why = watchdog.wait()
+        except CommandError as error:
+            # What never started is for the user to put right, not for patience.
+            if not (restart and was_ready):
+                raise
+            why = str(error)
+        if not restart:
+            raise CommandError(f"{why}; --restart starts it again, --verbose shows Triton's log")
+        console.print(f"[red bold]RESTART[/] {escape(why)}", soft_wrap=True)
+        backoff.sleep(time.monotonic() - began)
 
 
 def _wants_control(arguments: Sequence[str]) -> bool:

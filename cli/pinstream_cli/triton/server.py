@@ -213,10 +213,10 @@ class TritonServer:
 
     def _kill(self) -> None:
         assert self._process is not None
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        # Also where it has ended by itself: its stubs may have outlived it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _remove_shared_memory(self) -> None:
         for region in SHARED_MEMORY.glob(f"{self.shm_prefix}*"):

@@ -1,0 +1,97 @@
+"""What dies is noticed within seconds, is not called ready, and with --restart comes back without a hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pinstream_cli.triton.watchdog import Backoff
+from tests.server.serve_process import Serve, left_behind, ready
+from tests.server.test_leftovers import tritonserver
+
+MODEL = "/v2/models/classifier/ready"
+
+
+def stub_of(serve: Serve) -> int:
+    """The process of the one model's one instance."""
+    server = tritonserver(serve)
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = status.read_text()
+        except OSError:
+            continue
+        name, _, rest = text.partition("(")[2].rpartition(")")
+        if name.startswith("triton_python") and int(rest.split()[1]) == server:
+            return int(status.parent.name)
+    raise AssertionError("no stub")
+
+
+def seconds_until(condition: Callable[[], bool], most: float) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < most
+        threading.Event().wait(0.05)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("victim", [stub_of, tritonserver], ids=["stub", "tritonserver"])
+def test_what_is_killed_is_not_ready_and_comes_back(
+    start: Callable[..., Serve], classifier: Path, victim: Callable[[Serve], int]
+) -> None:
+    serve = start("--model", classifier, "--restart")
+    serve.wait_for("Stop with Ctrl-C")
+    assert ready(serve.endpoints, MODEL)
+    os.kill(victim(serve), signal.SIGKILL)
+    seconds_until(lambda: not ready(serve.endpoints, MODEL), 5)
+    seconds_until(lambda: ready(serve.endpoints, MODEL), 60)
+    assert serve.text.count("RESTART") == 1
+    serve.process.terminate()
+    assert serve.end() == 0
+    assert not left_behind(serve)
+
+
+def test_without_restart_a_dead_model_ends_the_server(start: Callable[..., Serve], classifier: Path) -> None:
+    serve = start("--model", classifier)
+    serve.wait_for("Stop with Ctrl-C")
+    os.kill(stub_of(serve), signal.SIGKILL)
+    assert serve.end() == 2
+    assert "error: the process of model 'classifier' has died" in serve.text
+    assert not left_behind(serve)
+    assert not ready(serve.endpoints)
+
+
+def test_a_model_that_cannot_come_back_is_tried_again_until_it_can(
+    start: Callable[..., Serve], classifier: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "repository" / "classifier" / "1"
+    directory.mkdir(parents=True)
+    (directory.parent / "config.pbtxt").write_text('backend: "pinstream"')
+    shutil.copy(classifier, directory / "model.onnx")
+    serve = start("--model-repository", tmp_path / "repository", "--restart")
+    serve.wait_for("Stop with Ctrl-C")
+    (directory / "model.onnx").rename(directory / "away.onnx")
+    assert ready(serve.endpoints, MODEL), "what is loaded does not need its file"
+    os.kill(stub_of(serve), signal.SIGKILL)
+    serve.wait_for("no model.plan or model.onnx")
+    (directory / "away.onnx").rename(directory / "model.onnx")
+    seconds_until(lambda: ready(serve.endpoints, MODEL), 60)
+
+
+def test_what_never_started_is_not_tried_again(start: Callable[..., Serve], tmp_path: Path) -> None:
+    serve = start("--model", tmp_path / "none.onnx", "--restart")
+    assert serve.end() == 2
+    assert "does not exist" in serve.text
+
+
+def test_short_lives_are_waited_for_longer_and_longer() -> None:
+    backoff = Backoff()
+    assert [backoff.next(5) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert backoff.next(600) == 0
+    assert backoff.next(5) == 1
