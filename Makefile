@@ -7,7 +7,7 @@ MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: bench-gpu setup demo test test-gpu fuzz lint lock clean
+.PHONY: bench-gpu setup demo test test-gpu fuzz soak audit lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,19 @@ test-gpu:
 # The long forms of what `make test` does in seconds; each writes its figures to benchmarks/results.
 fuzz: setup
 	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.fuzz.long --out benchmarks/results/fuzz.json
+
+SECONDS ?= 1800
+soak: setup
+	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 \
+	  --out benchmarks/results/soak.json
+
+# Known vulnerabilities of the locked packages, and what they are (CycloneDX). Needs PyPI's JSON interface, which mirrors
+# often lack, so it is not part of `make test`.
+audit:
+	$(PYTHON) -m venv .run/audit
+	.run/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	.run/audit/bin/cyclonedx-py requirements requirements.lock -o .run/sbom.json
+	.run/audit/bin/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes
 
 # Nine minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
 bench-gpu:
