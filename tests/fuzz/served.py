@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
 import socket
 import tempfile
 import threading
@@ -36,6 +37,9 @@ ANSWERS = frozenset(
 )
 # What tells an answer that was made by an exception nobody foresaw.
 SIGNS_OF_A_FAULT = ("Traceback", 'File "', "internal error", "\\nAt:", "\nAt:")
+# Triton 2.51 takes a request of batch 0 for one without a batch dimension, and its Python backend then counts the first
+# item dimension as its batch: too many for the model's, it refuses all that it was gathered with (docs/security.md).
+KNOWN = re.compile(r"batch size \d+ for '\w+', max allowed is \d+")
 # Memory may grow by so much after the first half of a run, in MiB: a stub keeps what its largest picture took, and a
 # picture of MAX_IMAGE_PIXELS takes 192 MiB. What leaks with every input is more than that over a run.
 GROWTH_MIB = 256
@@ -203,6 +207,7 @@ class Neighbour:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.answered = 0
         self.wrong: list[str] = []
+        self.known = 0
 
     def _requests(self) -> Iterator[Any]:
         picture = corpus()[0]
@@ -225,7 +230,10 @@ class Neighbour:
                     if found != wanted:
                         self.wrong.append(f"{request.model_name}: another answer than before")
                 except grpc.RpcError as error:
-                    self.wrong.append(f"{request.model_name}: {error.code().name}: {error.details()}")
+                    if KNOWN.search(error.details() or ""):
+                        self.known += 1
+                    else:
+                        self.wrong.append(f"{request.model_name}: {error.code().name}: {error.details()}")
                 self.answered += 1
             self._stop.wait(0.005)
 
@@ -298,6 +306,7 @@ def fuzz(server: Running, first: int, count: int) -> dict[str, Any]:
         "inputs": count,
         "outcomes": dict(outcomes.most_common()),
         "neighbour_answers": neighbour.answered,
+        "neighbour_lost_to_what_triton_does_with_batch_0": neighbour.known,
         "faults": faults,
         "stubs_resident_mib": resident,
         "seconds": round(time.monotonic() - began, 1),
