@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from pinstream import sidecar as sidecars
 from pinstream_cli.doctor import doctor
-from pinstream_cli.triton.preflight import SHARED_MEMORY
 from pinstream_cli.triton.endpoints import Endpoints
+from pinstream_cli.triton.preflight import SHARED_MEMORY
 from tests import onnx_models
 
 ONE_LINE = 'backend: "pinstream"\n'
