@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/pinstream demo $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-gpu:
 	python3 -m pytest tests/gpu

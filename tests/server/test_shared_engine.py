@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,13 +33,34 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     onnx_models.dynamic_width(add_model(repository, "doubling", CONFIG))
     with running(repositories=[repository]) as server:
         yield server
-    assert engine_processes() == []
+        last = engine_processes(server)
+    assert not any(_is_alive(pid) for pid in last)
 
 
-def engine_processes() -> list[int]:
-    """Engine processes on this machine, of whatever model."""
+def engine_processes(server: Running) -> list[int]:
+    """Engine processes that stubs of this server have started."""
     found = subprocess.run(["pgrep", "-f", "pinstream/engine_process.py"], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+    return [int(pid) for pid in found.stdout.split() if server.server.pid in _ancestors(int(pid))]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether it has not ended; one that nobody has asked about yet has ended, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            # The name, in parentheses, may hold blanks.
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        found.append(pid)
+    return found
 
 
 def double(client: grpc.InferenceServerClient, rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
@@ -48,7 +70,7 @@ def double(client: grpc.InferenceServerClient, rows: np.ndarray) -> np.ndarray: 
 
 
 def test_every_client_gets_its_own_rows_from_one_process(shared: Running) -> None:
-    assert len(engine_processes()) == 1
+    assert len(engine_processes(shared)) == 1
 
     def work(number: int) -> None:
         random = np.random.default_rng(number)
@@ -92,14 +114,14 @@ def test_a_request_the_engine_fails_on_fails_no_other(shared: Running) -> None:
 def test_a_killed_engine_process_comes_back_by_itself(shared: Running) -> None:
     client = grpc.InferenceServerClient(shared.grpc_url)
     rows = np.ones((2, 6), np.float32)
-    (pid,) = engine_processes()
+    (pid,) = engine_processes(shared)
     os.kill(pid, signal.SIGKILL)
     until = time.monotonic() + 10
-    while engine_processes() and time.monotonic() < until:
+    while engine_processes(shared) and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(0.5)  # the kernel frees a process's memory before it closes its sockets
     # Nothing was under way, so the process is started again before anything is handed to it.
     np.testing.assert_array_equal(double(client, rows), rows * 2)
-    assert len(engine_processes()) == 1
-    assert engine_processes() != [pid]
+    assert len(engine_processes(shared)) == 1
+    assert engine_processes(shared) != [pid]
     client.close()

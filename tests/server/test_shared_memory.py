@@ -46,4 +46,5 @@ def test_the_arithmetic_holds_against_a_real_server(tmp_path: Path) -> None:
     for name, found in regions.items():
         assert len(found) == told[name].instances
         expected = told[name].needed / told[name].instances
-        assert all(expected - 3 * MIB <= size <= expected for size in found), (name, found, expected)
+        # Not every instance need have met the largest batch.
+        assert expected - 3 * MIB <= max(found) <= expected, (name, found, expected)

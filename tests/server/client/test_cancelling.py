@@ -34,24 +34,28 @@ def test_cancelled_future_reaches_the_server(tiny: Running, noises: list[Shown])
     before = cancelled_at(tiny)
     with Detector(url_of(tiny, "grpc"), timeout=TIMEOUT_S) as detector:
         detector.detect(noises[0].pixels)
-        calls = [detector.submit(noises[0].pixels) for _ in range(200)]
-        time.sleep(0.1)
-        started = time.monotonic()
-        for call in calls:
-            call.cancel()
-        outcomes = [CancelledError() if call.cancelled() else call.exception(5) for call in calls]
-        assert time.monotonic() - started < 5
-        assert {type(outcome) for outcome in outcomes} <= {type(None), Cancelled, CancelledError}
-        assert any(isinstance(outcome, Cancelled) for outcome in outcomes)
+        # How many wait at the server just then is up to the machine: a round may find none.
+        assert any(cancel_many(detector, noises) and soon(lambda: cancelled_at(tiny) > before, 2) for _ in range(8))
         assert same(detector.detect(noises[1].pixels, **LOOSE), noises[1].found)
-    assert soon(lambda: cancelled_at(tiny) > before)
+
+
+def cancel_many(detector: Detector, noises: list[Shown]) -> bool:
+    """Cancel many calls under way, each of which has to end at once; whether any was cancelled at the server."""
+    calls = [detector.submit(noises[0].pixels) for _ in range(200)]
+    time.sleep(0.1)
+    started = time.monotonic()
+    for call in calls:
+        call.cancel()
+    outcomes = [CancelledError() if call.cancelled() else call.exception(5) for call in calls]
+    assert time.monotonic() - started < 5
+    assert {type(outcome) for outcome in outcomes} <= {type(None), Cancelled, CancelledError}
+    return any(isinstance(outcome, Cancelled) for outcome in outcomes)
 
 
 def test_cancelled_future_ends_at_once(tiny_url: str, noises: list[Shown]) -> None:
     with Detector(tiny_url, timeout=TIMEOUT_S) as detector:
         detector.detect(noises[0].pixels)
-        calls = [detector.submit(noises[number % len(noises)].pixels, **LOOSE) for number in range(100)]
-        time.sleep(0.05)
+        calls = [detector.submit(noises[number % len(noises)].pixels, **LOOSE) for number in range(300)]
         started = time.monotonic()
         cancelled = [call.cancel() for call in calls]
         for call in calls:

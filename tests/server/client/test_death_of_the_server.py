@@ -19,9 +19,11 @@ from rich.console import Console
 
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints, TritonServer
+from pinstream_cli.triton.access import Access
 from pinstream_client import AsyncDetector, Detector, PinstreamError
 from tests.server.client.conftest import LOOSE, Shown, same
 
+OPEN = Access(client_shm=True)
 TIMEOUT_S = 3.0
 GRACE_S = 1.5  # for a busy machine
 
@@ -29,7 +31,7 @@ GRACE_S = 1.5  # for a busy machine
 @contextlib.contextmanager
 def server_at(endpoints: Endpoints, service: Path) -> Iterator[TritonServer]:
     console = Console(file=io.StringIO())
-    with serving(service, endpoints=endpoints, console=console, startup_timeout_s=120) as server:
+    with serving(service, endpoints=endpoints, console=console, startup_timeout_s=120, access=OPEN) as server:
         yield server
 
 

@@ -42,8 +42,9 @@ def instance() -> Iterator[Open]:
 
 
 def engine_processes() -> list[int]:
-    """Engine processes that children of this one have started."""
-    found = subprocess.run(["pgrep", "-f", "engine_process.py"], capture_output=True, text=True, check=False)
+    """Engine processes that this one has started."""
+    command = ["pgrep", "-P", str(os.getpid()), "-f", "engine_process.py"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     return [int(pid) for pid in found.stdout.split()]
 
 
