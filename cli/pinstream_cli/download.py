@@ -116,6 +116,8 @@ def _request(url: str, part: Path) -> Any:
         if error.code == 416:
             discard(part)
             raise _Broken("it has another length now") from None
+        if error.code >= 500:  # a proxy's answer, too, where there is no way to the server
+            raise UnreachableError(f"{url} cannot be reached (answer {error.code}, {error.reason})") from None
         raise CommandError(f"{url}: the server answers {error.code} ({error.reason}); the file is not there") from None
     except urllib.error.URLError as error:
         raise UnreachableError(f"{url} cannot be reached ({_reason(error.reason)})") from None

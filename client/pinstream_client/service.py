@@ -10,7 +10,7 @@ from .cluster import Cluster
 from .detections import Detections
 from .direct import DirectRoute
 from .encoded import EncodedRoute
-from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
+from .errors import AccessDenied, ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
 from .labels import COCO
 from .options import Options
 from .retry import NO_RETRY
@@ -93,7 +93,11 @@ class Service:
             if ready:
                 return
         # Only now, when something is wrong, does it pay to ask what.
-        index = yield from self.cluster.ask(lambda server, left: server.repository_index(left), deadline, NO_RETRY)
+        try:
+            index = yield from self.cluster.ask(lambda server, left: server.repository_index(left), deadline, NO_RETRY)
+        except AccessDenied:
+            yield from self._check_among_served(deadline)
+            return
         entries = [entry for entry in index if entry["name"] == self.model]
         where = " and ".join(str(address) for address in self.cluster.addresses)
         if not entries:
@@ -102,6 +106,21 @@ class Service:
         state = entries[-1].get("state") or "not loaded"
         reason = entries[-1].get("reason") or "no reason given"
         raise ServerNotReady(f"model '{self.model}' at {where} is not ready: {state} ({reason})")
+
+    def _check_among_served(self, deadline: Deadline) -> Steps[None]:
+        """Where a server keeps to itself what is in its repository: say what it serves, which it tells everybody.
+
+        Raises:
+            ModelNotFound, ServerNotReady: It serves other models, or none yet.
+        """
+        answer = yield from self.cluster.ask(lambda server, left: server.statistics(left), deadline, NO_RETRY)
+        served = sorted({str(entry["name"]) for entry in answer.get("model_stats", [])})
+        where = " and ".join(str(address) for address in self.cluster.addresses)
+        if not served:
+            raise ServerNotReady(f"the server at {where} serves no model yet")
+        if self.model not in served:
+            raise ModelNotFound(f"the server at {where} serves no model '{self.model}': it serves {', '.join(served)}")
+        raise ServerNotReady(f"model '{self.model}' at {where} is not ready; the server's log says why")
 
     def wait_ready(self, timeout: float, attempt_timeout: float) -> Steps[None]:
         """Tries `check_ready` until it returns.

@@ -13,8 +13,10 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from pinstream_cli.main import main
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.access import ADMIN_HEADER, API_HEADER, GRPC_PREFIX, Tls
 from tests import certificates
@@ -112,6 +114,16 @@ def test_by_default_anybody_here_infers_and_nobody_does_anything_else(classifier
             assert http_status(started, path) == 403, path
         assert http_status(started, "/v2/repository/models/classifier/unload", body=b"{}") == 403
         infer(server)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_missing_model_is_named_though_the_repository_is_closed(classifier: Path, protocol: str) -> None:
+    with running(classifier, access=Access()) as started:
+        url = started.grpc_url if protocol == "grpc" else started.http_url
+        found = CliRunner().invoke(main, ["detect", str(classifier), "-u", f"{protocol}://{url}", "--model", "nope"])
+    assert found.exit_code == 2
+    assert "serves no model 'nope': it serves classifier" in found.output
+    assert "refused access" not in found.output
 
 
 @pytest.fixture(scope="module")
