@@ -131,6 +131,8 @@ class Recorder:
                 self._wake.wait()
                 self._wake.clear()
                 self._hand_over()
+            # What came while the thread was handing over, and was told to stop.
+            self._hand_over()
         except Exception as error:  # a server that stops taking metrics must not stop the model
             LOGGER.warning("metrics end here: %s", error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from .transport import Deadline, InferRequest, Json, infer_tensors
 
 # How long a server that answered UNAVAILABLE gets to show that it was itself that said so, and not the network.
 LIVE_PROBE_S = 1.0
+# What gRPC says of a connection that broke under a call; a probe over a new one may well find the server live.
+_BROKEN = re.compile(r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|GOAWAY")
 
 
 def channel_arguments(options: Options) -> list[tuple[str, int]]:
@@ -136,6 +139,8 @@ class GrpcCalls:
             return errors.deadline_exceeded(self.address, seconds)
         if code == "CANCELLED":
             return errors.cancelled(self.address)
+        if code == "UNAVAILABLE" and _BROKEN.search(error.message()):
+            return self._unreachable(error)
         return errors.from_status(code, error.message(), self.address, model)
 
     def _unreachable(self, error: Any) -> errors.ServerUnreachable:
