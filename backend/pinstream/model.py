@@ -39,7 +39,7 @@ NOT_IN_DLPACK = frozenset({"BYTES", "BOOL", "BF16"})
 
 
 class TritonPythonModel:
-    """One model instance: an engine, its loop, and nothing shared with other instances."""
+    """One model instance: its loop, and an engine of its own or its part in one that several instances share."""
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def open_client(kind: Callable[..., Any], address: Address, options: Options) ->
         raise errors.InvalidURL(f"cannot read the TLS file {error.filename}: {error.strerror or error}") from None
 
 
-class GrpcCalls:
+class GrpcCalls(ABC):
     """The methods of `Transport`, each handed to ``_call`` with what makes an answer of tritonclient's result."""
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -118,15 +119,15 @@ class GrpcCalls:
         """See `Transport`."""
         return self._call(_nothing, timeout, "", "unregister_cuda_shared_memory", name)
 
+    @abstractmethod
     def _infer(self, request: InferRequest, arguments: dict[str, Any], timeout: float) -> Any:
         """Runs ``infer`` of tritonclient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _call(
         self, read: Callable[[Any], Any], timeout: float, model: str, method: str, *arguments: Any, **options: Any
     ) -> Any:
         """Calls a method of tritonclient's client, and reads its result with ``read``."""
-        raise NotImplementedError
 
     def _require_time(self, timeout: float) -> Deadline:
         if timeout <= 0:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,7 @@ class Answer:
     body: bytes
 
 
-class HttpCalls:
+class HttpCalls(ABC):
     """The methods of `Transport`, each handed to ``_call`` with what makes its result of an HTTP answer."""
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -141,6 +142,7 @@ class HttpCalls:
         question = Question("POST", path, b"" if body is None else json.dumps(body).encode())
         return self._call(question, self._done, timeout)
 
+    @abstractmethod
     def _call(
         self,
         question: Question,
@@ -149,7 +151,6 @@ class HttpCalls:
         request: InferRequest | None = None,
     ) -> Any:
         """Sends ``question`` and reads the answer with ``read``; ``request`` is the inference it belongs to, if any."""
-        raise NotImplementedError
 
     def _prepared(self, question: Question) -> tuple[bytes | None, dict[str, str]]:
         """The body as it goes out, and all headers."""

@@ -8,13 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .cluster import Cluster
-from .errors import ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
+from .errors import ModelNotFound, ServerNotReady, ServerUnreachable
 from .retry import NO_RETRY
-from .steps import Pause, Steps
+from .steps import Steps, until_ready
 from .tensors import Signature, optional_inputs, read_signature
 from .transport import Deadline, InferRequest, Parameter
-
-_POLL_S = 0.1
 
 
 class ModelSteps:
@@ -84,11 +82,4 @@ class ModelSteps:
         Raises:
             PinstreamError: It did not within ``timeout``: the last reason.
         """
-        deadline = Deadline(timeout)
-        while True:
-            try:
-                return (yield from self.check_ready(Deadline(min(attempt_timeout, max(deadline.left(), _POLL_S)))))
-            except PinstreamError:
-                if deadline.left() <= _POLL_S:
-                    raise
-            yield Pause(_POLL_S)
+        return until_ready(self.check_ready, timeout, attempt_timeout)

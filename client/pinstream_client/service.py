@@ -15,7 +15,7 @@ from .labels import COCO
 from .options import Options
 from .retry import NO_RETRY
 from .shared_memory import SharedMemory
-from .steps import Ask, Pause, Steps
+from .steps import Ask, Pause, Steps, until_ready
 from .timing import Statistics, ensemble_models, read_statistics
 from .transport import Deadline
 
@@ -23,7 +23,6 @@ Transport: TypeAlias = Literal["encoded", "tensor", "shm", "cuda"]
 
 # These say that no other image will fare better now.
 SERVER_IS_GONE = (ServerUnreachable, ServerNotReady, ModelNotFound)
-_POLL_S = 0.1
 
 
 class Service:
@@ -128,14 +127,7 @@ class Service:
         Raises:
             PinstreamError: It did not within ``timeout``: the last reason.
         """
-        deadline = Deadline(timeout)
-        while True:
-            try:
-                return (yield from self.check_ready(Deadline(min(attempt_timeout, max(deadline.left(), _POLL_S)))))
-            except PinstreamError:
-                if deadline.left() <= _POLL_S:
-                    raise
-            yield Pause(_POLL_S)
+        return until_ready(self.check_ready, timeout, attempt_timeout)
 
     def statistics(self, deadline: Deadline) -> Steps[Statistics]:
         """The counters of the ensemble and its steps, summed over the servers that answer."""

@@ -10,6 +10,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from .errors import PinstreamError
+from .transport import Deadline
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -44,3 +47,25 @@ Step: TypeAlias = "Ask | Pause | Work"
 Result = TypeVar("Result")
 # What a procedure of this package returns: run it to have the result.
 Steps: TypeAlias = Generator[Step, Any, Result]
+_POLL_S = 0.1
+
+
+def until_ready(check: Callable[[Deadline], Steps[None]], timeout: float, attempt_timeout: float) -> Steps[None]:
+    """Tries `check` until it returns.
+
+    Args:
+        check: Raises PinstreamError while something is not ready.
+        timeout: Seconds for all of it.
+        attempt_timeout: Seconds for one try.
+
+    Raises:
+        PinstreamError: It did not return within ``timeout``: the last reason.
+    """
+    deadline = Deadline(timeout)
+    while True:
+        try:
+            return (yield from check(Deadline(min(attempt_timeout, max(deadline.left(), _POLL_S)))))
+        except PinstreamError:
+            if deadline.left() <= _POLL_S:
+                raise
+        yield Pause(_POLL_S)

@@ -1,4 +1,4 @@
-"""What the loop asks of an engine. Implemented by onnxruntime.py (host memory) and tensorrt.py (CUDA)."""
+"""What the loop asks of an engine. Implemented by onnxruntime.py, tensorrt.py and, elsewhere, shared/client.py."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -25,7 +26,10 @@ from pinstream.trace import Tracer
 
 LOGGER = logging.getLogger("pinstream.shared")
 SCRIPT = Path(__file__).resolve().parents[1] / "engine_process.py"
+# Between two looks whether another instance's process has come so far as to listen.
 RETRY_S = 0.02
+# A process may end, its last instance gone, just as another one comes; not again and again.
+MOST_STARTS = 3
 # Instances all come while the model is loaded; a process that none has reached by then is nobody's.
 FIRST_INSTANCE_S = 60.0
 
@@ -40,29 +44,41 @@ def shared_engine(model_file: Path, options: Options) -> Engine:
 
 
 def _connect(model_file: Path, options: Options) -> tuple[socket.socket, wire.Message]:
-    """A socket to the model's engine process, started where there is none, and its first message."""
+    """A socket to the model's engine process, started where there is none, and its first message.
+
+    Raises:
+        ModelFileError: The process ends before it serves, or the address is another user's.
+        PinstreamError: The engine cannot be loaded.
+    """
     address = _address(model_file, options)
     process: subprocess.Popen[bytes] | None = None
+    starts = 0
     while True:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            channel.connect(address)
-            hello = _greeted(channel)
-            if hello is not None:
-                return channel, hello
-        except ConnectionError:
-            pass
-        channel.close()
-        if process is not None and process.poll() not in (None, 0):
-            raise ModelFileError(f"the engine's process ended with {process.returncode} while it was starting")
-        process = _start(model_file, options, address) or process
+        with contextlib.ExitStack() as stack:
+            channel = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            with contextlib.suppress(ConnectionError):
+                channel.connect(address)
+                hello = _greeted(channel)
+                if hello is not None:
+                    stack.pop_all()
+                    return channel, hello
+        if process is not None and process.poll() is not None and (process.returncode or starts >= MOST_STARTS):
+            raise ModelFileError(
+                f"the engine's process ended with {process.returncode} while it was starting; the server's log says why"
+            )
+        started = _start(model_file, options, address)
+        if started is not None:
+            process, starts = started, starts + 1
         time.sleep(RETRY_S)
 
 
 def _greeted(channel: socket.socket) -> wire.Message | None:
-    """Wait until the engine is loaded; None where the process ended instead, or is not our user's."""
+    """Wait until the engine is loaded; None where the process ended instead."""
     if not wire.same_user(channel):
-        return None
+        raise ModelFileError(
+            f"the address of the engine's process is held by user {wire.peer(channel)[1]}; stop that process, or set "
+            "SHARE_ENGINE to off in config.pbtxt"
+        )
     hello, _ = wire.receive(channel)
     if hello is not None and "error" in hello:
         raise getattr(errors, hello["kind"], ModelFileError)(hello["error"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pinstream.engines.base import Engine
 from pinstream.errors import ConfigError, EngineError, ModelFileError
 from pinstream.loop import Loop
 from pinstream.options import Options
+from pinstream.shared import process
 from pinstream.tensors import Array
 from tests import onnx_models
 
@@ -188,3 +190,30 @@ def wait_until_gone() -> None:
     while engine_processes() and time.monotonic() < until:
         time.sleep(0.05)
     assert engine_processes() == []
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_process_that_ends_before_it_serves_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    (tmp_path / "ends.py").write_text(f"import sys; sys.stdin.read(); sys.exit({code})")
+    monkeypatch.setattr(process, "SCRIPT", tmp_path / "ends.py")
+    with pytest.raises(ModelFileError, match=f"ended with {code} while it was starting"):
+        open_for_instance(onnx_models.dynamic_width(tmp_path / "m.onnx"), SHARED)
+
+
+def test_an_address_that_another_user_holds_is_not_trusted(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("needs to be root, to be somebody else")
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    listens = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+        "s.bind(chr(0) + sys.argv[1]); s.listen(); print(flush=True); s.accept(); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", listens, process._address(model, SHARED)[1:]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(ModelFileError, match="held by user 65534"):
+            open_for_instance(model, SHARED)
+        other.kill()
