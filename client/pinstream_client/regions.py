@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 DIRECTORY = Path("/dev/shm")
 PREFIX = "pinstream-client-"
+ON_GPU = "-gpu"  # how the names of regions of GPU memory end
 
 
 class Region(Protocol):
@@ -61,7 +62,7 @@ class SystemRegion:
 
     def __init__(self, nbytes: int) -> None:
         self.known_to: set[int] = set()
-        descriptor, self.name = _locked_file()
+        descriptor, self.name = locked_file()
         try:
             # Unlike a mere size this takes the memory now: a full /dev/shm is an error here, not a SIGBUS later.
             os.posix_fallocate(descriptor, 0, nbytes)
@@ -117,9 +118,17 @@ def _owner_is_dead(path: Path) -> bool:
     return True
 
 
-def _locked_file() -> tuple[int, str]:
+def locked_file(ending: str = "") -> tuple[int, str]:
+    """A new empty file in /dev/shm that says whose a region is and, as long as it is locked, that its owner lives.
+
+    Returns:
+        The descriptor, which is to be closed with the region, and the name.
+
+    Raises:
+        OSError: /dev/shm is not there or not ours to write.
+    """
     while True:
-        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}{ending}"
         descriptor = os.open(DIRECTORY / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         # Between the two lines another process may have taken it for a leftover and removed it.

@@ -148,18 +148,23 @@ class SharedMemory:
 
     def _sweep(self, server: int, deadline: Deadline) -> Steps[None]:
         """Before the first region: removes what dead processes left behind, here and at the server."""
-        if self._leftovers is None:
-            from .regions import remove_leftovers  # needs Linux, as the regions themselves do
-
-            names = remove_leftovers()
-            self._leftovers = {index: list(names) for index in range(len(self._cluster.addresses))}
-        names = self._leftovers.get(server, [])
-        while names:
-            forget = partial(_forget, names.pop())
+        while (name := self._next_leftover(server)) is not None:
             try:
-                yield Ask(server, forget, min(_GOODBYE_S, deadline.left()))
+                yield Ask(server, partial(_forget, name), min(_GOODBYE_S, deadline.left()))
+            except (ServerUnreachable, DeadlineExceeded, Cancelled):
+                return  # registering will say it
             except PinstreamError:
-                return  # whatever is wrong, registering will say it
+                continue  # a server without GPUs knows none of their regions
+
+    def _next_leftover(self, server: int) -> str | None:
+        with self._lock:  # of several threads one looks, and each name goes to one of them
+            if self._leftovers is None:
+                from .regions import remove_leftovers  # needs Linux, as the regions themselves do
+
+                names = remove_leftovers()
+                self._leftovers = {index: list(names) for index in range(len(self._cluster.addresses))}
+            names = self._leftovers[server]
+            return names.pop() if names else None
 
     def _refuse(self, servers: range | list[int], reason: str) -> None:
         fresh = set(servers) - self._refusing
@@ -176,6 +181,10 @@ class SharedMemory:
 
 
 def _forget(name: str, transport: Any, timeout: float) -> Any:
+    from .regions import ON_GPU
+
+    if name.endswith(ON_GPU):
+        return transport.unregister_cuda_region(name, timeout)
     return transport.unregister_system_region(name, timeout)
 
 

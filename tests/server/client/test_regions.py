@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from pinstream_client import AsyncDetector, Detector, SharedMemoryRefused
-from pinstream_client.regions import DIRECTORY, PREFIX, SystemRegion, remove_leftovers
+from pinstream_client.regions import DIRECTORY, ON_GPU, PREFIX, SystemRegion, locked_file, remove_leftovers
 from tests.server.client.conftest import LOOSE, TIMEOUT_S, Shown, same, url_of
 from tests.server.running import Running, running
 
@@ -114,6 +115,59 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next(
         assert files(alive.pid) <= registered(tiny)
         assert files(os.getpid()) <= registered(tiny)
     assert files(os.getpid()) == set()
+
+
+def test_what_killed_processes_leave_is_forgotten_when_many_begin_at_once(
+    tiny: Running, protocol: str, process: Callable[[str], subprocess.Popen[str]], noises: list[Shown]
+) -> None:
+    killed = process("time.sleep(60)")
+    killed.kill()
+    killed.wait()
+    # A region of GPU memory leaves a name alone, which a server without GPUs does not mind being asked about.
+    descriptor, on_gpu = locked_file(ON_GPU)
+    os.close(descriptor)
+    left = files(killed.pid)
+    with Detector(url_of(tiny, protocol), timeout=TIMEOUT_S, transport="shm") as detector:
+        found = list(detector.stream([one.pixels for one in noises] * 2, in_flight=8, **LOOSE))
+        assert all(same(got, one.found) for got, one in zip(found, noises * 2, strict=True))
+        assert not left & registered(tiny)
+        assert not (files(killed.pid) | {on_gpu}) & files()
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ("os.environ['CUDA_VISIBLE_DEVICES'] = ''", "no CUDA shared memory on GPU 0: .*(CUDA|device)"),
+        ("sys.modules['cuda'] = None", "needs cuda-python"),
+    ],
+    ids=["no GPU", "no cuda-python"],
+)
+def test_gpu_memory_that_there_is_not_is_noticed_once_and_done_without(tiny: Running, before: str, reason: str) -> None:
+    script = f"""
+        import os, sys, warnings
+        {before}
+        import numpy as np
+        from pinstream_client import Detector, SharedMemoryRefused
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        with Detector({url_of(tiny, "grpc")!r}, timeout=60) as whole:
+            expected = whole.detect(pixels, conf=0.05)
+        warnings.simplefilter("always", SharedMemoryRefused)
+        with Detector({url_of(tiny, "grpc")!r}, timeout=60, transport="cuda") as d:
+            for found in d.detect([pixels] * 4, conf=0.05):
+                np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+            assert d.transport == "tensor"
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CLIENT)},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(reason, done.stderr)
+    assert done.stderr.count("no shared memory with") == 1
+    assert not {name for name in files() if name.endswith(ON_GPU)}
 
 
 def test_regions_are_used_again(tiny_url: str, noises: list[Shown]) -> None:
