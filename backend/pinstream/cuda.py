@@ -55,10 +55,11 @@ def _failure(doing: str, error: Any) -> CudaError:
     name = _text(cudart.cudaGetErrorName(error))
     text = _text(cudart.cudaGetErrorString(error))
     cudart.cudaGetLastError()
-    # What is still there after it was taken off is a lost context.
-    sticky = cudart.cudaDeviceSynchronize()[0] != SUCCESS
+    no_memory = error == cudart.cudaError_t.cudaErrorMemoryAllocation
+    # What is still there after it was taken off is a lost context; but for one that could not even be made.
+    sticky = not no_memory and cudart.cudaDeviceSynchronize()[0] != SUCCESS
     cudart.cudaGetLastError()
-    advice = _RESTART if sticky else ""
+    advice = _RESTART if sticky else memory_advice() if no_memory else ""
     failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
     if sticky:
         _lost.append(failure)
@@ -66,6 +67,16 @@ def _failure(doing: str, error: Any) -> CudaError:
 
 
 _RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
+
+
+def memory_advice() -> str:
+    """What to do where the GPU's memory is used up, to be put behind the message that says so."""
+    error, *memory = cudart.cudaMemGetInfo()
+    cudart.cudaGetLastError()
+    found = f"the GPU has {memory[0] >> 20:,} of {memory[1] >> 20:,} MiB free; " if error == SUCCESS else ""
+    return f"; {found}stop what else uses the GPU, or lower max_batch_size, SLOTS or the count in instance_group"
+
+
 # The failures since this process lost its GPU context; the first says what happened.
 _lost: list[CudaError] = []
 

@@ -59,6 +59,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the engine and hold it against the configuration."""
+        self._name = args["model_instance_name"]
         config = json.loads(args["model_config"])
         options = Options.from_model_config(config, device=max(0, int(args["model_instance_device_id"])))
         _log_to_triton()
@@ -70,11 +71,11 @@ class TritonPythonModel:
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         self._recorder = _recorder(args, options)
-        self._tracer = Tracer.from_environment(args["model_instance_name"])
+        self._tracer = Tracer.from_environment(self._name)
         self._loop = Loop(self._engine, self._observe)
         self._has_parameters = _responses_have_parameters()
         self._lost = False
-        pb_utils.Logger.log_info(f"[pinstream] {args['model_instance_name']}: {model_file.name}, {self._describe()}")
+        pb_utils.Logger.log_info(f"[pinstream] {self._name}: {model_file.name}, {self._describe()}")
 
     def _describe(self) -> str:
         inputs, outputs = (", ".join(map(str, tensors)) for tensors in (self._spec.inputs, self._spec.outputs))
@@ -140,7 +141,9 @@ class TritonPythonModel:
         if answer.error is not None:
             lost = bool(self._engine.failure)
             if not self._lost:
-                pb_utils.Logger.log_error(f"[pinstream] {answer.error}")
+                # `pinstream serve` looks for the mark, since Triton goes on calling the model ready.
+                mark = "LOST " if lost and not self._engine.recovers else ""
+                pb_utils.Logger.log_error(f"[pinstream] {mark}{self._name}: {answer.error}")
             self._lost = lost
             return _error(
                 str(answer.error), pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
@@ -158,8 +161,9 @@ class TritonPythonModel:
         return _error(f"{text}; see the server's log", pb_utils.TritonError.INTERNAL)
 
     def is_ready(self) -> bool:
-        """Whether the engine can still run; asked by Tritons of March 2026 and later, not before."""
-        return not self._engine.failure
+        """Whether requests can be answered; asked by Tritons of March 2026 and later, not before."""
+        # An engine that comes back with the next request must be sent one.
+        return self._engine.recovers or not self._engine.failure
 
     def finalize(self) -> None:
         """Free the engine; also called after an initialize that failed half-way."""

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from tests.gpu.conftest import BuildPlan
 from tests.gpu.serving import parameters, place
 from tests.gpu.test_engine import FP32, pixels, reference
 from tests.server.conftest import ONE_LINE
-from tests.server.running import Running, running
+from tests.server.running import Reached, running
+from tests.server.serve_process import Serve, left_behind, ready
 from tests.server.test_plain_models import infer
+from tests.server.test_restart import seconds_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).parent / "lose_context.cu"
@@ -92,13 +95,13 @@ def test_a_lost_context_is_said_by_every_answer_and_by_the_engine(
     assert lines[1:] == [lines[0]] * 4
 
 
-def failure(server: Running, model: str) -> InferenceServerException:
+def failure(server: Reached, model: str) -> InferenceServerException:
     with pytest.raises(InferenceServerException) as caught:
         infer(server, model, pixels=pixels(1))
     return caught.value
 
 
-def lose(server: Running, trigger: Path) -> InferenceServerException:
+def lose(server: Reached, trigger: Path) -> InferenceServerException:
     """Let the model `struck` lose its context; gives the answer to the next request."""
     infer(server, "struck", pixels=pixels(1))
     trigger.touch()
@@ -108,7 +111,7 @@ def lose(server: Running, trigger: Path) -> InferenceServerException:
     return failure(server, "struck")
 
 
-def assert_served(server: Running, model: str) -> None:
+def assert_served(server: Reached, model: str) -> None:
     got = infer(server, model, pixels=pixels(3)).as_numpy("probabilities")
     np.testing.assert_allclose(got, reference(pixels(3)), atol=FP32)
 
@@ -130,6 +133,7 @@ def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_l
             assert failure(server, "struck").message() == first.message()
         said = [line for line in server.console.getvalue().splitlines() if MEANING in line]
         assert len(said) == 1, said
+        assert server.server.lost.startswith("struck"), "the mark that `pinstream serve` looks for"
         assert "Traceback" not in server.console.getvalue()
         # Other models are other processes, with contexts of their own.
         assert_served(server, "neighbour")
@@ -157,3 +161,53 @@ def test_a_shared_engine_that_lost_its_context_is_started_again_by_the_next_requ
         for _ in range(8):
             assert_served(server, "struck")
         assert "the engine's process was started again" in server.console.getvalue()
+        assert not server.server.lost, "a model that comes back by itself needs no restart"
+
+
+@pytest.fixture
+def serve(build: BuildPlan, tmp_path: Path, library: Path) -> Iterator[Callable[..., Serve]]:
+    """Starts `pinstream serve` with the model `struck`."""
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
+    place(plan, tmp_path / "repository", "struck", ONE_LINE + parameters(PLUGINS=str(library)))
+    started: list[Serve] = []
+
+    def run(*options: str) -> Serve:
+        started.append(Serve("--model-repository", tmp_path / "repository", *options))
+        started[-1].wait_for("Stop with Ctrl-C", 120)
+        return started[-1]
+
+    yield run
+    for process in started:
+        if process.process.poll() is None:
+            process.process.terminate()
+            process.process.wait(90)
+
+
+STRUCK = "/v2/models/struck/ready"
+
+
+def test_serve_restart_brings_a_lost_model_back_without_a_hand(serve: Callable[..., Serve], trigger: Path) -> None:
+    server = serve("--restart")
+    assert_served(server, "struck")
+    first = lose(server, trigger)
+    assert first.status() == "StatusCode.UNAVAILABLE"
+    # Triton 2.51 itself calls the model ready for ever.
+    unready = seconds_until(lambda: not ready(server.endpoints, STRUCK), 5)
+    back = seconds_until(lambda: ready(server.endpoints, STRUCK), 120)
+    print(f"not ready after {unready:.1f} s, back after {back:.1f} s more")
+    assert_served(server, "struck")
+    (said,) = [line for line in server.lines if "RESTART" in line]
+    assert "struck" in said
+    assert MEANING in said
+    server.process.terminate()
+    assert server.end(90) == 0
+    assert not left_behind(server)
+
+
+def test_without_restart_serve_ends_with_what_happened(serve: Callable[..., Serve], trigger: Path) -> None:
+    server = serve()
+    lose(server, trigger)
+    assert server.end(90) == 2
+    assert "error: struck" in server.text
+    assert MEANING in server.text
+    assert not left_behind(server)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 
@@ -15,6 +16,18 @@ from pinstream_cli.triton import Access, Endpoints, TritonServer
 
 # What most tests need: shared memory from clients, models loaded and unloaded.
 OPEN = Access(client_shm=True, control=True)
+
+
+class Reached(Protocol):
+    """A server that requests can be sent to."""
+
+    @property
+    def grpc_url(self) -> str:
+        """host:port of gRPC."""
+
+    @property
+    def http_url(self) -> str:
+        """host:port of HTTP."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,16 @@ class Serve:
         self.lines.extend(iter(self.process.stderr.readline, ""))
 
     @property
+    def grpc_url(self) -> str:
+        """host:port of gRPC."""
+        return self.endpoints.grpc_url
+
+    @property
+    def http_url(self) -> str:
+        """host:port of HTTP."""
+        return self.endpoints.http_url
+
+    @property
     def text(self) -> str:
         return "".join(self.lines)
 

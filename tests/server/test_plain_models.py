@@ -17,10 +17,10 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from tests import onnx_models
 from tests.server.conftest import add_model
-from tests.server.running import Running, running
+from tests.server.running import Reached, Running, running
 
 
-def infer(server: Running, model: str, outputs: list[str] | None = None, protocol: Any = grpc, **arrays: Any) -> Any:
+def infer(server: Reached, model: str, outputs: list[str] | None = None, protocol: Any = grpc, **arrays: Any) -> Any:
     """One request; gives tritonclient's result."""
     url = server.grpc_url if protocol is grpc else server.http_url
     client = protocol.InferenceServerClient(url)

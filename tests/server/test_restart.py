@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pinstream_cli.triton.watchdog import Backoff
 from tests.server.serve_process import Serve, left_behind, ready
 from tests.server.test_leftovers import tritonserver
+from tests.server.test_plain_models import infer
 
 MODEL = "/v2/models/classifier/ready"
 
@@ -55,6 +57,39 @@ def test_what_is_killed_is_not_ready_and_comes_back(
     serve.process.terminate()
     assert serve.end() == 0
     assert not left_behind(serve)
+
+
+SAYS_THAT_IT_IS_LOST = """
+import triton_python_backend_utils as pb_utils
+class TritonPythonModel:
+    def execute(self, requests):
+        texts = [bytes(pb_utils.get_input_tensor_by_name(r, "text").as_numpy().item()).decode() for r in requests]
+        for text in texts:
+            pb_utils.Logger.log_error(text)
+        return [pb_utils.InferenceResponse([]) for _ in requests]
+"""
+
+
+def test_a_model_that_says_it_is_lost_is_started_again_and_a_client_cannot_make_it_say_so(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    """What pinstream's model.py says where it has lost its GPU context; tests/gpu has it do so."""
+    directory = tmp_path / "repository" / "speaker" / "1"
+    directory.mkdir(parents=True)
+    config = 'backend: "python"\ninput { name: "text" data_type: TYPE_STRING dims: 1 }\n'
+    (directory.parent / "config.pbtxt").write_text(config + 'output { name: "none" data_type: TYPE_FP32 dims: 1 }\n')
+    (directory / "model.py").write_text(SAYS_THAT_IT_IS_LOST)
+    serve = start("--model-repository", tmp_path / "repository", "--restart")
+    serve.wait_for("Stop with Ctrl-C")
+    in_a_line, on_a_line_of_its_own = "x] [pinstream] LOST x", 'x\nE1 1 m.py:1] "[pinstream] LOST x"'
+    for text in (in_a_line, on_a_line_of_its_own, "[pinstream] about LOST things"):
+        infer(serve, "speaker", text=np.array([text.encode()], object))
+    threading.Event().wait(3)
+    assert "RESTART" not in serve.text
+    infer(serve, "speaker", text=np.array([b"[pinstream] LOST speaker_0: its reason"], object))
+    seconds_until(lambda: not ready(serve.endpoints), 5)
+    seconds_until(lambda: ready(serve.endpoints), 60)
+    assert serve.text.count("RESTART speaker_0: its reason\n") == 1
 
 
 def test_without_restart_a_dead_model_ends_the_server(start: Callable[..., Serve], classifier: Path) -> None:

@@ -41,6 +41,8 @@ class Engine(ABC):
 
     spec: ModelSpec
     slots: Sequence[Slot]
+    # Whether the next batch after a failure starts the engine again; else only the end of this process helps.
+    recovers: bool = False
 
     @abstractmethod
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
@@ -91,7 +93,7 @@ class Engine(ABC):
 
     @property
     def failure(self) -> str:
-        """Why this engine can never run again, or nothing while it can."""
+        """Why this engine cannot run now, and unless it `recovers` never again; nothing while it can."""
         return ""
 
     @abstractmethod

@@ -51,9 +51,14 @@ class Staging:
         self._allocate(spec.nbytes)
 
     def _allocate(self, nbytes: int) -> None:
-        self.nbytes = nbytes
+        self.nbytes = 0
         self.pinned = cuda.PinnedAllocation(max(nbytes, 1))
-        self.device = None if self._host else cuda.DeviceAllocation(nbytes)
+        try:
+            self.device = None if self._host else cuda.DeviceAllocation(nbytes)
+        except cuda.CudaError:
+            self.pinned.free()
+            raise
+        self.nbytes = nbytes
 
     @property
     def address(self) -> int:

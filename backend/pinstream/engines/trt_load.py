@@ -6,6 +6,7 @@ import hashlib
 import logging
 import mmap
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pinstream.errors import ModelFileError
 from pinstream.options import Options
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
+# How TensorRT says that it is not the plan's fault.
+NO_MEMORY = re.compile(r"out of memory|OutOfMemory|memory allocation|could not be allocated", re.IGNORECASE)
 
 
 def load_plan(flavour: Flavour, path: Path, options: Options) -> tuple[Any, PlanInfo]:
@@ -33,10 +36,11 @@ def load_plan(flavour: Flavour, path: Path, options: Options) -> tuple[Any, Plan
         runtime.engine_host_code_allowed = True
     engine = _deserialize(flavour, runtime, path)
     if engine is None:
-        raise ModelFileError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be loaded by {flavour}: {why(flavour)}; "
-            "build it again on this machine with `pinstream build MODEL.onnx --plan -o DIR`"
-        )
+        reason = why(flavour)
+        remedy = "; build it again on this machine with `pinstream build MODEL.onnx --plan -o DIR`"
+        if NO_MEMORY.search(reason):
+            remedy = cuda.memory_advice()
+        raise ModelFileError(f"{path} ({path.stat().st_size:,} bytes) cannot be loaded by {flavour}: {reason}{remedy}")
     return engine, describe_engine(flavour, engine, path.name)
 
 

@@ -39,6 +39,8 @@ class SharedEngine(Engine):
         spin: Look for answers without a pause, for as long as a small batch takes.
     """
 
+    recovers = True
+
     def __init__(
         self, connect: Callable[[], tuple[socket.socket, wire.Message]], slots: int = 0, *, spin: bool = False
     ) -> None:

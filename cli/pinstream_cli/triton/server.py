@@ -27,6 +27,9 @@ from pinstream_cli.triton.preflight import SHARED_MEMORY
 # Triton's log: 'I1122 18:22:00.022609 2344 model_lifecycle.cc:849] "successfully loaded 'yolox'"'.
 LOADED = re.compile(r"successfully loaded '([^']+)'")
 FAILED = re.compile(r"failed to load '([^']+)' version (\S+): (.*)")
+# Of a model that answers nothing any more, and is READY to Triton all the same; a line break in it is written out, so
+# that no client's text gets to the beginning.
+LOST = re.compile(r'^E\d+ \S+ \d+ [^\]\s]+\] "?\[pinstream\] LOST (.*?)"?$')
 STARTED = re.compile(r"Started (HTTPService|GRPCInferenceService)")
 # Python puts the exception first and its own traceback behind "At:".
 # Triton's log writes its line breaks out.
@@ -51,6 +54,10 @@ class TritonServer:
         access: Who may do what.
         on_ready: Told a model's name and the seconds since the start when it has loaded.
         on_log: Given every line of the log.
+
+    Attributes:
+        loaded: Names of the models that have loaded.
+        lost: Which model instance can never answer again, and why; empty while all can.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class TritonServer:
         self._failures: dict[str, str] = {}
         self._wrong_option = ""
         self.loaded: set[str] = set()
+        self.lost = ""
         self._tail: deque[str] = deque(maxlen=8)
 
     def start(self) -> None:
@@ -132,6 +140,8 @@ class TritonServer:
             self._on_ready(loaded[1], time.monotonic() - self._began)
         elif failed:
             self._failures[failed[1]] = TRACEBACK.sub("", failed[3])
+        elif lost := LOST.search(line):
+            self.lost = lost[1]
         elif STARTED.search(line):
             self._started.set()
         elif WRONG_OPTION.search(line) and not self._wrong_option and not self._started.is_set():

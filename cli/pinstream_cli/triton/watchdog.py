@@ -1,7 +1,8 @@
-"""Notices what Triton does not tell: the death of one of its Python stubs.
+"""Notices what Triton does not tell: the death of one of its Python stubs, and an engine lost for good in one.
 
 A stub is the process of a model instance. Where one is killed or crashes, Triton 2.51 leaves the model READY and
-answers its requests with INTERNAL for good. It does not reap the process either, which is how its death is seen.
+answers its requests with INTERNAL for good. It does not reap the process either, which is how its death is seen. A stub
+that has lost its GPU context lives on; it says so in the log.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Watchdog:
             code = self._server.wait(INTERVAL_S)
             if code is not None:
                 return f"Triton ended by itself with code {code}"
+            if self._server.lost:
+                return self._server.lost
             dead = self._dead_stub()
             if dead is not None:
                 return f"the process of model '{self._models.get(dead, '?')}' has died (process {dead})"
