@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pinstream.plans.locks import default_cache_dir, locked
 from pinstream.sidecar import file_sha256
-from pinstream_cli.demo import BUILT_IN_MODEL, built_in
+from pinstream_cli.demo import BUILT_IN_LABELS, BUILT_IN_MODEL, built_in
 from pinstream_cli.download import Source, UnreachableError, discard, download
 from pinstream_cli.errors import CommandError
 from pinstream_cli.yolox_recognise import recognise
@@ -132,7 +132,8 @@ def _download(source: Source, part: Path, console: Console) -> None:
     except UnreachableError as error:
         raise CommandError(
             f"{error}: downloading needs an internet connection. The built-in model needs none: "
-            f"`pinstream demo`, or `pinstream serve --model {built_in(BUILT_IN_MODEL)}`"
+            f"`pinstream demo`, or `pinstream serve --model {built_in(BUILT_IN_MODEL)} "
+            f"--labels {built_in(BUILT_IN_LABELS)}`"
         ) from None
 
 

@@ -30,6 +30,7 @@ FILE = click.Path(path_type=Path)
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--model", type=FILE, help="What to serve: what `pinstream build` made, or any .onnx.")
 @click.option("--name", help="Serve --model under this name as a plain model, YOLOX or not.")
+@click.option("--labels", type=FILE, help="Class names of a YOLOX export, one a line. [default: COCO's, if 80]")
 @click.option(
     "--model-repository",
     "repositories",
@@ -58,6 +59,7 @@ FILE = click.Path(path_type=Path)
 def serve(
     model: Path | None,
     name: str | None,
+    labels: Path | None,
     repositories: tuple[Path, ...],
     tritonserver: Path | None,
     host: str,
@@ -89,7 +91,7 @@ def serve(
     pinstream serve --model built/ --public --tls-cert server.pem --tls-key server.key --api-key-file key
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     console = Console(stderr=True, highlight=False)
-    host = ALL_ADDRESSES if public else host
+    host = ALL_ADDRESSES if public else _address(host)
     # A supervisor's SIGTERM ends the service the way Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -107,6 +109,7 @@ def serve(
             serving,
             model,
             name=name,
+            labels=labels,
             repositories=repositories,
             tritonserver=tritonserver,
             endpoints=endpoints,
@@ -154,6 +157,11 @@ def _serve_until_stopped(
             raise CommandError(f"{why}; --restart starts it again, --verbose shows Triton's log")
         console.print(f"[red bold]RESTART[/] {escape(why)}", soft_wrap=True)
         backoff.sleep(time.monotonic() - began)
+
+
+def _address(host: str) -> str:
+    """An address without the brackets that IPv6 has in URLs."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _wants_control(arguments: Sequence[str]) -> bool:

@@ -30,6 +30,10 @@ from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
+_LABELS_OF_AN_EXPORT = (
+    "--labels {labels} are for a YOLOX export, and --model {model} is none; what `pinstream build` made has its names "
+    "from `pinstream build --labels`, and plain models have none"
+)
 
 
 @contextlib.contextmanager
@@ -37,6 +41,7 @@ def serving(
     model: Path | None,
     *,
     name: str | None = None,
+    labels: Path | None = None,
     repositories: Sequence[Path] = (),
     tritonserver: Path | None = None,
     endpoints: Endpoints,
@@ -51,6 +56,7 @@ def serving(
     Args:
         model: Directory made by `pinstream build`, a YOLOX export, or any ONNX file; None where `repositories` is all.
         name: Serve `model` as a plain model of this name.
+        labels: A text file of class names, one a line, for a YOLOX export.
         repositories: Model repositories to be served as they are.
         tritonserver: The binary, where it is not to be looked for.
         endpoints: Where to listen.
@@ -66,6 +72,11 @@ def serving(
     check_arguments(extra)
     if model is None and not repositories:
         raise CommandError("nothing to serve; name a model with --model, or a repository with --model-repository")
+    for option, given in (("--name", name), ("--labels", labels)):
+        if model is None and given is not None:
+            raise CommandError(
+                f"{option} {given} belongs to --model, which is not given; leave it out, or name a model"
+            )
     for repository in repositories:
         _check_repository(repository, extra)
     install = find_triton(tritonserver)
@@ -74,7 +85,7 @@ def serving(
         console.print(f"Removed {path}, left by a serve that was killed", soft_wrap=True)
     with RunDirectory(install) as run:
         if model is not None:
-            _add_model(run, model, name, console)
+            _add_model(run, model, name, labels, console)
         served = [*([run.models] if model is not None else []), *repositories]
         _check_shared_memory(served)
         server = TritonServer(
@@ -119,7 +130,7 @@ def _check_ports(endpoints: Endpoints) -> None:
     check_ports(endpoints.host, ports)
 
 
-def _add_model(run: RunDirectory, model: Path, name: str | None, console: Console) -> None:
+def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | None, console: Console) -> None:
     """Put `model` into the run's repository: the YOLOX service where it is one, else a plain model."""
     if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
         raise CommandError(
@@ -127,15 +138,20 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, console: Consol
         )
     if not model.exists():
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
+    exported = name is None and model.suffix == ".onnx" and model.is_file() and is_yolox_export(model)
+    if labels is not None and not exported:
+        raise CommandError(_LABELS_OF_AN_EXPORT.format(labels=labels, model=model))
     if model.is_dir():
         _add_built(run, model, name)
     elif model.suffix not in (".onnx", ".plan"):
         raise CommandError(f"--model {model} is neither an .onnx nor a .plan file, nor what `pinstream build` made")
     elif model.suffix == ".plan":
         run.add_model(name or model.stem, [model])
-    elif name is None and is_yolox_export(model):
+    elif exported:
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
-        build_service(model, run.path / "built")
+        report = build_service(model, run.path / "built", labels=labels)
+        if report.hint:
+            console.print(f"hint: {report.hint}", soft_wrap=True)
         run.add_yolox_service(_files(run.path / "built"))
     elif name is None and is_serving_graph(model):
         if not (model.parent / sidecars.FILE_NAME).is_file():

@@ -18,6 +18,7 @@ import pytest
 import tritonclient.grpc as grpc
 
 from pinstream_cli.triton import Endpoints
+from pinstream_client import Detector
 from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
@@ -267,6 +268,47 @@ def test_a_host_that_is_not_this_machine(start: Callable[..., Serve], classifier
     assert "give one of its addresses" in line
 
 
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Export().save(tmp_path_factory.mktemp("export") / "small.onnx")
+
+
+def test_an_export_has_the_names_that_it_is_served_with(
+    start: Callable[..., Serve], export: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("pear\nquince\nplum\n")
+    serve = start("--model", export, "--labels", tmp_path / "names.txt")
+    serve.wait_for("Stop with Ctrl-C")
+    assert "hint" not in serve.text
+    with Detector(f"grpc://{serve.endpoints.grpc_url}") as detector:
+        assert detector.class_names() == ("pear", "quince", "plum")
+
+
+def test_an_export_whose_classes_nobody_named_says_how_to_name_them(start: Callable[..., Serve], export: Path) -> None:
+    serve = start("--model", export)
+    serve.wait_for("Stop with Ctrl-C")
+    assert "hint: class names are class_0 to class_2; give the real ones with --labels FILE" in serve.text
+
+
+def test_labels_that_are_too_few(start: Callable[..., Serve], export: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("pear\n")
+    assert "1 labels, but the model has 3 classes" in failing(
+        start, "--model", export, "--labels", tmp_path / "names.txt"
+    )
+
+
+def test_labels_for_what_is_no_export(start: Callable[..., Serve], classifier: Path, tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("pear\n")
+    assert f"--model {classifier} is none" in failing(start, "--model", classifier, "--labels", names)
+
+
+@pytest.mark.parametrize("option", ["--name", "--labels"])
+def test_what_belongs_to_a_model_without_one(start: Callable[..., Serve], tmp_path: Path, option: str) -> None:
+    onnx_models.classifier(add_model(tmp_path, "classifier"))
+    assert f"{option} pear belongs to --model" in failing(start, "--model-repository", tmp_path, option, "pear")
+
+
 def test_the_same_port_twice(start: Callable[..., Serve], classifier: Path) -> None:
     free = Endpoints.free()
     line = failing(start, "--model", classifier, endpoints=Endpoints("127.0.0.1", free.http, free.http, free.metrics))
@@ -280,13 +322,14 @@ def test_an_argument_that_belongs_to_no_option(
     assert "'stray' belongs to no option" in failing(start, "--model", classifier, *arguments)
 
 
-def test_ipv6(start: Callable[..., Serve], classifier: Path) -> None:
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6(start: Callable[..., Serve], classifier: Path, host: str) -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
     except OSError as error:
         pytest.skip(f"no IPv6 here: {error}")
-    serve = start("--model", classifier, "--host", "::1")
+    serve = start("--model", classifier, "--host", host)
     serve.wait_for("Stop with Ctrl-C")
     ports = serve.endpoints
     for line in (f"gRPC     [::1]:{ports.grpc}", f"http://[::1]:{ports.http}", f"http://[::1]:{ports.metrics}/metrics"):

@@ -261,9 +261,10 @@ def test_without_a_network_the_built_in_model_is_named(out: Path) -> None:
         line = refused(Release({}, url=f"http://{netloc}"), out)
     assert f"http://{netloc}/yolox_nano.onnx cannot be reached (Connection refused)" in line
     assert "pinstream demo" in line
-    named = re.search(r"serve --model (\S+)`", line)
+    named = re.search(r"serve --model (\S+) --labels (\S+)`", line)
     assert named is not None
     assert Path(named[1]).is_file()
+    assert Path(named[2]).is_file()
 
 
 def test_an_address_that_is_none_is_one_line(out: Path) -> None:
