@@ -59,6 +59,15 @@ def one_row_less(model: Any) -> None:
     )
 
 
+def no_classes(model: Any) -> None:
+    behind(
+        model,
+        helper.make_node("Slice", ["output", "from", "to", "axis"], ["changed"]),
+        **{"from": [0], "to": [5]},
+        axis=[2],
+    )
+
+
 def columns_before_rows(model: Any) -> None:
     behind(model, helper.make_node("Transpose", ["output"], ["changed"], perm=[0, 2, 1]))
 
@@ -89,7 +98,7 @@ REFUSALS: dict[str, tuple[Export, Callable[[Any], None], str]] = {
         r"\[batch, 84, 5 \+ classes\].*8x8 \+ 4x4 \+ 2x2\); found float32 \[1, 83, 8\]",
     ),
     "columns before rows": (Export(), columns_before_rows, r"\[batch, 84, 5 \+ classes\].*found float32 \[1, 8, 84\]"),
-    "no classes": (Export(classes=0), lambda model: None, r"5 \+ classes\].*found float32 \[1, 84, 5\]"),
+    "no classes": (Export(), no_classes, r"5 \+ classes\].*found float32 \[1, 84, 5\]"),
     "no sigmoid": (Export(sigmoid=False), lambda model: None, r"lie in 0\.\.1 after the sigmoid; found -"),
     "scores in percent": (Export(), scores_from_0_to_100, r"lie in 0\.\.1 after the sigmoid; found 8\.53\.\.71\.6"),
     "NaN": (Export(), not_a_number, "gives NaN or infinity"),
