@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
-import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import numpy as np
 
 from pinstream import cuda
 from pinstream.dlpack import DeviceArray
+from pinstream.engines.registered import RegisteredMemory
 from pinstream.errors import EngineError
 from pinstream.memory import copy_bytes
+from pinstream.pace import Pace
 from pinstream.tensors import NUMPY_DTYPES, Array
-
-LOGGER = logging.getLogger("pinstream.tensorrt")
 
 
 @dataclass(frozen=True)
@@ -93,50 +92,6 @@ class Staging:
             self.device.free()
 
 
-class RegisteredMemory:
-    """Memory that somebody else allocated and that was page-locked here, so that the GPU reads it by itself."""
-
-    def __init__(self) -> None:
-        self._ends: dict[int, int] = {}
-        self._starts: list[int] = []
-
-    def add(self, memory: Array) -> None:
-        """Page-lock `memory`; where that cannot be, what lies in it is copied as from any other memory."""
-        start = _address(memory)
-        try:
-            cuda.register_host(start, memory.nbytes)
-        except cuda.CudaError as error:
-            LOGGER.warning("%s", error)
-            return
-        self._ends[start] = start + memory.nbytes
-        self._starts = sorted(self._ends)
-
-    def remove(self, memory: Array) -> None:
-        """Give it back; no copy from it may be under way."""
-        start = _address(memory)
-        if self._ends.pop(start, None) is not None:
-            self._starts = sorted(self._ends)
-            cuda.unregister_host(start)
-
-    def __contains__(self, array: Array) -> bool:
-        """Whether the whole of a contiguous `array` lies in one registered piece."""
-        if not self._starts:
-            return False
-        start = _address(array)
-        place = bisect.bisect_right(self._starts, start) - 1
-        return place >= 0 and start + array.nbytes <= self._ends[self._starts[place]]
-
-    def clear(self) -> None:
-        """Give everything back."""
-        for start in self._starts:
-            cuda.unregister_host(start)
-        self._ends, self._starts = {}, []
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
 @dataclass(frozen=True)
 class Streams:
     """An instance's three streams; a batch crosses them in this order."""
@@ -146,6 +101,41 @@ class Streams:
     d2h: cuda.Stream
 
 
+class Waiting:
+    """How an engine's batches are waited for: they end one after the other, each about when it should.
+
+    Args:
+        spin: Poll all the time, which wakes up soonest and keeps a core busy.
+    """
+
+    def __init__(self, spin: bool) -> None:
+        self.spin = spin
+        self._pace = Pace()
+        self._last_done = 0.0
+
+    def until(self, event: cuda.Event, size: int, enqueued: float, doing: str) -> None:
+        """Wait for the end of a batch; one that does not come when it should is left to CUDA's own wait.
+
+        Args:
+            event: The end.
+            size: Of the batch.
+            enqueued: When it was, by time.perf_counter.
+            doing: For the message where it failed.
+        """
+        if self.spin or event.reached():
+            event.synchronize(doing)
+            return
+        began = max(enqueued, self._last_done)
+        pause: float | None = 0.0
+        slept = False
+        while not event.reached() and (pause := self._pace.pause(size, time.perf_counter() - began)) is not None:
+            slept = pause > 0
+            time.sleep(pause)
+        event.synchronize(doing)
+        self._last_done = time.perf_counter()
+        self._pace.took(size, self._last_done - began, overslept=slept and pause is not None)
+
+
 class CudaSlot:
     """One batch's way through the GPU. A base.Slot.
 
@@ -153,7 +143,7 @@ class CudaSlot:
         inputs: The inputs' buffers.
         outputs: The outputs' buffers.
         streams: The instance's streams.
-        spin: Wait for the GPU by polling.
+        waiting: How to wait for the GPU; one for all slots.
         device: GPU index.
         registered: Memory of others that the GPU may read.
         resources: Takes over everything that has to be freed.
@@ -164,17 +154,18 @@ class CudaSlot:
         inputs: Iterable[BufferSpec],
         outputs: Iterable[BufferSpec],
         streams: Streams,
-        spin: bool,
+        waiting: Waiting,
         device: int,
         registered: RegisteredMemory,
         resources: ExitStack,
     ) -> None:
         self._streams = streams
+        self._waiting = waiting
         self._registered = registered
         self._device = device
         self.inputs = {spec.name: _owned(Staging(spec), resources) for spec in inputs}
         self.outputs = {spec.name: _owned(Staging(spec), resources) for spec in outputs}
-        self._events = [cuda.Event(spin) for _ in range(6)]
+        self._events = [cuda.Event(waiting.spin) for _ in range(6)]
         for event in self._events:
             resources.callback(event.destroy)
         self._h2d_begin, self._h2d_end, self._compute_begin, self._compute_end, self._d2h_begin, self._d2h_end = (
@@ -185,6 +176,7 @@ class CudaSlot:
         self.output_shapes: Mapping[str, tuple[int, ...]] = {}
         self.wanted: frozenset[str] = frozenset()
         self._copied = False
+        self._enqueued = 0.0
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a batch; see base.Slot."""
@@ -212,8 +204,8 @@ class CudaSlot:
             cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
             return
         view = self._views[name]
-        if staging.device is not None and source in self._registered:
-            cuda.copy_async(doing, staging.device.pointer + start, _address(source), source.nbytes, self._streams.h2d)
+        if staging.device is not None and source.flags.c_contiguous and (there := self._registered.address(source)):
+            cuda.copy_async(doing, staging.device.pointer + start, there, source.nbytes, self._streams.h2d)
             return
         copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
         if staging.device is not None and source.nbytes:
@@ -234,6 +226,7 @@ class CudaSlot:
 
     def begin_compute(self) -> cuda.Stream:
         """Let the compute stream wait for the inputs; gives that stream."""
+        self._enqueued = time.perf_counter()
         self._h2d_end.record(self._streams.h2d)
         self._streams.compute.wait(self._h2d_end)
         self._compute_begin.record(self._streams.compute)
@@ -262,11 +255,15 @@ class CudaSlot:
 
     def wait_compute(self) -> None:
         """Block until the computation is done."""
-        self._compute_end.synchronize("waiting for a batch to be computed")
+        self._wait(self._compute_end, "waiting for a batch to be computed")
 
     def wait_copied(self) -> None:
         """Block until the outputs are on the host."""
-        self._d2h_end.synchronize("waiting for a batch")
+        self._wait(self._d2h_end, "waiting for a batch")
+
+    def _wait(self, event: cuda.Event, doing: str) -> None:
+        size = next((shape[0] for shape in self.shapes.values() if shape), 1)
+        self._waiting.until(event, size, self._enqueued, doing)
 
     def host_output(self, name: str) -> Array:
         """An output on the host; valid until the slot is used again."""

@@ -22,10 +22,11 @@ import numpy as np
 from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, RegisteredMemory, Streams
+from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, Streams, Waiting
 from pinstream.engines.flavour import Flavour, allow_tf32, allow_tf32_as_built, load_flavour, register_plugins
 from pinstream.engines.plan_source import read_sidecar, usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
+from pinstream.engines.registered import RegisteredMemory
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, load_plan
 from pinstream.errors import ConfigError, EngineError
@@ -141,10 +142,9 @@ class TensorRTEngine(Engine):
         inputs = [_input_buffer(tensors) for tensors in zip(*(info.inputs for info in infos), strict=True)]
         outputs = [self._output_buffer(tensor) for tensor in infos[0].outputs]
         options = self._options
+        waiting = Waiting(options.busy_wait)
         return [
-            CudaSlot(
-                inputs, outputs, self._streams, options.busy_wait, options.device, self._registered, self._resources
-            )
+            CudaSlot(inputs, outputs, self._streams, waiting, options.device, self._registered, self._resources)
             for _ in range(options.slots or DEFAULT_SLOTS)
         ]
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError, PinstreamError
+from pinstream.pace import Pace
+from pinstream.regions import KnownRegions
 from pinstream.shared import memory, wire
 from pinstream.shared.memory import Layout, SharedMemory
-from pinstream.shared.regions import WORTH_SHARING_AGAIN, SharedRegions
 from pinstream.shared.slot import SharedSlot
 from pinstream.tensors import Array, ModelSpec
 
@@ -36,7 +37,7 @@ class SharedEngine(Engine):
     Args:
         connect: Gives a socket to the engine's process and its first message, starting the process where need be.
         slots: Parts on their way at once.
-        spin: Look for answers without a pause, for as long as a small batch takes.
+        spin: Look for answers without a pause, for as long as a small batch takes; otherwise about when one is due.
     """
 
     recovers = True
@@ -45,6 +46,7 @@ class SharedEngine(Engine):
         self, connect: Callable[[], tuple[socket.socket, wire.Message]], slots: int = 0, *, spin: bool = False
     ) -> None:
         self._spin = spin
+        self._pace = Pace()
         self._connect = connect
         self._failure = ""
         self._channel, hello = connect()
@@ -53,8 +55,7 @@ class SharedEngine(Engine):
         parts = -(-self.spec.batch.largest // CHUNK) + 1 if self.spec.batch else 2
         self._shared_slots = [SharedSlot(i, self) for i in range(slots or min(parts, MAX_SLOTS))]
         self.slots: Sequence[Slot] = self._shared_slots
-        self._regions = SharedRegions()
-        self._shared_regions: dict[str, tuple[int, int]] = {}
+        self._regions = KnownRegions(self._share_region)
         self._next_region = 0
 
     def check(self) -> None:
@@ -72,7 +73,7 @@ class SharedEngine(Engine):
             raise EngineError(f"{self._failure}, and it cannot be started again: {error}") from error
         LOGGER.warning("the engine's process was started again")
         self._failure = ""
-        self._shared_regions.clear()
+        self._regions.forget()
         for slot in self._shared_slots:
             slot.forget()
 
@@ -87,24 +88,15 @@ class SharedEngine(Engine):
         """Region and offset of an array that lies in Triton's shared memory, which the engine's process reads itself.
 
         Returns:
-            None where it lies elsewhere, or where sharing the region anew is not worth its while.
+            None where it is to be copied.
         """
-        found = self._regions.place(array)
-        if found is None:
-            return None
-        number, size = self._shared_regions.get(found.path, (0, 0))
-        if found.offset + array.nbytes > size:
-            if found.size < WORTH_SHARING_AGAIN * size:
-                return None
-            number = self._share_region(found.path, found.size)
-        return number, found.offset
+        return self._regions.find(array)
 
     def _share_region(self, path: str, size: int) -> int:
         number = self._next_region
         self._next_region += 1
         with open(path, "r+b") as file:
             self._send({"region": number, "bytes": size}, file.fileno())
-        self._shared_regions[path] = number, size
         return number
 
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
@@ -141,14 +133,21 @@ class SharedEngine(Engine):
         return slot.reply
 
     def _take_reply(self) -> None:
-        if self._spin:
-            until = time.perf_counter() + SPIN_S
-            while not wire.is_readable(self._channel) and time.perf_counter() < until:
-                pass
+        began = time.perf_counter()
+        while (pause := self._pause(time.perf_counter() - began)) is not None:
+            if wire.is_readable(self._channel, pause):
+                break
         message, _ = wire.receive(self._channel)
+        self._pace.took(0, time.perf_counter() - began)
         if message is None:
             raise self._ended()
         self._shared_slots[message["done"]].reply = message
+
+    def _pause(self, waited: float) -> float | None:
+        """Seconds to sleep before looking for an answer again; None to sleep until it comes."""
+        if self._spin:
+            return 0.0 if waited < SPIN_S else None
+        return self._pace.pause(0, waited)
 
     def _send(self, message: wire.Message, fd: int | None = None) -> None:
         try:

@@ -20,6 +20,7 @@ from pinstream.engines.base import Engine
 from pinstream.errors import EngineError
 from pinstream.loop import check_batch_dimension
 from pinstream.metrics import BatchTimes
+from pinstream.pace import Pace
 from pinstream.shared import wire
 from pinstream.shared.forming import Batch, Former, Submission
 from pinstream.shared.memory import Layout, SharedMemory
@@ -27,7 +28,7 @@ from pinstream.tensors import Array
 
 LOGGER = logging.getLogger("pinstream.shared")
 EXIT_LOST = 70
-# Seconds between two looks while batches are under way: short against the 1 ms of the smallest batch of YOLOX-m.
+# Seconds between two looks for a batch of which nobody knows how long it takes.
 POLL_S = 50e-6
 IDLE_S = 1.0
 # Seconds a spinning process looks for more after the last message, before it goes to sleep.
@@ -126,7 +127,8 @@ class EngineServer:
     Args:
         engine: Loaded; closed by whoever made it.
         listener: A listening Unix socket of packets.
-        spin: Look for finished batches without a pause, which answers soonest and keeps a core busy.
+        spin: Look for finished batches without a pause, which answers soonest and keeps a core busy. Otherwise sleep
+            for most of what a batch should take.
         observe: Told about every finished batch.
     """
 
@@ -141,7 +143,11 @@ class EngineServer:
         self.engine = engine
         self.dtypes = {t.name: t.numpy_dtype for t in (*engine.spec.inputs, *engine.spec.outputs)}
         self._listener = listener
-        self._pause = 0.0 if spin else POLL_S
+        self._spin = spin
+        self._pace = Pace()
+        self._running: Batch | None = None
+        self._running_since = 0.0
+        self._slept = False
         self._observe = observe
         self._hello = {"spec": wire.spec_to_json(engine.spec)}
         self._former = Former(engine)
@@ -168,8 +174,7 @@ class EngineServer:
 
     def _work(self) -> None:
         """Take what has come and what is computed; rest while there is neither."""
-        busy = self._former.started or (not self._pause and time.monotonic() < self._spin_until)
-        for key, _ in self._selector.select(self._pause if busy else IDLE_S):
+        for key, _ in self._selector.select(self._pause()):
             self._spin_until = time.monotonic() + SPIN_S
             if key.fileobj is self._listener:
                 self._welcome()
@@ -177,6 +182,20 @@ class EngineServer:
                 self._hear(self._instances[key.fileobj])  # type: ignore[index]
         while self._former.started and self.engine.finished(self._former.started[0].slot):
             self._land(self._former.started.popleft())
+
+    def _pause(self) -> float:
+        """Seconds to listen before looking for finished batches again."""
+        running = self._former.started[0] if self._former.started else None
+        if running is not self._running:
+            self._running, self._running_since = running, time.perf_counter()
+        self._slept = False
+        if self._spin and (running or time.monotonic() < self._spin_until):
+            return 0.0
+        if running is None:
+            return IDLE_S
+        pause = self._pace.pause(running.size, time.perf_counter() - self._running_since)
+        self._slept = bool(pause)
+        return POLL_S if pause is None else pause
 
     def _drain(self) -> None:
         """Wait for what an instance that has gone had under way."""
@@ -270,6 +289,8 @@ class EngineServer:
             error = failure
         # The next batch starts before this one is handed out.
         self._former.computed()
+        if batch is self._running:
+            self._pace.took(batch.size, time.perf_counter() - self._running_since, overslept=self._slept)
         if error is None:
             self._hand_out(batch, outputs)
         self._former.done(batch, error)

@@ -65,9 +65,9 @@ def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
     return (json.loads(packet) if packet else None), (descriptors[0] if descriptors else None)
 
 
-def is_readable(channel: socket.socket) -> bool:
-    """Whether receive would return at once, be it with the news that the other side has gone."""
-    return bool(select.select([channel], [], [], 0)[0])
+def is_readable(channel: socket.socket, seconds: float = 0.0) -> bool:
+    """Whether receive would return at once within `seconds`, be it with the news that the other side has gone."""
+    return bool(select.select([channel], [], [], seconds)[0])
 
 
 def has_gone(channel: socket.socket) -> bool:

@@ -1,22 +1,30 @@
-"""Triton's own shared memory, found under the tensors a request brought, so that it need not be copied.
+"""Triton's own shared memory, found under the tensors a request brought, so that they need not be copied.
 
-Triton hands a Python model its inputs in a region of /dev/shm. An array that lies in one can be read by the engine's
-process from the same region: it is told the file once, and then the place. Linux only: read from /proc/self/maps.
+Triton hands a Python model its inputs in a region of /dev/shm. Where the same file is mapped and page-locked, the GPU
+reads an array where it lies: for the engine in this process, or for the one in another that is told the file once, and
+then the place. Linux only: read from /proc/self/maps.
 """
 
 from __future__ import annotations
 
 import bisect
+import mmap
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
 
 from pinstream.tensors import Array
 
+T = TypeVar("T")
+
 MAPS = Path("/proc/self/maps")
 DIRECTORY = "/dev/shm/"
-# A region grows by the megabyte, and pinning it anew takes milliseconds: it is shared again only when this much larger.
+# A region grows by the megabyte, and page-locking it anew takes milliseconds: only when it is this much larger.
 WORTH_SHARING_AGAIN = 1.5
 # Arrays that lie elsewhere must not cost a look at all mappings each.
 READ_EVERY_S = 0.05
@@ -83,3 +91,43 @@ class SharedRegions:
         self._mappings = found
         self._starts = [mapping.start for mapping in found]
         self._read_again = time.monotonic() + READ_EVERY_S
+
+
+class KnownRegions(Generic[T]):
+    """Regions of Triton's that somebody has been told of, and where in them an array lies.
+
+    Args:
+        share: Told of a region's file and its size in bytes: once, and again when it has grown enough. What it returns
+            stands for the region.
+    """
+
+    def __init__(self, share: Callable[[str, int], T]) -> None:
+        self._share = share
+        self._regions = SharedRegions()
+        self._known: dict[str, tuple[T, int]] = {}
+
+    def find(self, array: Array) -> tuple[T, int] | None:
+        """The region of a contiguous array, and the array's offset in bytes.
+
+        Returns:
+            None where it lies elsewhere, or where sharing the region anew is not worth its while.
+        """
+        place = self._regions.place(array)
+        if place is None:
+            return None
+        known = self._known.get(place.path)
+        if known is None or place.offset + array.nbytes > known[1]:
+            if known is not None and place.size < WORTH_SHARING_AGAIN * known[1]:
+                return None
+            known = self._known[place.path] = self._share(place.path, place.size), place.size
+        return known[0], place.offset
+
+    def forget(self) -> None:
+        """Start over: whoever was told is no longer there."""
+        self._known.clear()
+
+
+def mapped(path: str, nbytes: int) -> Array:
+    """A region as uint8 [nbytes], mapped until nobody has a view of it any more."""
+    with open(path, "r+b") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)

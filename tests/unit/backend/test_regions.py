@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinstream.shared.regions import SharedRegions
+from pinstream.regions import KnownRegions, SharedRegions
 
 SIZE = 1 << 16
 
@@ -25,7 +25,7 @@ def region() -> Iterator[Path]:
 
 @pytest.fixture
 def look_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pinstream.shared.regions.READ_EVERY_S", 0.0)
+    monkeypatch.setattr("pinstream.regions.READ_EVERY_S", 0.0)
 
 
 def mapped(path: Path, nbytes: int = SIZE) -> mmap.mmap:
@@ -67,3 +67,34 @@ def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
     array = np.frombuffer(mapped(region), np.uint8)
     region.unlink()
     assert SharedRegions().place(array) is None
+
+
+@pytest.mark.usefixtures("look_every_time")
+def test_a_region_is_shared_once_and_again_only_when_much_larger(region: Path) -> None:
+    told: list[tuple[str, int]] = []
+
+    def share(path: str, size: int) -> int:
+        told.append((path, size))
+        return len(told)
+
+    known = KnownRegions(share)
+    first = np.frombuffer(mapped(region), np.uint8)
+    assert known.find(first[10:20]) == (1, 10)
+    assert known.find(first[20:30]) == (1, 20)
+    os.truncate(region, SIZE + SIZE // 4)
+    a_little_larger = np.frombuffer(mapped(region, SIZE + SIZE // 4), np.uint8)
+    assert known.find(a_little_larger[SIZE:]) is None
+    assert known.find(a_little_larger[:SIZE]) == (1, 0)
+    os.truncate(region, 2 * SIZE)
+    grown = np.frombuffer(mapped(region, 2 * SIZE), np.uint8)
+    assert known.find(grown[SIZE:]) == (2, SIZE)
+    known.forget()
+    assert known.find(grown[SIZE:]) == (3, SIZE)
+    assert told == [(str(region), SIZE), (str(region), 2 * SIZE), (str(region), 2 * SIZE)]
+
+
+def test_what_lies_elsewhere_is_shared_with_nobody() -> None:
+    def share(path: str, size: int) -> int:
+        raise AssertionError
+
+    assert KnownRegions(share).find(np.zeros(10, np.uint8)) is None
