@@ -1,24 +1,33 @@
-"""Triton's gRPC calls, whoever waits for them: `grpc_transport` in a thread, `grpc_async` in an event loop."""
+"""Triton's gRPC calls, whoever waits for them: `grpc_transport` in a thread, `grpc_async` in an event loop.
+
+tritonclient gives the messages and the stub; its gRPC clients, which cost much of a call's CPU time, are left aside.
+"""
 
 from __future__ import annotations
 
+import base64
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import tritonclient.grpc as triton_grpc
-from tritonclient.utils import InferenceServerException
+import grpc
+from google.protobuf.json_format import MessageToDict
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from . import errors
 from .address import Address
-from .options import Options
-from .transport import Deadline, InferRequest, Json, infer_tensors
+from .grpc_messages import infer_message, read_outputs
+from .options import TLS, File, Options
+from .transport import Deadline, InferRequest, Json
 
 # How long a server that answered UNAVAILABLE gets to show that it was itself that said so, and not the network.
 LIVE_PROBE_S = 1.0
 # What gRPC says of a connection that broke under a call; a probe over a new one may well find the server live.
 _BROKEN = re.compile(r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|GOAWAY")
+_COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
 def channel_arguments(options: Options) -> list[tuple[str, int]]:
@@ -38,114 +47,131 @@ def channel_arguments(options: Options) -> list[tuple[str, int]]:
     return arguments
 
 
-def open_client(kind: Callable[..., Any], address: Address, options: Options) -> Any:
-    """A client of tritonclient, for threads or for asyncio. Nothing is sent yet.
+def open_channel(kind: Any, address: Address, options: Options) -> Any:
+    """A channel of ``grpc`` or of ``grpc.aio``. Nothing is sent yet.
 
     Raises:
         InvalidURL: A TLS file cannot be read.
     """
+    arguments = channel_arguments(options)
+    if not address.secure:
+        return kind.insecure_channel(address.netloc, options=arguments)
+    return kind.secure_channel(address.netloc, _credentials(options.tls), options=arguments)
+
+
+def _credentials(tls: TLS) -> Any:
+    def content(file: File | None) -> bytes | None:
+        return None if file is None else Path(file).read_bytes()
+
     try:
-        return kind(
-            address.netloc,
-            channel_args=channel_arguments(options),
-            ssl=address.secure,
-            root_certificates=options.tls.ca,
-            certificate_chain=options.tls.cert,
-            private_key=options.tls.key,
-        )
+        return grpc.ssl_channel_credentials(content(tls.ca), content(tls.key), content(tls.cert))
     except OSError as error:
         raise errors.InvalidURL(f"cannot read the TLS file {error.filename}: {error.strerror or error}") from None
 
 
 class GrpcCalls(ABC):
-    """The methods of `Transport`, each handed to ``_call`` with what makes an answer of tritonclient's result."""
+    """The methods of `Transport`, each handed to ``_call`` with its message and what makes a result of the answer.
 
-    def __init__(self, address: Address, options: Options) -> None:
+    Args:
+        address: The server.
+        options: How to connect.
+        channel: An open one.
+    """
+
+    def __init__(self, address: Address, options: Options, channel: Any) -> None:
         self.address = address
         self._options = options
+        self._channel = channel
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
     def infer(self, request: InferRequest, timeout: float) -> Any:
         """See `Transport`."""
-        try:
-            inputs, outputs = infer_tensors(triton_grpc, request)
-        except InferenceServerException as error:
-            raise errors.InvalidRequest(errors.first_line(error.message())) from None
-        arguments = {
-            "inputs": inputs,
-            "outputs": outputs,
-            "model_version": request.version,
-            "parameters": dict(request.parameters),
-            "compression_algorithm": self._options.compression,
-        }
-        return self._infer(request, arguments, timeout)
+        return self._infer(infer_message(request), request, timeout)
 
     def server_ready(self, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(bool, timeout, "", "is_server_ready")
+        return self._call("ServerReady", pb.ServerReadyRequest(), _ready, timeout)
 
     def model_ready(self, model: str, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(bool, timeout, model, "is_model_ready", model)
+        return self._call("ModelReady", pb.ModelReadyRequest(name=model), _ready, timeout, model)
 
     def model_metadata(self, model: str, timeout: float, version: str = "") -> Any:
         """See `Transport`."""
-        return self._call(_as_it_is, timeout, model, "get_model_metadata", model, version, as_json=True)
+        return self._call("ModelMetadata", pb.ModelMetadataRequest(name=model, version=version), _json, timeout, model)
 
     def model_config(self, model: str, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_config, timeout, model, "get_model_config", model, as_json=True)
+        return self._call("ModelConfig", pb.ModelConfigRequest(name=model), _config, timeout, model)
 
     def repository_index(self, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_models, timeout, "", "get_model_repository_index", as_json=True)
+        return self._call("RepositoryIndex", pb.RepositoryIndexRequest(), _models, timeout)
 
     def statistics(self, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_as_it_is, timeout, "", "get_inference_statistics", as_json=True)
+        return self._call("ModelStatistics", pb.ModelStatisticsRequest(), _json, timeout)
 
     def register_system_region(self, name: str, key: str, nbytes: int, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_nothing, timeout, "", "register_system_shared_memory", name, key, nbytes)
+        message = pb.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=nbytes)
+        return self._call("SystemSharedMemoryRegister", message, _nothing, timeout)
 
     def unregister_system_region(self, name: str, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_nothing, timeout, "", "unregister_system_shared_memory", name)
+        message = pb.SystemSharedMemoryUnregisterRequest(name=name)
+        return self._call("SystemSharedMemoryUnregister", message, _nothing, timeout)
 
     def register_cuda_region(self, name: str, handle: bytes, device: int, nbytes: int, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_nothing, timeout, "", "register_cuda_shared_memory", name, handle, device, nbytes)
+        raw = base64.b64decode(handle)
+        message = pb.CudaSharedMemoryRegisterRequest(name=name, raw_handle=raw, device_id=device, byte_size=nbytes)
+        return self._call("CudaSharedMemoryRegister", message, _nothing, timeout)
 
     def unregister_cuda_region(self, name: str, timeout: float) -> Any:
         """See `Transport`."""
-        return self._call(_nothing, timeout, "", "unregister_cuda_shared_memory", name)
+        message = pb.CudaSharedMemoryUnregisterRequest(name=name)
+        return self._call("CudaSharedMemoryUnregister", message, _nothing, timeout)
 
     @abstractmethod
-    def _infer(self, request: InferRequest, arguments: dict[str, Any], timeout: float) -> Any:
-        """Runs ``infer`` of tritonclient."""
+    def _infer(self, message: Any, request: InferRequest, timeout: float) -> Any:
+        """Runs the inference ``message``, made of ``request``."""
 
     @abstractmethod
-    def _call(
-        self, read: Callable[[Any], Any], timeout: float, model: str, method: str, *arguments: Any, **options: Any
-    ) -> Any:
-        """Calls a method of tritonclient's client, and reads its result with ``read``."""
+    def _call(self, method: str, message: Any, read: Callable[[Any], Any], timeout: float, model: str = "") -> Any:
+        """Calls a method of the service, and reads its answer with ``read``; ``model`` is what it is about, if any."""
+
+    def _settings(self, timeout: float) -> dict[str, Any]:
+        """What every attempt is given besides its message."""
+        headers = self._options.headers_now()
+        return {"timeout": timeout, "metadata": tuple(headers.items()) or None}
+
+    def _infer_settings(self, timeout: float) -> dict[str, Any]:
+        return {**self._settings(timeout), "compression": _COMPRESSION[self._options.compression]}
 
     def _require_time(self, timeout: float) -> Deadline:
         if timeout <= 0:
             raise errors.deadline_exceeded(self.address, timeout)
         return Deadline(timeout)
 
+    def _outputs(self, message: Any) -> Any:
+        try:
+            return read_outputs(message)
+        except (ValueError, TypeError) as error:
+            raise errors.unreachable(self.address, f"the answer is not Triton's: {error}", transient=False) from None
+
     def _typed(self, error: Any, model: str, seconds: float) -> errors.PinstreamError:
-        code = status_code(error)
+        code = error.code().name
         if code == "DEADLINE_EXCEEDED":
             return errors.deadline_exceeded(self.address, seconds)
         if code == "CANCELLED":
             return errors.cancelled(self.address)
-        if code == "UNAVAILABLE" and _BROKEN.search(error.message()):
+        if code == "UNAVAILABLE" and _BROKEN.search(details(error)):
             return self._unreachable(error)
-        return errors.from_status(code, error.message(), self.address, model)
+        return errors.from_status(code, details(error), self.address, model)
 
     def _unreachable(self, error: Any) -> errors.ServerUnreachable:
-        message = error.message()
+        message = details(error)
         unknown = "errors resolving" in message
         reason = "the host name is not known" if unknown else message.strip().rpartition(": ")[2] or message
         # A certificate that is wrong now is wrong in a second as well.
@@ -153,37 +179,31 @@ class GrpcCalls(ABC):
         return errors.unreachable(self.address, reason, transient=not lasting)
 
 
-def status_code(error: Any) -> str:
-    """GRPC's name of the status that an error of tritonclient carries."""
-    return str(error.status()).rpartition(".")[2]
+def details(error: Any) -> str:
+    """What gRPC or the server says of an error."""
+    return error.details() or ""
 
 
 def may_be_the_network(error: Any) -> bool:
     """Whether only a probe can tell: gRPC says UNAVAILABLE without a connection, Triton when it takes no request."""
-    return status_code(error) == "UNAVAILABLE" and not errors.is_restriction(errors.first_line(error.message()))
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not errors.is_restriction(errors.first_line(details(error)))
 
 
-def read_outputs(request: InferRequest) -> Callable[[Any], dict[str, Any]]:
-    """Reads the outputs of a result: those asked for, or all there are."""
-
-    def read(result: Any) -> dict[str, Any]:
-        names = request.outputs or tuple(tensor.name for tensor in result.get_response().outputs)
-        return {name: result.as_numpy(name) for name in names}
-
-    return read
+def _ready(answer: Any) -> bool:
+    return bool(answer.ready)
 
 
-def _as_it_is(answer: Json) -> Json:
-    return answer
+def _json(answer: Any) -> Json:
+    json: Json = MessageToDict(answer, preserving_proto_field_name=True)
+    return json
 
 
-def _config(answer: Json) -> Json:
-    config: Json = answer["config"]
-    return config
+def _config(answer: Any) -> Json:
+    return _json(answer.config)
 
 
-def _models(answer: Json) -> list[Json]:
-    models: list[Json] = answer.get("models", [])
+def _models(answer: Any) -> list[Json]:
+    models: list[Json] = _json(answer).get("models", [])
     return models
 
 
