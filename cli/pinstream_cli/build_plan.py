@@ -131,10 +131,11 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
 
     with tempfile.TemporaryDirectory(prefix="pinstream-build-") as scratch_name:
         scratch = Path(scratch_name)
+        no_yolox = ""
         try:
             spec, flavour = wishes.spec(), load_flavour(wishes.flavour or "auto")
             load_onnx(model)  # its errors know best what people give for a model
-            source, hint = _serving_graph(model, scratch, fuse, console)
+            source, hint, no_yolox = _serving_graph(model, scratch, fuse, console)
             half = _half_error(source, spec, images, console)
             with _progress(console) as bar:
                 tasks: dict[str, TaskID] = {}
@@ -148,7 +149,8 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
                 built = build_plan(source, out, spec, flavour, progress=show, sections=sections)
             kernels, complaint = _compile_kernels(built, flavour, console)
         except PinstreamError as error:
-            raise BuildError(str(error).replace(str(scratch / model.name), str(model))) from error
+            text = str(error).replace(str(scratch / model.name), str(model))
+            raise BuildError(text + (f"; taken as it is: {no_yolox}" if no_yolox else "")) from error
         except OSError as error:
             raise BuildError(
                 f"{out}: cannot be written ({error.strerror}); choose another directory with -o"
@@ -158,15 +160,19 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
         console.print(Text(f"hint: {text}"), soft_wrap=True)
 
 
-def _serving_graph(model: Path, scratch: Path, fuse: Fuse, console: Console) -> tuple[Path, str]:
-    """What the plan is built from: the serving graph of a YOLOX export, or else the model itself; and fuse's hint."""
+def _serving_graph(model: Path, scratch: Path, fuse: Fuse, console: Console) -> tuple[Path, str, str]:
+    """What the plan is built from: the serving graph of a YOLOX export, or else the model itself.
+
+    Returns:
+        The file, fuse's hint, and why it is no YOLOX export.
+    """
     try:
         with console.status("fusing the serving graph"):
             hint = fuse(scratch)
-    except NotYoloxError:
-        return model, ""
+    except NotYoloxError as error:
+        return model, "", str(error)
     # Under the export's name, which is what messages about it should say.
-    return Path(shutil.move(scratch / "model.onnx", scratch / model.name)), hint
+    return Path(shutil.move(scratch / "model.onnx", scratch / model.name)), hint, ""
 
 
 def _half_error(source: Path, spec: BuildSpec, images: Sequence[Path], console: Console) -> HalfError | None:

@@ -24,6 +24,10 @@ BuildPlan = Callable[..., Path]
 OpenPlan = Callable[..., Engine]
 ROOT = Path(__file__).resolve().parents[2]
 
+# Triton puts an instance on every GPU it sees. Tests are about one; test_two_gpus.py lets its server see them all.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+os.environ.setdefault(VISIBLE, "0")
+
 
 @pytest.fixture(scope="session")
 def flavour() -> Any:

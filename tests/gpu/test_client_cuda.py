@@ -20,7 +20,7 @@ from pinstream_client import Detector, SharedMemoryRefused
 from pinstream_client.regions import DIRECTORY, ON_GPU, PREFIX
 from tests.server.running import Running, running
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.usefixtures("flavour")
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0

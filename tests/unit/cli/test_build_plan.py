@@ -171,3 +171,11 @@ def test_plan_options_without_plan_are_refused(export: Path, tmp_path: Path) -> 
     text = failure(export, "-o", tmp_path / "out", "--precision", "fp16")
     assert text == "error: precision is an option for plans; add --plan"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fixed_batch_that_is_no_yolox_says_why_it_was_not_made_dynamic(tmp_path: Path) -> None:
+    static = onnx_models.classifier(tmp_path / "static.onnx", batch=1)
+    said = failure(static, "-o", tmp_path / "out", "--plan", "--batch-sizes", "1,4")
+    assert "export the model with a dynamic batch dimension" in said
+    assert "taken as it is" in said
+    assert "not a YOLOX export" in said
