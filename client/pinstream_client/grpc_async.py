@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,16 +28,15 @@ class AsyncGrpcTransport(GrpcCalls):
         await self._channel.close()
 
     async def _infer(self, message: Any, request: InferRequest, timeout: float) -> Any:
-        def call() -> Any:
-            return self._stub.ModelInfer(message, **self._infer_settings(timeout))
-
+        settings = self._infer_settings(timeout)
+        call = partial(self._stub.ModelInfer, message, **settings)
         return self._outputs(await self._guarded(call, timeout, request.model))
 
     async def _call(
         self, method: str, message: Any, read: Callable[[Any], Any], timeout: float, model: str = ""
     ) -> Any:
-        ask = getattr(self._stub, method)
-        return read(await self._guarded(lambda: ask(message, **self._settings(timeout)), timeout, model))
+        call = partial(getattr(self._stub, method), message, **self._settings(timeout))
+        return read(await self._guarded(call, timeout, model))
 
     async def _guarded(self, call: Callable[[], Any], timeout: float, model: str) -> Any:
         deadline = self._require_time(timeout)

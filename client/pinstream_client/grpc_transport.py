@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
@@ -14,8 +14,6 @@ from .forking import GRPC_GATE
 from .grpc_calls import LIVE_PROBE_S, GrpcCalls, details, may_be_the_network, open_channel
 from .options import Options
 from .transport import InferRequest
-
-Result = TypeVar("Result")
 
 # Channels of a parent process: closing them would have gRPC wait for threads that the fork left behind.
 _abandoned: list[Any] = []
@@ -36,8 +34,9 @@ class GrpcTransport(GrpcCalls):
         _abandoned.append(self._channel)
 
     def _infer(self, message: Any, request: InferRequest, timeout: float) -> Any:
-        def call(left: float) -> Any:
-            settings = self._infer_settings(left)
+        settings = self._infer_settings(timeout)
+
+        def call() -> Any:
             if request.cancellation is None:
                 return self._stub.ModelInfer(message, **settings)
             # In gRPC's own thread's hands while this one waits, so that a third can cancel it.
@@ -48,14 +47,14 @@ class GrpcTransport(GrpcCalls):
         return self._outputs(self._guarded(call, timeout, request.model))
 
     def _call(self, method: str, message: Any, read: Callable[[Any], Any], timeout: float, model: str = "") -> Any:
-        ask = getattr(self._stub, method)
-        return self._guarded(lambda left: read(ask(message, **self._settings(left))), timeout, model)
+        ask, settings = getattr(self._stub, method), self._settings(timeout)
+        return read(self._guarded(lambda: ask(message, **settings), timeout, model))
 
-    def _guarded(self, call: Callable[[float], Result], timeout: float, model: str) -> Result:
+    def _guarded(self, call: Callable[[], Any], timeout: float, model: str) -> Any:
         deadline = self._require_time(timeout)
         try:
             with GRPC_GATE:
-                return call(timeout)
+                return call()
         except grpc.RpcError as error:
             if may_be_the_network(error) and not self._is_live(min(deadline.left(), LIVE_PROBE_S)):
                 raise self._unreachable(error) from None

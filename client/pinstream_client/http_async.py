@@ -24,9 +24,7 @@ class AsyncHttpTransport(HttpCalls):
         super().__init__(address, options)
         self._base = f"{'https' if address.secure else 'http'}://{address.netloc}"
         context = tls_context(options.tls) if address.secure else True
-        # Left alone, aiohttp asks for compressed answers, which cost more than a local network does.
-        headers = {"accept-encoding": "identity"}
-        self._session = aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(ssl=context))
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
 
     async def close(self) -> None:
         """See `AsyncTransport`."""

@@ -1,12 +1,13 @@
 """Triton's HTTP calls, whoever waits for them: `http_transport` in a thread, `http_async` in an event loop.
 
-tritonclient builds and reads the bodies of inference; its HTTP clients are left aside. The one for threads belongs to a
-single thread (its sockets hang on one gevent hub), and its timeouts count each socket operation anew, so that a call
-has no deadline; the one for asyncio has no timeout for a call either.
+tritonclient's HTTP clients are left aside. The one for threads belongs to a single thread (its sockets hang on one
+gevent hub), and its timeouts count each socket operation anew, so that a call has no deadline; the one for asyncio has
+no timeout for a call either.
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import zlib
@@ -16,13 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-import tritonclient.http as triton_http
-from tritonclient.utils import InferenceServerException
-
 from . import errors
 from .address import Address
+from .http_messages import infer_body, read_outputs
 from .options import Options
-from .transport import InferRequest, infer_tensors
+from .transport import InferRequest
 
 _HEADER_LENGTH = "inference-header-content-length"
 # What Triton's HTTP front end, or a proxy before it, answers, in the names of gRPC.
@@ -79,19 +78,11 @@ class HttpCalls(ABC):
 
     def infer(self, request: InferRequest, timeout: float) -> Any:
         """See `Transport`."""
-        try:
-            inputs, outputs = infer_tensors(triton_http, request)
-            body, header_length = triton_http.InferenceServerClient.generate_request_body(
-                inputs, outputs=outputs, parameters=dict(request.parameters)
-            )
-        except InferenceServerException as error:
-            raise errors.InvalidRequest(errors.first_line(error.message())) from None
-        headers = {} if header_length is None else {_HEADER_LENGTH: str(header_length)}
+        body, header_length = infer_body(request)
         path = f"{_model_path(request.model, request.version)}/infer"
-        # Without binary tensors tritonclient gives text.
-        data = body.encode() if isinstance(body, str) else bytes(body)
-        question = Question("POST", path, data, headers, request.model, compressible=True)
-        return self._call(question, lambda answer: self._outputs(request, answer), timeout, request)
+        headers = {_HEADER_LENGTH: str(header_length)}
+        question = Question("POST", path, body, headers, request.model, compressible=True)
+        return self._call(question, lambda answer: self._outputs(answer, request.model), timeout, request)
 
     def server_ready(self, timeout: float) -> Any:
         """See `Transport`."""
@@ -154,7 +145,7 @@ class HttpCalls(ABC):
 
     def _prepared(self, question: Question) -> tuple[bytes | None, dict[str, str]]:
         """The body as it goes out, and all headers."""
-        headers = {**self._options.headers_now(), **question.headers}
+        headers = {"accept-encoding": "identity", **self._options.headers_now(), **question.headers}
         compression = self._options.compression
         if compression is None or not question.compressible:
             return question.body or None, headers
@@ -178,16 +169,12 @@ class HttpCalls(ABC):
         except ValueError as error:
             raise self._not_triton(error) from None
 
-    def _outputs(self, request: InferRequest, answer: Answer) -> dict[str, Any]:
-        self._done(answer, request.model)
+    def _outputs(self, answer: Answer, model: str) -> dict[str, Any]:
+        self._done(answer, model)
         length = answer.headers.get(_HEADER_LENGTH)
         try:
-            result = triton_http.InferenceServerClient.parse_response_body(
-                answer.body, header_length=None if length is None else int(length)
-            )
-            names = request.outputs or tuple(tensor["name"] for tensor in result.get_response()["outputs"])
-            return {name: result.as_numpy(name) for name in names}
-        except (ValueError, KeyError, TypeError) as error:
+            return read_outputs(answer.body, None if length is None else int(length))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._not_triton(error) from None
 
     def _not_triton(self, error: Exception) -> errors.ServerUnreachable:
@@ -212,6 +199,7 @@ def decompressed(body: bytes, encoding: str) -> bytes:
     raise ValueError(f"content encoding '{encoding}', which was not asked for")
 
 
+@functools.cache
 def _model_path(model: str, version: str = "") -> str:
     return f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "")
 

@@ -1,4 +1,8 @@
-"""One HTTP connection of the standard library whose exchanges end with their deadline."""
+"""One HTTP connection whose exchanges end with their deadline.
+
+What comes in is read by the parser in C that tritonclient[http] brings along; http.client's own costs several times
+what all the rest of a call does.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,15 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from geventhttpclient.response import HTTPParseError, HTTPResponse
+
 from .address import Address
 from .http_calls import Answer, decompressed
 from .transport import Deadline
+
+_BLOCK = 1 << 16
+# Up to here one write of header and body together costs less than a second write.
+_ONE_WRITE = 1 << 18
 
 
 class ConnectTimeout(OSError):
@@ -35,9 +45,9 @@ class _Armed:
         self.arm()
         super().sendall(*args)  # type: ignore[misc]
 
-    def recv_into(self, *args: Any) -> int:
+    def recv(self, *args: Any) -> bytes:
         self.arm()
-        return super().recv_into(*args)  # type: ignore[misc, no-any-return]
+        return super().recv(*args)  # type: ignore[misc, no-any-return]
 
     def arm(self) -> None:
         left = self.deadline.left()
@@ -54,7 +64,35 @@ class DeadlineTLSSocket(_Armed, ssl.SSLSocket):
     """The same, encrypted."""
 
 
-class Connection(http.client.HTTPConnection):
+class _Response(HTTPResponse):
+    """Of one request, as it comes in."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.body = bytearray()
+
+    def _on_body(self, data: bytes | bytearray) -> None:
+        self.body += data
+
+    def is_whole(self) -> bool:
+        """Whether all of it is here, which an interim answer (1xx) announces only."""
+        return self.message_complete and self.get_code() >= 200
+
+    def end(self) -> None:
+        """Nothing more will come.
+
+        Raises:
+            http.client.HTTPException: Something is missing. That the connection ends is well for a body of no length.
+        """
+        if not self.message_begun:
+            raise http.client.RemoteDisconnected("the connection was closed without an answer")
+        with contextlib.suppress(HTTPParseError):
+            self.feed(b"")
+        if not self.is_whole():
+            raise http.client.IncompleteRead(bytes(self.body))
+
+
+class Connection:
     """A connection to one server; for one thread at a time.
 
     Args:
@@ -63,13 +101,18 @@ class Connection(http.client.HTTPConnection):
         connect_timeout: Seconds for connecting; None leaves it the call's.
     """
 
-    sock: DeadlineSocket | DeadlineTLSSocket | None
-
     def __init__(self, address: Address, context: ssl.SSLContext | None, connect_timeout: float | None) -> None:
-        super().__init__(address.host, address.port)
+        self._address = address
         self._context = context
         self._connect_timeout = connect_timeout
-        self._deadline = Deadline(0)
+        self._host = address.netloc if address.netloc.isascii() else address.netloc.encode("idna").decode()
+        self._sock: DeadlineSocket | DeadlineTLSSocket | None = None
+        self._interrupted = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another exchange can go over it."""
+        return self._sock is not None
 
     def exchange(
         self, deadline: Deadline, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
@@ -80,42 +123,72 @@ class Connection(http.client.HTTPConnection):
             TimeoutError: The deadline passed.
             OSError, http.client.HTTPException: The connection cannot be made, broke, or leads to no HTTP server.
         """
-        self._deadline = deadline
-        if self.sock is not None:
-            self.sock.deadline = deadline
+        sock = self._sock
+        if sock is None:
+            sock = self._sock = self._connect(deadline)
+        if self._interrupted:  # before there was a socket to shut down
+            raise ConnectionAbortedError("the call was given up")
+        sock.deadline = deadline
         # A server that refuses a large body says why and closes before it has read all: its answer is still to be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.request(method, path, body, dict(headers))
-        response = self.getresponse()
-        found = {name.lower(): value for name, value in response.getheaders()}
-        content = response.read()
+            self._send(sock, method, path, body or b"", headers)
+        response = _Response(method)
+        while not response.is_whole():
+            data = sock.recv(_BLOCK)
+            if data:
+                response.feed(data)
+            else:
+                response.end()
+        if response.should_close():
+            self.close()
+        found = {name.lower(): value for name, value in response.items()}
         try:
-            return Answer(response.status, found, decompressed(content, found.get("content-encoding", "")))
+            content = decompressed(bytes(response.body), found.get("content-encoding", ""))
         except ValueError as error:
             raise http.client.HTTPException(str(error)) from None
-
-    def connect(self) -> None:
-        """Connects to the first of the host's addresses that answers."""
-        deadline, limited = self._deadline, False
-        if self._connect_timeout is not None and self._connect_timeout < deadline.left():
-            deadline, limited = Deadline(self._connect_timeout), True
-        try:
-            self.sock = self._connected(deadline)
-        except TimeoutError:
-            if limited:
-                raise ConnectTimeout(f"no connection within {self._connect_timeout:g} s") from None
-            raise
-        self.sock.deadline = self._deadline
+        return Answer(response.get_code(), found, content)
 
     def interrupt(self) -> None:
         """Ends the exchange that another thread waits for: it fails at once, and the server sees the connection end."""
-        if self.sock is not None:
+        self._interrupted = True
+        sock = self._sock
+        if sock is not None:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Closes it. May be called twice."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    def _send(
+        self, sock: DeadlineSocket | DeadlineTLSSocket, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> None:
+        lines = [f"{method} {path} HTTP/1.1", f"host: {self._host}", f"content-length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        head = "\r\n".join([*lines, "\r\n"]).encode()
+        if len(body) <= _ONE_WRITE:
+            sock.sendall(head + body)
+        else:
+            sock.sendall(head)
+            sock.sendall(body)
+
+    def _connect(self, deadline: Deadline) -> DeadlineSocket | DeadlineTLSSocket:
+        """A socket connected to the first of the host's addresses that answers."""
+        limit = self._connect_timeout
+        if limit is None or limit >= deadline.left():
+            return self._connected(deadline)
+        try:
+            return self._connected(Deadline(limit))
+        except TimeoutError:
+            raise ConnectTimeout(f"no connection within {limit:g} s") from None
 
     def _connected(self, deadline: Deadline) -> DeadlineSocket | DeadlineTLSSocket:
         failure: OSError = OSError("the host has no address")
-        for family, kind, _, _, target in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        for family, kind, _, _, target in socket.getaddrinfo(
+            self._address.host, self._address.port, type=socket.SOCK_STREAM
+        ):
             sock = DeadlineSocket(family, kind)
             sock.deadline = deadline
             try:
@@ -129,7 +202,7 @@ class Connection(http.client.HTTPConnection):
 
     def _encrypted(self, sock: DeadlineSocket, deadline: Deadline) -> DeadlineTLSSocket:
         assert self._context is not None
-        wrapped = self._context.wrap_socket(sock, server_hostname=self.host, do_handshake_on_connect=False)
+        wrapped = self._context.wrap_socket(sock, server_hostname=self._address.host, do_handshake_on_connect=False)
         assert isinstance(wrapped, DeadlineTLSSocket)
         wrapped.deadline = deadline
         try:

@@ -1,4 +1,4 @@
-"""HTTP for threads, on the standard library's connections."""
+"""HTTP for threads."""
 
 from __future__ import annotations
 
@@ -102,9 +102,7 @@ class HttpTransport(HttpCalls):
             return errors.unreachable(self.address, error.strerror or str(error))
         if isinstance(error, http.client.IncompleteRead):
             return errors.unreachable(self.address, "the connection broke within the answer")
-        # Hanging up is what a server that dies does; anything else it says is not HTTP now or later.
-        hung_up = isinstance(error, http.client.RemoteDisconnected)
-        return errors.unreachable(self.address, "what answers there does not speak HTTP", transient=hung_up)
+        return errors.unreachable(self.address, "what answers there does not speak HTTP", transient=False)
 
     def _take(self) -> Connection | None:
         with self._lock:
@@ -114,7 +112,7 @@ class HttpTransport(HttpCalls):
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            if not self._closed and connection.sock is not None:
+            if not self._closed and connection.is_open:
                 self._idle.append(connection)
                 return
         connection.close()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal, TypeAlias
 
+from .errors import InvalidRequest
+
 Compression: TypeAlias = Literal["gzip", "deflate"]
 Headers: TypeAlias = "Mapping[str, str] | Callable[[], Mapping[str, str]]"
 Token: TypeAlias = "str | Callable[[], str]"
 File: TypeAlias = "str | PathLike[str]"
+
+_NAME = re.compile(r"[a-z0-9_.-]+")  # what gRPC takes, and HTTP as well
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,19 @@ class Options:
             raise ValueError("a TLS client certificate needs both its files: give cert and key")
 
     def headers_now(self) -> dict[str, str]:
-        """The headers of one attempt, names in lower case as gRPC wants them and HTTP does not mind."""
+        """The headers of one attempt, names in lower case as gRPC wants them and HTTP does not mind.
+
+        Raises:
+            InvalidRequest: One that cannot be sent. A line break in it would begin another header.
+        """
         if self.headers is None and self.token is None:
             return {}
         given = self.headers() if callable(self.headers) else self.headers or {}
         headers = {name.lower(): value for name, value in given.items()}
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token() if callable(self.token) else self.token}"
+        for name, value in headers.items():
+            if not (isinstance(value, str) and value.isascii() and value.isprintable() and _NAME.fullmatch(name)):
+                shown = "" if name == "authorization" else f" {value!r}"
+                raise InvalidRequest(f"the header '{name}'{shown} cannot be sent: expected one line of ASCII text")
         return headers

@@ -167,10 +167,11 @@ class SharedMemory:
             return names.pop() if names else None
 
     def _refuse(self, servers: range | list[int], reason: str) -> None:
-        fresh = set(servers) - self._refusing
+        with self._lock:  # several threads may learn of it at once
+            fresh = set(servers) - self._refusing
+            self._refusing |= fresh
         if not fresh:
             return
-        self._refusing |= fresh
         where = ", ".join(str(self._cluster.addresses[server]) for server in sorted(fresh))
         warnings.warn(
             f"no shared memory with {where}, images are sent within the requests: {reason} "

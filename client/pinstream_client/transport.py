@@ -9,11 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
-from tritonclient.utils import np_to_triton_dtype
 
 from .address import Address
 from .options import Options
@@ -161,17 +159,3 @@ def connect_async(address: Address, options: Options) -> AsyncTransport:
     from .grpc_async import AsyncGrpcTransport
 
     return AsyncGrpcTransport(address, options)
-
-
-def infer_tensors(triton: ModuleType, request: InferRequest) -> tuple[list[Any], list[Any] | None]:
-    """The request's inputs and requested outputs as objects of ``tritonclient.grpc`` or ``tritonclient.http``."""
-    inputs = []
-    for name, value in request.inputs.items():
-        if isinstance(value, SharedTensor):
-            tensor = triton.InferInput(name, list(value.shape), value.dtype)
-            tensor.set_shared_memory(value.region, value.nbytes)
-        else:
-            tensor = triton.InferInput(name, list(value.shape), np_to_triton_dtype(value.dtype))
-            tensor.set_data_from_numpy(value)
-        inputs.append(tensor)
-    return inputs, [triton.InferRequestedOutput(name) for name in request.outputs] or None

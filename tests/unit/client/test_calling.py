@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pinstream_client import InvalidRequest
 from pinstream_client.calls import CallPool
 from pinstream_client.forking import ForkGate
 from pinstream_client.options import TLS, Options
@@ -21,6 +22,17 @@ def test_headers_and_token_are_asked_for_each_time() -> None:
     assert options.headers_now() == {"x-number": "2", "authorization": "Bearer t3"}
     assert Options(headers={"A": "b"}, token="c").headers_now() == {"a": "b", "authorization": "Bearer c"}
     assert Options().headers_now() == {}
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x-team": "vision\r\nx-admin: yes"}, {"x-team": "Größe"}, {"x team": "a"}, {"": "a"}, {"x-number": 1}]
+)
+def test_headers_that_no_line_can_hold_are_refused(headers: Any) -> None:
+    with pytest.raises(InvalidRequest, match="expected one line of ASCII text"):
+        Options(headers=headers).headers_now()
+    with pytest.raises(InvalidRequest, match="the header 'authorization' cannot be sent") as caught:
+        Options(token="secret\n").headers_now()
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,23 @@
 """Both protocols against peers that are no Triton: every call ends in time, with a typed error of one line."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from pinstream_client import DeadlineExceeded, Detector, InvalidRequest, PinstreamError, ServerUnreachable
+from pinstream_client import Cancelled, DeadlineExceeded, Detector, InvalidRequest, PinstreamError, ServerUnreachable
 from tests.network import closed_port, http_answer, read_http_request, serving_connections, silent_server
 
 PROTOCOLS = ["grpc", "http"]
 IMAGE = np.zeros((8, 8, 3), np.uint8)
+# The metadata of a detection service that keeps its labels to itself.
+_YOLOX = (
+    b'{"inputs":[{"name":"image"}],"outputs":['
+    b'{"name":"num_dets"},{"name":"det_boxes"},{"name":"det_scores"},{"name":"det_classes"}]}'
+)
 CALLS: dict[str, Callable[[Detector], object]] = {
     "detect": lambda detector: detector.detect(IMAGE),
     "detect list": lambda detector: detector.detect([IMAGE] * 3, on_error="return"),
@@ -163,6 +169,62 @@ def test_http_connection_is_kept_and_used_again() -> None:
     assert connections == [0]
 
 
+def test_http_answers_come_in_every_form() -> None:
+    body = b'{"model_stats":[]}'
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%s\r\nd\r\n%s\r\n0\r\n\r\n" % (
+        body[:5],
+        body[5:],
+    )
+    answers = [
+        chunked,
+        b"HTTP/1.1 100 Continue\r\n\r\n" + http_answer(body),
+        b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body),  # and closes
+        b"HTTP/1.1 200 OK\r\n\r\n" + body,  # ends with the connection
+    ]
+    config = http_answer(b"{}")
+
+    def handle(connection: socket.socket, number: int) -> None:
+        while request := read_http_request(connection):
+            if b"/config" in request:
+                connection.sendall(config)
+                continue
+            answer = answers.pop(0)
+            for start in range(0, len(answer), 7):  # in pieces
+                connection.sendall(answer[start : start + 7])
+            if b"100" not in answer and answer is not chunked:
+                return
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=5) as detector:
+        for _ in range(4):
+            assert detector.statistics().models.keys() == {"yolox"}
+    assert answers == []
+
+
+def test_http_call_cancelled_on_a_kept_connection_ends_at_once() -> None:
+    asked = threading.Event()
+    posts = []
+
+    def handle(connection: socket.socket, _: int) -> None:
+        while request := read_http_request(connection):
+            if request.startswith(b"GET"):
+                connection.sendall(http_answer(_YOLOX))
+                continue
+            posts.append(request)
+            asked.set()
+            connection.recv(1 << 20)
+            time.sleep(5)
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=20) as detector:
+        call = detector.submit(b"a picture")
+        assert asked.wait(5)
+        started = time.monotonic()
+        call.cancel()
+        with pytest.raises(Cancelled):
+            call.result(5)
+        assert time.monotonic() - started < 1
+        assert len(posts) == 1  # it was not sent again over another connection
+
+
 def test_http_connection_that_the_server_closed_while_idle_is_replaced_unnoticed() -> None:
     connections = []
 
@@ -180,15 +242,11 @@ def test_http_connection_that_the_server_closed_while_idle_is_replaced_unnoticed
 
 def test_http_refusal_of_a_large_body_is_read_although_the_server_reads_no_further() -> None:
     refusal = http_answer(b'{"error":"request of 9 MB is too large"}', "413 Payload Too Large")
-    metadata = (
-        b'{"inputs":[{"name":"image"}],"outputs":['
-        b'{"name":"num_dets"},{"name":"det_boxes"},{"name":"det_scores"},{"name":"det_classes"}]}'
-    )
 
     def handle(connection: socket.socket, _: int) -> None:
         while request := read_http_request(connection):
             if request.startswith(b"GET"):
-                connection.sendall(http_answer(metadata))
+                connection.sendall(http_answer(_YOLOX))
                 continue
             connection.sendall(refusal)
             connection.shutdown(socket.SHUT_WR)
