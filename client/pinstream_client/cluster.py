@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .address import Address
 from .endpoints import Endpoints
-from .errors import DeadlineExceeded, PinstreamError, deadline_exceeded
+from .errors import DeadlineExceeded, PinstreamError, ServerNotReady, deadline_exceeded
 from .retry import Retry
 from .steps import Ask, Pause, Steps
 from .transport import Deadline
@@ -57,7 +57,8 @@ class Cluster:
             DeadlineExceeded: No answer in time.
             PinstreamError: What the server answered, or the last transient error where no time is left for another.
         """
-        pauses = (retry or self.retry).pauses()
+        policy = retry or self.retry
+        pauses, rounds, busy = policy.pauses(), 1, False
         tried: set[int] = set()
         while True:
             server = self.endpoints.pick(tried)
@@ -74,11 +75,12 @@ class Cluster:
                     raise
                 self.endpoints.failed(server)
                 tried.add(server)
+                busy |= isinstance(error, ServerNotReady)
                 if len(tried) == len(self.addresses):
-                    pause = next(pauses, None)
-                    if pause is None or pause >= deadline.left():
+                    pause = next(pauses)
+                    if pause >= deadline.left() or not policy.goes_on(rounds, busy):
                         raise
-                    tried.clear()
+                    tried, rounds, busy = set(), rounds + 1, False
                     yield Pause(pause)
             else:
                 self.endpoints.answered(server)

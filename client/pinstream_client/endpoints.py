@@ -22,6 +22,7 @@ class Endpoints:
         self._clock = clock
         self._next = 0
         self._failures = [0] * count
+        self._failed_at = [0.0] * count
         self._back_at = [0.0] * count
         self._lock = threading.Lock()
 
@@ -48,8 +49,12 @@ class Endpoints:
     def failed(self, server: int) -> None:
         """The server did not answer: leave it out for a while."""
         with self._lock:
-            self._failures[server] += 1
-            self._back_at[server] = self._clock() + self._absence(server)
+            now = self._clock()
+            # Calls that were under way together fail together: that is one failure.
+            if not self._failures[server] or now - self._failed_at[server] >= FIRST_ABSENCE_S:
+                self._failures[server] += 1
+                self._failed_at[server] = now
+            self._back_at[server] = now + self._absence(server)
 
     def answered(self, server: int) -> None:
         """The server answered: it takes part again."""

@@ -14,7 +14,8 @@ class Retry:
     Full jitter - each pause is drawn between nothing and the backoff - spreads the clients of a server that comes back.
 
     Attributes:
-        attempts: Rounds over the servers, the first one included; 1 tries nothing again.
+        attempts: Rounds over the servers, the first one included; 1 tries nothing again. A server that is there and has
+            no room for the request now (UNAVAILABLE) is asked beyond that, until the timeout.
         first: Upper bound of the first pause, in seconds. Each further bound is twice the one before.
         longest: Highest bound, in seconds.
     """
@@ -28,9 +29,16 @@ class Retry:
             raise ValueError(f"{self}: expected attempts of at least 1, and 0 <= first <= longest seconds")
 
     def pauses(self) -> Iterator[float]:
-        """Seconds before the second round, the third and so on."""
-        for number in range(self.attempts - 1):
-            yield random.uniform(0, min(self.longest, self.first * 2**number))
+        """Seconds before the second round, the third and so on; without end."""
+        bound = self.first
+        while True:
+            bound = min(self.longest, bound)
+            yield random.uniform(0, bound)
+            bound *= 2
+
+    def goes_on(self, rounds: int, busy: bool) -> bool:
+        """Whether there is another round after so many; ``busy`` says that a server was there and had no room."""
+        return rounds < self.attempts or (busy and self.attempts > 1)
 
 
 RETRY = Retry()

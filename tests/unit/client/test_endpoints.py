@@ -1,5 +1,7 @@
 """Which of several servers is asked next."""
 
+from itertools import islice
+
 import pytest
 
 from pinstream_client import Retry
@@ -49,6 +51,16 @@ def test_absence_doubles_up_to_its_limit_and_an_answer_ends_it() -> None:
     assert 0 in {endpoints.pick() for _ in range(2)}
 
 
+def test_calls_that_fail_together_are_one_failure() -> None:
+    clock = Clock()
+    endpoints = Endpoints(2, clock)
+    for _ in range(32):
+        endpoints.failed(0)
+        clock.now += 0.001
+    clock.now += FIRST_ABSENCE_S
+    assert 0 in {endpoints.pick() for _ in range(2)}
+
+
 def test_those_tried_are_passed_over_and_the_first_to_return_is_better_than_none() -> None:
     clock = Clock()
     endpoints = Endpoints(3, clock)
@@ -69,12 +81,18 @@ def test_a_single_server_is_always_asked() -> None:
 
 def test_pauses_are_drawn_below_a_bound_that_doubles() -> None:
     retry = Retry(attempts=6, first=0.1, longest=0.5)
-    drawn = [list(retry.pauses()) for _ in range(300)]
+    drawn = [list(islice(retry.pauses(), 5)) for _ in range(300)]
     for number, bound in enumerate((0.1, 0.2, 0.4, 0.5, 0.5)):
         pauses = [one[number] for one in drawn]
         assert 0 <= min(pauses) < 0.1 * bound
         assert 0.9 * bound < max(pauses) <= bound
-    assert list(Retry(attempts=1).pauses()) == []
+
+
+def test_a_server_without_room_is_asked_beyond_the_rounds_for_one_that_is_not_there() -> None:
+    retry = Retry(attempts=3)
+    assert [retry.goes_on(rounds, busy=False) for rounds in (1, 2, 3, 4)] == [True, True, False, False]
+    assert all(retry.goes_on(rounds, busy=True) for rounds in (1, 3, 100))
+    assert not Retry(attempts=1).goes_on(1, busy=True)
 
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"first": -1.0}, {"first": 3.0, "longest": 1.0}])

@@ -8,7 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pinstream_client import Cancelled, DeadlineExceeded, Detector, InvalidRequest, PinstreamError, ServerUnreachable
+from pinstream_client import (
+    Cancelled,
+    DeadlineExceeded,
+    Detector,
+    InvalidRequest,
+    PinstreamError,
+    Retry,
+    ServerNotReady,
+    ServerUnreachable,
+)
 from tests.network import closed_port, http_answer, read_http_request, serving_connections, silent_server
 
 PROTOCOLS = ["grpc", "http"]
@@ -153,6 +162,32 @@ def test_http_page_of_another_server_is_not_tritons() -> None:
         pytest.raises(ServerUnreachable, match="not Triton's"),
     ):
         detector.statistics()
+
+
+def test_server_that_has_no_room_is_asked_until_it_has_some_or_the_timeout_is_over() -> None:
+    full = http_answer(b'{"error":"Exceeds maximum queue size"}', "503 Service Unavailable")
+    asked: list[float] = []
+
+    def handle(connection: socket.socket, _: int) -> None:
+        while read_http_request(connection):
+            asked.append(time.monotonic())
+            connection.sendall(full if len(asked) < 12 else http_answer(b"{}"))
+
+    with serving_connections(handle) as netloc:
+        patient, hasty = Retry(first=0.01, longest=0.02), Retry(attempts=1)
+        with Detector(f"http://{netloc}", timeout=20, retry=patient) as detector:
+            detector.statistics()
+        assert len(asked) == 13
+        asked.clear()
+        with Detector(f"http://{netloc}", timeout=20, retry=hasty) as detector, pytest.raises(ServerNotReady):
+            detector.statistics()
+        assert len(asked) == 1
+        asked.clear()
+        with Detector(f"http://{netloc}", timeout=0.2, retry=Retry(first=0.1)) as detector:
+            started = time.monotonic()
+            with pytest.raises(ServerNotReady, match="maximum queue size"):
+                detector.statistics()
+            assert time.monotonic() - started < 1
 
 
 def test_http_connection_is_kept_and_used_again() -> None:
