@@ -5,6 +5,7 @@ No network in here, so that every kind of client shares it.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ IMAGE = "image"
 NUM_DETS, BOXES, SCORES, CLASSES = "num_dets", "det_boxes", "det_scores", "det_classes"
 CLASS_NAMES = "class_names"
 DETECTION_OUTPUTS = (NUM_DETS, BOXES, SCORES, CLASSES)
+# A bitmap of one black pixel: its file's header, its own, and a row of three bytes that is padded to four.
+ONE_PIXEL = struct.pack("<2sIHHI IiiHHIIiiII 4x", b"BM", 58, 0, 0, 54, 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ def detection_request(
 
 
 def class_names_request(model: str) -> InferRequest:
-    """The request for the labels alone: the service looks at no image for them."""
-    return InferRequest(model, {IMAGE: _image_tensor(b"")}, (CLASS_NAMES,))
+    """The request for the labels alone, with the smallest image there is: the service wants one for every request."""
+    return InferRequest(model, {IMAGE: _image_tensor(ONE_PIXEL)}, (CLASS_NAMES,))
 
 
 def request_parameters(conf: float | None, iou: float | None, max_det: int | None) -> dict[str, Parameter]:

@@ -1,4 +1,4 @@
-"""Instances of the YOLOX service's steps for this machine. The repository's own counts are for two cores and no GPU."""
+"""Instances and queues of the YOLOX service's steps for this machine. The repository's own are for two cores, no GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 # Measured on an H200 with 16 cores, YOLOX-m FP16: 4 instances that share an engine keep the GPU busy, 8 add nothing.
 DETECTORS_ON_GPU = 4
+# Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
+PATIENCE_ON_GPU_S = 1
 
 
 def instances(cores: int, gpu: bool) -> dict[str, int]:
@@ -32,9 +34,12 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
 
 
 def size_service(repository: Path, gpu: bool) -> None:
-    """Write the counts into the service's configurations in `repository`, which must be a copy."""
+    """Write counts and waiting times into the service's configurations in `repository`, which must be a copy."""
     for model, count in instances(len(os.sched_getaffinity(0)), gpu).items():
         file = repository / model / "config.pbtxt"
         config = text_format.Parse(file.read_text(), ModelConfig())
         config.instance_group[0].count = count
+        policy = config.dynamic_batching.default_queue_policy
+        if gpu and policy.default_timeout_microseconds:
+            policy.default_timeout_microseconds = PATIENCE_ON_GPU_S * 1_000_000
         file.write_text(text_format.MessageToString(config))

@@ -14,7 +14,6 @@ import triton_python_backend_utils as pb_utils
 sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
 
 from yolox_steps.detector import DEFAULT_NAME, read_detector
-from yolox_steps.errors import NO_BYTES, RequestError, of_image
 from yolox_steps.nms import CLASS, SCORE, Y2, select, to_original_pixels
 from yolox_steps.parameters import Parameters
 from yolox_steps.replies import config_parameters, reply_to_each
@@ -43,8 +42,6 @@ class TritonPythonModel:
         scores = np.zeros(rows, np.float32)
         classes = np.zeros(rows, np.int32)
         for index, letterbox in enumerate(letterboxes):
-            if not letterbox.any():
-                raise RequestError(of_image(index, len(letterboxes), NO_BYTES))
             detections = select(candidates[index], thresholds)
             count = len(detections)
             counts[index] = count
@@ -56,4 +53,5 @@ class TritonPythonModel:
             pb_utils.Tensor("det_boxes", boxes),
             pb_utils.Tensor("det_scores", scores),
             pb_utils.Tensor("det_classes", classes),
+            pb_utils.Tensor("answered", counts),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +19,11 @@ sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
 from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, decode_to_fit, mute_decoders, prepare_process
 from yolox_steps.detector import DEFAULT_NAME, read_detector
 from yolox_steps.errors import RequestError, of_image
-from yolox_steps.letterbox import PAD, letterbox
+from yolox_steps.letterbox import letterbox
 from yolox_steps.parameters import Parameters, boolean, positive_integer
 from yolox_steps.replies import config_parameters, reply_to_each
+
+NICENESS = 10
 
 
 class TritonPythonModel:
@@ -47,6 +50,9 @@ class TritonPythonModel:
         self._threads = ThreadPoolExecutor(positive_integer(config, "THREADS", 2))
         prepare_process()
         mute_decoders()
+        # What has been begun is finished before more is: else, under more load than the cores can do, decoding pictures
+        # would take the time from the detector that they are for.
+        os.nice(NICENESS)
 
     def finalize(self) -> None:
         """Ends the threads."""
@@ -82,10 +88,6 @@ class TritonPythonModel:
         letterboxes = np.empty((len(encoded), 3), np.float32)
 
         def letterbox_one(index: int) -> None:
-            if not encoded[index]:
-                # Only the last step knows whether anybody wants detections of it: see the ensemble's configuration.
-                images[index], letterboxes[index] = PAD, 0
-                return
             try:
                 image, full = self._decode(encoded[index])
             except RequestError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pinstream_client import TLS, AccessDenied, AsyncDetector, Detector, InvalidURL, Model, ServerUnreachable
+from pinstream_client.yolox import ONE_PIXEL
 from tests.server.client.conftest import LOOSE, TIMEOUT_S, Shown, same, url_of
 from tests.server.running import Running, running
 from tests.toxic import toxic_proxy
@@ -101,7 +102,7 @@ def test_http_headers_are_asked_for_anew_and_tokens_sent(guarded: Running, noise
         assert model.inputs["image"].dtype == "BYTES"  # the first of the keys; metadata is free for all
         image = noises[0].found
         assert image is not None
-        assert model.infer({"image": [[b""]]}, outputs=["class_names"]).keys() == {"class_names"}
+        assert model.infer({"image": [[ONE_PIXEL]]}, outputs=["class_names"]).keys() == {"class_names"}
     with (
         Detector(f"http://{guarded.http_url}", timeout=TIMEOUT_S, headers={"Infer-Key": "no"}) as detector,
         pytest.raises(AccessDenied, match="restricted"),

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from pinstream_cli.triton.assemble import service_repository
-from pinstream_cli.triton.sizing import instances, size_service
+from pinstream_cli.triton.sizing import PATIENCE_ON_GPU_S, instances, size_service
 
 STEPS = ["yolox_preprocess", "yolox_detector", "yolox_postprocess"]
 
@@ -31,12 +31,26 @@ def test_every_step_has_instances_and_they_never_shrink_with_the_machine(cores: 
     assert all(instances(2 * cores, gpu)[model] >= count for model, count in instances(cores, gpu).items())
 
 
-def test_nothing_but_the_counts_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_nothing_but_the_counts_and_waiting_times_changes(tmp_path: Path, gpu: bool) -> None:
     repository = shutil.copytree(service_repository(), tmp_path / "models")
     before = {model: read(repository, model) for model in STEPS}
-    size_service(repository, gpu=True)
+    size_service(repository, gpu)
     for model in STEPS:
         after = read(repository, model)
         assert after.instance_group[0].count >= 1
         after.instance_group[0].count = before[model].instance_group[0].count
+        policies = [config.dynamic_batching.default_queue_policy for config in (before[model], after)]
+        waits, patience = (policy.default_timeout_microseconds for policy in policies)
+        assert patience == (min(waits, PATIENCE_ON_GPU_S * 1_000_000) if gpu else waits)
+        policies[1].default_timeout_microseconds = waits
         assert after == before[model]
+
+
+@pytest.mark.parametrize("model", ["yolox_preprocess", "yolox_detector"])
+def test_where_requests_wait_their_number_and_time_is_limited(model: str) -> None:
+    policy = read(service_repository(), model).dynamic_batching.default_queue_policy
+    # Less than the 10 s after which the client gives up, and enough for a thousand requests at once.
+    assert 0 < policy.default_timeout_microseconds < 10_000_000
+    assert policy.max_queue_size >= 1000
+    assert policy.timeout_action == policy.REJECT

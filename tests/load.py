@@ -1,0 +1,305 @@
+"""The service at twice what it can do: `python -m tests.load` (`make load`).
+
+Clients come whether or not earlier ones have been answered, with one image or several, small and large, and some give
+up. What cannot be done in time has to be refused soon, the rest to be done at the rate of the peak, and nothing to be
+computed for those who have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from pinstream_cli.benchmark.environment import commit, machine
+from tests.server.running import Running, running
+from tests.server.test_plain_models import metrics
+
+MODEL = "yolox"
+ROOT = Path(__file__).parents[1]
+# Images of a request, and their longer sides; most requests have one image of a usual size.
+COUNTS = (1, 1, 1, 1, 2, 2, 4, 8)
+SIDES = (320, 640, 640, 1280, 1920)
+# Of all clients so many give up, after anything up to so many seconds.
+GIVING_UP, SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S = 0.2, 0.1, 1.0
+TIMEOUT_S = 60.0
+PEAK_CLIENTS = (4, 8)
+# Back to idle: so many calls, one after the other, within so much of what they took before.
+CALLS_LIKE_IDLE, LIKE_IDLE = 5, 1.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended.
+
+    Attributes:
+        images: In the request.
+        sent: Seconds since the phase began.
+        took: Seconds to the end.
+        status: gRPC's, OK for an answer.
+        gives_up: Whether its client was not going to wait.
+    """
+
+    images: int
+    sent: float
+    took: float
+    status: str
+    gives_up: bool
+
+
+class Mix:
+    """Requests of mixed sizes, by random numbers.
+
+    Args:
+        picture: The file that all images are made of.
+        seed: Of the random numbers.
+    """
+
+    def __init__(self, picture: Path, seed: int = 0) -> None:
+        original = cv2.imread(str(picture))
+        scales = [side / max(original.shape[:2]) for side in SIDES]
+        resized = [cv2.resize(original, None, fx=scale, fy=scale) for scale in scales]
+        self._encoded = [bytes(cv2.imencode(".jpg", image)[1]) for image in resized]
+        self._random = random.Random(seed)
+
+    def request(self) -> tuple[Any, int]:
+        """The next request, and how many images it has."""
+        count = self._random.choice(COUNTS)
+        return self._of(self._random.choices(self._encoded, k=count)), count
+
+    def probe(self) -> Any:
+        """The same small request each time."""
+        return self._of(self._encoded[1:2])
+
+    @staticmethod
+    def _of(encoded: Sequence[bytes]) -> Any:
+        request = service_pb2.ModelInferRequest(model_name=MODEL)
+        request.inputs.add(name="image", datatype="BYTES", shape=[len(encoded), 1])
+        request.raw_input_contents.append(b"".join(len(e).to_bytes(4, "little") + e for e in encoded))
+        return request
+
+    def patience(self) -> float | None:
+        """Seconds after which the next client gives up; None for one that does not."""
+        return (
+            self._random.uniform(SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S) if self._random.random() < GIVING_UP else None
+        )
+
+    def pause(self, rate: float) -> float:
+        """Seconds to the next client where `rate` come a second, each by its own clock."""
+        return self._random.expovariate(rate)
+
+
+class Service:
+    """A server as its clients see it."""
+
+    def __init__(self, server: Running) -> None:
+        self.server = server
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url))
+
+    def call(self, request: Any) -> float:
+        """Seconds of one call that has to succeed."""
+        began = time.perf_counter()
+        self._stub.ModelInfer(request, timeout=TIMEOUT_S)
+        return time.perf_counter() - began
+
+    def peak(self, mix: Mix, seconds: float, clients: int) -> float:
+        """Images a second for `clients` that wait for each answer before they send again."""
+        until = time.perf_counter() + seconds
+        lock = threading.Lock()
+
+        def work(_: int) -> int:
+            images = 0
+            while time.perf_counter() < until:
+                with lock:
+                    request, count = mix.request()
+                with contextlib.suppress(grpc.RpcError):  # a machine that others load as well may be too slow for some
+                    self.call(request)
+                    images += count
+            return images
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            done = sum(pool.map(work, range(clients)))
+        return done / (time.perf_counter() - began)
+
+    def overload(self, mix: Mix, seconds: float, rate: float, sample: Callable[[float], None]) -> list[Outcome]:
+        """Send `rate` requests a second whatever becomes of them; gives their outcomes once all have ended."""
+        outcomes: list[Outcome] = []
+        began = time.perf_counter()
+        due, sent, sampled = 0.0, 0, 0.0
+        while due < seconds:
+            due += mix.pause(rate)
+            time.sleep(max(0.0, began + due - time.perf_counter()))
+            self._send(mix, began, outcomes)
+            sent += 1
+            if due - sampled >= 1:
+                sampled = due
+                sample(due)
+        self.ended = time.perf_counter()
+        self._all = lambda: len(outcomes) == sent
+        return outcomes
+
+    def wait(self) -> None:
+        """Wait until every request of the overload has ended."""
+        while not self._all():
+            time.sleep(0.05)
+
+    def _send(self, mix: Mix, began: float, outcomes: list[Outcome]) -> None:
+        request, images = mix.request()
+        patience = mix.patience()
+        sent = time.perf_counter()
+        future = self._stub.ModelInfer.future(request, timeout=patience or TIMEOUT_S)
+
+        def ended(call: Any) -> None:
+            took = time.perf_counter() - sent
+            outcomes.append(Outcome(images, sent - began, took, call.code().name, patience is not None))
+
+        future.add_done_callback(ended)
+
+    def recovery(self, probe: Any, idle: float) -> float:
+        """Seconds from the end of the overload until calls take what they took before it."""
+        like_idle = 0
+        while like_idle < CALLS_LIKE_IDLE:
+            try:
+                took = self.call(probe)
+            except grpc.RpcError:
+                took = float("inf")
+            like_idle = like_idle + 1 if took <= LIKE_IDLE * idle else 0
+            if time.perf_counter() - self.ended > TIMEOUT_S:
+                return float("inf")
+        return time.perf_counter() - self.ended
+
+    def computed(self) -> float:
+        """Images that the detector has run so far."""
+        found = metrics(self.server)
+        return sum(v for k, v in found.items() if k.startswith("nv_inference_count{") and 'model="yolox_detector"' in k)
+
+    def memory_mib(self) -> float:
+        """MiB that tritonserver and its stubs have resident, what they share counted for each."""
+        group = self.server.server.pid
+        return sum(_resident(pid) for pid in _members(group)) / 1024
+
+
+def _members(group: int) -> Iterator[int]:
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group:
+            yield int(status.parent.name)
+
+
+def _resident(pid: int) -> int:
+    """KiB."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """A quantile; 0 where there is nothing."""
+    return float(np.quantile(values, q)) if values else 0.0
+
+
+def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: float) -> dict[str, Any]:
+    """Run it; see the report's keys.
+
+    Args:
+        model: What `pinstream serve --model` takes: a YOLOX.
+        picture: What it is shown.
+        seconds: Of overload.
+        factor: Of what it can do.
+        peak_s: Seconds to find out what that is, for each number of clients.
+    """
+    mix = Mix(picture)
+    with running(model) as server:
+        service = Service(server)
+        probe = mix.probe()
+        for _ in range(20):
+            service.call(probe)
+        idle = statistics.median(service.call(probe) for _ in range(50))
+        peaks = {clients: service.peak(mix, peak_s, clients) for clients in PEAK_CLIENTS}
+        peak = max(peaks.values())
+        before, memory = service.computed(), [service.memory_mib()]
+        rate = factor * peak / statistics.mean(COUNTS)
+        outcomes = service.overload(mix, seconds, rate, lambda _: memory.append(service.memory_mib()))
+        recovered = service.recovery(probe, idle)
+        service.wait()
+        time.sleep(1)
+        # The probes are computed as well; they are few.
+        computed = service.computed() - before
+        after = service.peak(mix, peak_s, max(peaks, key=lambda clients: peaks[clients]))
+    return {
+        "seconds": seconds,
+        "factor": factor,
+        "idle_p50_ms": round(idle * 1e3, 1),
+        "peak_images_per_s": {str(clients): round(value, 1) for clients, value in peaks.items()},
+        "peak_afterwards_images_per_s": round(after, 1),
+        "offered_requests_per_s": round(rate, 1),
+        **report(outcomes, seconds, peak),
+        "computed_of_answered": round(computed / max(1, sum(o.images for o in outcomes if o.status == "OK")), 3),
+        "back_to_idle_s": round(recovered, 2),
+        "memory_mib": {"before": round(memory[0]), "most": round(max(memory)), "last": round(memory[-1])},
+        "commit": commit(),
+        "machine": machine(),
+    }
+
+
+def report(outcomes: Sequence[Outcome], seconds: float, peak: float) -> dict[str, Any]:
+    """What became of the requests of an overload."""
+    answered = [o for o in outcomes if o.status == "OK"]
+    refused = [o for o in outcomes if o.status == "UNAVAILABLE"]
+    windows = Counter(int(o.sent + o.took) for o in answered for _ in range(o.images))
+    # Of the last seconds some are empty, since nobody comes any more, and the first ones fill the queue.
+    steady = [windows[second] for second in range(int(seconds))]
+    goodput = sum(steady) / max(1, len(steady))
+    milliseconds = {
+        name: {f"p{q}": round(quantile([o.took for o in some], q / 100) * 1e3, 1) for q in (50, 99, 100)}
+        for name, some in (("answered", answered), ("refused", refused))
+    }
+    return {
+        "requests": len(outcomes),
+        "by_status": dict(sorted(Counter(o.status for o in outcomes).items())),
+        "gave_up": sum(o.gives_up for o in outcomes),
+        "goodput_images_per_s": round(goodput, 1),
+        "goodput_of_peak": round(goodput / peak, 3),
+        "milliseconds": milliseconds,
+    }
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "shapes_nano.onnx")
+@click.option("--picture", type=click.Path(path_type=Path), default=ROOT / "models" / "demo.jpg")
+@click.option("--seconds", default=600.0, show_default=True, help="How long the overload lasts.")
+@click.option("--factor", default=2.0, show_default=True, help="Of what the service can do.")
+@click.option("--peak-s", default=20.0, show_default=True, help="Seconds to find out what that is.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
+def main(model: Path, picture: Path, seconds: float, factor: float, peak_s: float, out: Path | None) -> None:
+    """Send the YOLOX service more than it can do."""
+    text = json.dumps(load(model, picture, seconds, factor, peak_s), indent=2) + "\n"
+    if out:
+        out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
