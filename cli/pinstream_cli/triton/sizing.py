@@ -1,4 +1,4 @@
-"""Instances and queues of the YOLOX service's steps for this machine. The repository's own are for two cores, no GPU."""
+"""Instances and queues of the YOLOX service's steps for this machine. The repository's own are for two cores."""
 
 from __future__ import annotations
 
