@@ -95,9 +95,9 @@ def cpu_us(call: Call, calls: int) -> float:
     return (time.process_time() - started) / calls * 1e6
 
 
-def latency_rows(protocol: str, ours: Call, theirs: Call, repetitions: int, pairs: int) -> Iterator[Row]:
+def latency_row(protocol: str, ours: Call, theirs: Call, repetitions: int, pairs: int) -> Row:
     """What a call costs more, on the clock and on the CPU."""
-    clock, cpu, ratios, bare_ms, foreign = [], [], [], [], []
+    clock, cpu, bare_cpu, ratios, bare_ms, foreign = [], [], [], [], [], []
     for repetition in range(repetitions):
         mine, bares, others = paired(ours, theirs, pairs)
         clock.append(median(a - b for a, b in zip(mine, bares, strict=True)) * 1e6)
@@ -107,12 +107,14 @@ def latency_rows(protocol: str, ours: Call, theirs: Call, repetitions: int, pair
         order = [ours, theirs] if repetition % 2 else [theirs, ours]
         costs = {call: cpu_us(call, pairs) for call in order}
         cpu.append(costs[ours] - costs[theirs])
-    yield {
+        bare_cpu.append(costs[theirs])
+    return {
         "name": f"detect over bare tritonclient, {protocol}, one caller",
         "overhead_us": round(median(clock), 1),
         "overhead_us_all": [round(value, 1) for value in clock],
         "cpu_overhead_us": round(median(cpu), 1),
         "cpu_overhead_us_all": [round(value, 1) for value in cpu],
+        "bare_cpu_us": round(median(bare_cpu), 1),
         "bare_p50_ms": round(median(bare_ms), 3),
         "ratio": round(median(ratios), 4),
         "spread": round(spread(ratios), 3),
@@ -120,11 +122,11 @@ def latency_rows(protocol: str, ours: Call, theirs: Call, repetitions: int, pair
     }
 
 
-def window(run: Callable[[float], int], length: float) -> float:
-    """Images per second of a window."""
-    started = time.perf_counter()
+def window(run: Callable[[float], int], length: float) -> tuple[float, float]:
+    """Images per second of a window, and this process's CPU time for each in microseconds."""
+    started, cpu = time.perf_counter(), time.process_time()
     images = run(length)
-    return images / (time.perf_counter() - started)
+    return images / (time.perf_counter() - started), (time.process_time() - cpu) / images * 1e6
 
 
 def threads(call: Call) -> Callable[[float], int]:
@@ -183,18 +185,20 @@ def throughput_row(
     """The ratio of windows to those just before and after them."""
     before = cpu_times()
     references = [window(theirs, length)]
-    rates, ratios = [], []
+    windows, ratios = [], []
     for _ in range(repetitions):
-        rates.append(window(ours, length))
+        windows.append(window(ours, length))
         references.append(window(theirs, length))
-        ratios.append(rates[-1] / (sum(references[-2:]) / 2))
+        ratios.append(windows[-1][0] / (sum(rate for rate, _ in references[-2:]) / 2))
     return {
         "name": name,
         "ratio": round(median(ratios), 4),
         "ratio_all": [round(value, 4) for value in ratios],
         "spread": round(spread(ratios), 3),
-        "images_per_s": round(median(rates), 1),
-        "reference_images_per_s": round(median(references), 1),
+        "images_per_s": round(median(rate for rate, _ in windows), 1),
+        "reference_images_per_s": round(median(rate for rate, _ in references), 1),
+        "cpu_us": round(median(cpu for _, cpu in windows), 1),
+        "reference_cpu_us": round(median(cpu for _, cpu in references), 1),
         "foreign_cpu": round(cpu_times().since(before).foreign, 3),
     }
 
@@ -212,7 +216,7 @@ def measure(endpoints: Endpoints, repetitions: int, pairs: int, length: float) -
             theirs = bare(protocol, url, image)
             for call in (ours, theirs):
                 loop(call)(1.0)
-            rows += latency_rows(protocol, ours, theirs, repetitions, pairs)
+            rows.append(latency_row(protocol, ours, theirs, repetitions, pairs))
             rows.append(
                 throughput_row(
                     f"detect over bare tritonclient, {protocol}, {THREADS} threads",
@@ -261,7 +265,9 @@ def main() -> None:
         "notes": [
             "Client and server share the machine's cores; ratios and differences count, not images/s.",
             "overhead_us is the median over the repetitions of each one's median of paired differences; "
-            "cpu_overhead_us the difference of this process's CPU time for one call.",
+            "cpu_overhead_us the difference of this process's CPU time for one call, which other processes blur less.",
+            "What is below 0, and a ratio above 1, is less than bare tritonclient costs: the client writes and reads "
+            "Triton's messages itself.",
         ],
         "rows": rows,
     }
