@@ -1,13 +1,14 @@
 # make setup   everything into .venv, from the lock file
 # make demo    build, serve, detect on one image, stop; with any YOLOX:  make demo MODEL=yolox_nano.onnx IMAGE=dog.jpg
 # make test    unit tests, and server tests against a real tritonserver
+# make test-pythons, test-training, test-gpu   what needs other Pythons, PyTorch, a GPU
 PYTHON ?= python3
 VENV   ?= .venv
 MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: bench-gpu setup demo test test-gpu fuzz soak audit lint lock clean
+.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz soak audit lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -22,6 +23,21 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+test-pythons: setup
+	.ci/pythons
+
+# PyTorch is large and only training needs it, so it is not in the lock file and stays out of .venv.
+TORCH ?= torch==2.13.0
+torch: .run/torch/.installed
+
+.run/torch/.installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --upgrade --target .run/torch $(TORCH)
+	touch $@
+
+test-training: torch
+	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)/.run/torch" $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit/training \
+	  --ignore tests/unit/training/test_shapes.py
 
 test-gpu:
 	python3 -m pytest tests/gpu

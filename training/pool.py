@@ -83,6 +83,9 @@ class PicturePool:
         shapes = ((capacity, size, size, 3), (capacity, MOST_THINGS, 4), (capacity, MOST_THINGS), (capacity, 2))
         self._host = Arrays(*map(_shared, shapes, (np.uint8, np.float32, np.int64, np.float32)))
         self.capacity, self.count = capacity, 0
+        self._fault: BaseException | None = None
+        # Before the fork: a child would wait for ever for OpenCV's threads, of which it has the list and not one.
+        cv2.setNumThreads(1)
         self._grown = threading.Condition()
         self._processes = get_context("fork").Pool(processes, _start_worker, (self._host, first_seed))
         self._blocks = self._processes.imap(_make_block, range(0, capacity, BLOCK))
@@ -94,11 +97,26 @@ class PicturePool:
         threading.Thread(target=self._copy, args=(device,), daemon=True).start()
 
     def wait(self, count: int) -> None:
-        """Returns as soon as there are `count` pictures, or all."""
+        """Returns as soon as there are `count` pictures, or all.
+
+        Raises:
+            RuntimeError: A picture could not be made, so there will be no more of them.
+        """
         with self._grown:
-            self._grown.wait_for(lambda: self.count >= min(count, self.capacity))
+            self._grown.wait_for(lambda: self._fault is not None or self.count >= min(count, self.capacity))
+            if self.count < min(count, self.capacity):
+                raise RuntimeError(f"only {self.count} of {self.capacity} pictures could be made") from self._fault
 
     def _copy(self, device: torch.device) -> None:
+        try:
+            self._copy_blocks(device)
+        except Exception as error:  # whoever waits is to hear of it, whatever it is
+            with self._grown:
+                self._fault = error
+                self._grown.notify_all()
+        self._processes.close()
+
+    def _copy_blocks(self, device: torch.device) -> None:
         # A stream of its own: on the one that trains, copies would wait for all work that is queued there.
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         for start in self._blocks:
@@ -111,7 +129,6 @@ class PicturePool:
             with self._grown:
                 self.count = stop
                 self._grown.notify_all()
-        self._processes.close()
 
 
 def _shared(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -122,7 +139,6 @@ def _shared(shape: tuple[int, ...], dtype: Any) -> Any:
 def _start_worker(arrays: Arrays, first_seed: int) -> None:
     global _worker
     _worker = (arrays, first_seed)
-    cv2.setNumThreads(1)
 
 
 def _make_block(start: int) -> int:
