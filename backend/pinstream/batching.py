@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pinstream.dlpack import DeviceArray
@@ -121,10 +121,11 @@ def plan_batches(requests: Sequence[Request], sizes: BatchSizes | None) -> list[
     """
     if sizes is None:
         return [Batch((Piece(i, 0, 1, 0),), 1, 1) for i in range(len(requests))]
+    groups = _by_item_shapes(requests) if len(requests) > 1 else [[0]] * len(requests)
     batches: list[Batch] = []
-    for members in _by_item_shapes(requests):
-        total = sum(requests[i].items for i in members)
-        batches += _fill(split(total, sizes), [(i, requests[i].items) for i in members])
+    for members in groups:
+        layout = _lay_out(tuple(requests[i].items for i in members), sizes)
+        batches += layout if len(groups) == 1 else _renumbered(layout, members)
     return batches
 
 
@@ -136,25 +137,34 @@ def _by_item_shapes(requests: Sequence[Request]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _fill(runs: Sequence[tuple[int, int]], members: Sequence[tuple[int, int]]) -> list[Batch]:
-    """Deal the members' items out over runs of (count, size)."""
+@lru_cache(maxsize=4096)
+def _lay_out(items: tuple[int, ...], sizes: BatchSizes) -> tuple[Batch, ...]:
+    """Deal the items of requests that may share batches out over the cheapest runs."""
     batches = []
-    queue = list(reversed(members))
+    queue = list(enumerate(items))[::-1]
     taken = 0
-    for count, size in runs:
+    for count, size in split(sum(items), sizes):
         pieces: list[Piece] = []
         offset = 0
         while offset < count:
-            request, items = queue[-1]
-            take = min(items - taken, count - offset)
+            request, whole = queue[-1]
+            take = min(whole - taken, count - offset)
             pieces.append(Piece(request, taken, take, offset))
             offset += take
             taken += take
-            if taken == items:
+            if taken == whole:
                 queue.pop()
                 taken = 0
         batches.append(Batch(tuple(pieces), count, size))
-    return batches
+    return tuple(batches)
+
+
+def _renumbered(batches: Iterable[Batch], members: Sequence[int]) -> list[Batch]:
+    """The batches of a layout, its requests being these."""
+    return [
+        replace(batch, pieces=tuple(replace(piece, request=members[piece.request]) for piece in batch.pieces))
+        for batch in batches
+    ]
 
 
 @lru_cache(maxsize=4096)

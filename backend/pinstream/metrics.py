@@ -36,6 +36,8 @@ DURATION_BUCKETS = (10, 20, 40, 70, 130, 240, 420, 750, 1300, 2400, 4200, 7500, 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 # Records kept for the thread that hands them to the server.
 QUEUE_LENGTH = 256
+# What comes in this time is handed over together: a thread that wakes up for every batch takes the interpreter from it.
+COLLECT_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Recorder:
         self._samples: deque[tuple[str, float]] = deque(maxlen=QUEUE_LENGTH)
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pinstream-metrics", daemon=True)
         self._thread.start()
 
@@ -123,12 +125,14 @@ class Recorder:
         if not times.failed:
             self._samples.extend((f"{stage}_duration_us", s * 1e6) for stage, s in times.stages.items())
             self._samples.append(("batch_size", times.items))
-        self._wake.set()
+        if not self._wake.is_set():
+            self._wake.set()
 
     def _run(self) -> None:
         try:
-            while not self._closed:
+            while not self._closed.is_set():
                 self._wake.wait()
+                self._closed.wait(COLLECT_S)
                 self._wake.clear()
                 self._hand_over()
             # What came while the thread was handing over, and was told to stop.
@@ -153,6 +157,6 @@ class Recorder:
 
     def close(self) -> None:
         """Hand over what is left and stop the thread."""
-        self._closed = True
+        self._closed.set()
         self._wake.set()
         self._thread.join(timeout=2)

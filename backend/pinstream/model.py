@@ -5,6 +5,7 @@ Triton's Python stub imports this file by itself, from <backends>/pinstream. It 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import sys
@@ -76,6 +77,8 @@ class TritonPythonModel:
         self._has_parameters = _responses_have_parameters()
         self._lost = False
         pb_utils.Logger.log_info(f"[pinstream] {self._name}: {model_file.name}, {self._describe()}")
+        # What is loaded stays: the collector of garbage must not look through it again and again, between two batches.
+        gc.freeze()
 
     def _describe(self) -> str:
         inputs, outputs = (", ".join(map(str, tensors)) for tensors in (self._spec.inputs, self._spec.outputs))

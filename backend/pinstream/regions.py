@@ -62,13 +62,12 @@ class SharedRegions:
         self._starts: list[int] = []
         self._read_again = 0.0
 
-    def place(self, array: Array) -> Place | None:
-        """Where a contiguous array lies, or None where that is no shared region."""
-        address = int(array.__array_interface__["data"][0])
-        mapping = self._find(address, array.nbytes)
+    def place(self, address: int, nbytes: int) -> Place | None:
+        """Where so many bytes lie, or None where that is no shared region."""
+        mapping = self._find(address, nbytes)
         if mapping is None and time.monotonic() > self._read_again:
             self._read()
-            mapping = self._find(address, array.nbytes)
+            mapping = self._find(address, nbytes)
         if mapping is None:
             return None
         return Place(mapping.path, address - mapping.start + mapping.offset, mapping.size)
@@ -106,17 +105,17 @@ class KnownRegions(Generic[T]):
         self._regions = SharedRegions()
         self._known: dict[str, tuple[T, int]] = {}
 
-    def find(self, array: Array) -> tuple[T, int] | None:
-        """The region of a contiguous array, and the array's offset in bytes.
+    def find(self, address: int, nbytes: int) -> tuple[T, int] | None:
+        """The region that so many bytes lie in, and their offset there.
 
         Returns:
-            None where it lies elsewhere, or where sharing the region anew is not worth its while.
+            None where they lie elsewhere, or where sharing the region anew is not worth its while.
         """
-        place = self._regions.place(array)
+        place = self._regions.place(address, nbytes)
         if place is None:
             return None
         known = self._known.get(place.path)
-        if known is None or place.offset + array.nbytes > known[1]:
+        if known is None or place.offset + nbytes > known[1]:
             if known is not None and place.size < WORTH_SHARING_AGAIN * known[1]:
                 return None
             known = self._known[place.path] = self._share(place.path, place.size), place.size
@@ -131,3 +130,8 @@ def mapped(path: str, nbytes: int) -> Array:
     """A region as uint8 [nbytes], mapped until nobody has a view of it any more."""
     with open(path, "r+b") as file:
         return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+
+
+def address_of(array: Array) -> int:
+    """Address of an array's first element."""
+    return int(array.__array_interface__["data"][0])

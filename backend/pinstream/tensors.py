@@ -66,8 +66,9 @@ class TensorSpec:
     def accepts(self, shape: Iterable[int]) -> bool:
         """Whether an item of `shape` fits, -1 on either side fitting anything."""
         shape = tuple(shape)
-        return len(shape) == len(self.shape) and all(
-            a == b or -1 in (a, b) for a, b in zip(self.shape, shape, strict=True)
+        return shape == self.shape or (
+            len(shape) == len(self.shape)
+            and all(a == b or -1 in (a, b) for a, b in zip(self.shape, shape, strict=True))
         )
 
     def within_bounds(self, shape: Iterable[int]) -> bool:

@@ -35,7 +35,8 @@ def mapped(path: Path) -> Array:
 
 @pytest.mark.usefixtures("flavour")
 def test_the_gpu_reads_a_region_where_it_lies(region: Path) -> None:
-    from pinstream.engines.registered import RegisteredMemory, address_of
+    from pinstream.engines.registered import RegisteredMemory
+    from pinstream.regions import address_of
 
     registered = RegisteredMemory()
     there = mapped(region)[333 : 333 + 5000]

@@ -64,15 +64,23 @@ class Staging:
         """What TensorRT is told."""
         return self.pinned.pointer if self.device is None else self.device.pointer
 
-    def host_view(self, shape: tuple[int, ...]) -> Array:
-        """The pinned memory's first bytes as an array of `shape`."""
+    def nbytes_of(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor of `shape`.
+
+        Raises:
+            EngineError: There is no room for so many.
+        """
         nbytes = math.prod(shape) * self.dtype.itemsize
         if nbytes > self.nbytes:
             raise EngineError(
                 f"tensor '{self.name}' of shape {list(shape)} takes {nbytes:,} bytes, and the plan's largest is "
                 f"{self.nbytes:,}; send a smaller one or build a plan with a larger profile"
             )
-        return self.pinned.data[:nbytes].view(self.dtype).reshape(shape)
+        return nbytes
+
+    def host_view(self, shape: tuple[int, ...]) -> Array:
+        """The pinned memory's first bytes as an array of `shape`."""
+        return self.pinned.data[: self.nbytes_of(shape)].view(self.dtype).reshape(shape)
 
     def grow(self, nbytes: int) -> int:
         """Make the buffers hold at least `nbytes`; for outputs whose size only the data tells.
@@ -182,7 +190,9 @@ class CudaSlot:
         """Make room for a batch; see base.Slot."""
         if lost := cuda.lost_context():
             raise EngineError(lost)
-        self._views = {name: self.inputs[name].host_view(shape) for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            self.inputs[name].nbytes_of(shape)
+        self._views = {}
         self.shapes = dict(shapes)
         self._copied = False
         self._h2d_begin.record(self._streams.h2d)
@@ -203,14 +213,20 @@ class CudaSlot:
         if isinstance(source, DeviceArray):
             cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
             return
-        view = self._views[name]
         if staging.device is not None and source.flags.c_contiguous and (there := self._registered.address(source)):
             cuda.copy_async(doing, staging.device.pointer + start, there, source.nbytes, self._streams.h2d)
             return
+        view = self._view(name)
         copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
         if staging.device is not None and source.nbytes:
             pinned = staging.pinned.pointer + start
             cuda.copy_async(doing, staging.device.pointer + start, pinned, source.nbytes, self._streams.h2d)
+
+    def _view(self, name: str) -> Array:
+        """Where an input is gathered on the host, for the whole batch begun; most lie elsewhere already."""
+        if name not in self._views:
+            self._views[name] = self.inputs[name].host_view(self.shapes[name])
+        return self._views[name]
 
     def cut(self, size: int) -> None:
         """Let the batch be of `size` items; see base.Slot."""
@@ -219,7 +235,7 @@ class CudaSlot:
     def shape_values(self) -> dict[str, tuple[int, ...]]:
         """What the shape tensors of the batch hold."""
         return {
-            name: tuple(map(int, self._views[name].reshape(-1)))
+            name: tuple(map(int, self._view(name).reshape(-1)))
             for name, staging in self.inputs.items()
             if staging.device is None
         }

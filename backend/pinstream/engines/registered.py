@@ -6,7 +6,7 @@ import bisect
 import logging
 
 from pinstream import cuda
-from pinstream.regions import KnownRegions, mapped
+from pinstream.regions import KnownRegions, address_of, mapped
 from pinstream.tensors import Array
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
@@ -57,7 +57,7 @@ class RegisteredMemory:
         place = bisect.bisect_right(self._starts, start) - 1
         if place >= 0 and start + array.nbytes <= self._ends[self._starts[place]]:
             return start
-        found = self._regions.find(array)
+        found = self._regions.find(start, array.nbytes)
         return found[0] + found[1] if found and found[0] else 0
 
     def clear(self) -> None:
@@ -67,8 +67,3 @@ class RegisteredMemory:
         self._ends, self._starts = {}, []
         self._regions.forget()
         self._mapped.clear()
-
-
-def address_of(array: Array) -> int:
-    """Address of an array's first element."""
-    return int(array.__array_interface__["data"][0])

@@ -14,7 +14,7 @@ from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError, PinstreamError
 from pinstream.pace import Pace
-from pinstream.regions import KnownRegions
+from pinstream.regions import KnownRegions, address_of
 from pinstream.shared import memory, wire
 from pinstream.shared.memory import Layout, SharedMemory
 from pinstream.shared.slot import SharedSlot
@@ -90,7 +90,7 @@ class SharedEngine(Engine):
         Returns:
             None where it is to be copied.
         """
-        return self._regions.find(array)
+        return self._regions.find(address_of(array), array.nbytes)
 
     def _share_region(self, path: str, size: int) -> int:
         number = self._next_region

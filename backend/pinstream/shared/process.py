@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -144,6 +145,8 @@ def run(order: str) -> int:
             LOGGER.exception("the engine cannot be loaded")
         _refuse_all(listener, {"error": str(error), "kind": _kind(error)})
         return 0
+    # What is loaded stays: the collector of garbage must not look through it again and again, between two batches.
+    gc.freeze()
     tracer = Tracer.from_environment("engine")
     observe = tracer.batch if tracer else None
     server = EngineServer(engine, listener, spin=options.busy_wait, observe=observe)

@@ -47,7 +47,7 @@ class SharedSlot:
         self.shapes = dict(shapes)
         self._make_room()
         self.places = {tensor.name: [] for tensor in self._engine.spec.inputs}
-        self._views = {tensor.name: self._view(tensor.name, shapes[tensor.name]) for tensor in self._engine.spec.inputs}
+        self._views = {}
 
     def _make_room(self) -> None:
         """Memory for the inputs begun and for what is known of the outputs; kept while it is enough."""
@@ -67,7 +67,9 @@ class SharedSlot:
         self._memory = None
         self.begin(self.shapes)
         for name, view in views.items():
+            self._views[name] = self._view(name, self.shapes[name])
             self._views[name][...] = view
+        for name in places:
             moved = self._layout.places[name][0] - old.places[name][0]
             self.places[name] = [[r, o + moved * (r == wire.SLOT), n] for r, o, n in places[name]]
 
@@ -92,6 +94,8 @@ class SharedSlot:
             )
         place = self._engine.place(source)
         if place is None:
+            if name not in self._views:
+                self._views[name] = self._view(name, self.shapes[name])
             view = self._views[name]
             row = view.nbytes // len(view) if offset else 0
             place = (wire.SLOT, self._layout.places[name][0] + row * (offset or 0))

@@ -72,10 +72,10 @@ def is_readable(channel: socket.socket, seconds: float = 0.0) -> bool:
 
 def has_gone(channel: socket.socket) -> bool:
     """Whether the other side has closed, and nothing of it is left to be read."""
+    if channel.fileno() < 0:
+        return True
     try:
-        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
+        return is_readable(channel) and not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
         return True
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pinstream.regions import KnownRegions, SharedRegions
+from pinstream.regions import KnownRegions, SharedRegions, address_of
+from pinstream.tensors import Array
 
 SIZE = 1 << 16
 
@@ -33,32 +34,36 @@ def mapped(path: Path, nbytes: int = SIZE) -> mmap.mmap:
         return mmap.mmap(file.fileno(), nbytes)
 
 
+def span(array: Array) -> tuple[int, int]:
+    return address_of(array), array.nbytes
+
+
 def test_an_array_in_a_region_is_found_with_its_offset(region: Path) -> None:
     array = np.frombuffer(mapped(region), np.uint8)[123:456]
-    place = SharedRegions().place(array)
+    place = SharedRegions().place(*span(array))
     assert place is not None
     assert (place.path, place.offset, place.size) == (str(region), 123, SIZE)
 
 
 def test_an_array_elsewhere_is_not() -> None:
-    assert SharedRegions().place(np.zeros(10, np.uint8)) is None
+    assert SharedRegions().place(*span(np.zeros(10, np.uint8))) is None
 
 
 @pytest.mark.usefixtures("look_every_time")
 def test_a_region_mapped_later_is_found_too(region: Path) -> None:
     regions = SharedRegions()
-    assert regions.place(np.zeros(10, np.uint8)) is None
-    assert regions.place(np.frombuffer(mapped(region), np.uint8)) is not None
+    assert regions.place(*span(np.zeros(10, np.uint8))) is None
+    assert regions.place(*span(np.frombuffer(mapped(region), np.uint8))) is not None
 
 
 @pytest.mark.usefixtures("look_every_time")
 def test_a_region_that_has_grown_shows_its_new_size(region: Path) -> None:
     regions = SharedRegions()
     first = np.frombuffer(mapped(region), np.uint8)
-    assert regions.place(first) is not None
+    assert regions.place(*span(first)) is not None
     os.truncate(region, 2 * SIZE)
     grown = np.frombuffer(mapped(region, 2 * SIZE), np.uint8)
-    place = regions.place(grown[SIZE:])
+    place = regions.place(*span(grown[SIZE:]))
     assert place is not None
     assert (place.offset, place.size) == (SIZE, 2 * SIZE)
 
@@ -66,7 +71,7 @@ def test_a_region_that_has_grown_shows_its_new_size(region: Path) -> None:
 def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
     array = np.frombuffer(mapped(region), np.uint8)
     region.unlink()
-    assert SharedRegions().place(array) is None
+    assert SharedRegions().place(*span(array)) is None
 
 
 @pytest.mark.usefixtures("look_every_time")
@@ -79,17 +84,17 @@ def test_a_region_is_shared_once_and_again_only_when_much_larger(region: Path) -
 
     known = KnownRegions(share)
     first = np.frombuffer(mapped(region), np.uint8)
-    assert known.find(first[10:20]) == (1, 10)
-    assert known.find(first[20:30]) == (1, 20)
+    assert known.find(*span(first[10:20])) == (1, 10)
+    assert known.find(*span(first[20:30])) == (1, 20)
     os.truncate(region, SIZE + SIZE // 4)
     a_little_larger = np.frombuffer(mapped(region, SIZE + SIZE // 4), np.uint8)
-    assert known.find(a_little_larger[SIZE:]) is None
-    assert known.find(a_little_larger[:SIZE]) == (1, 0)
+    assert known.find(*span(a_little_larger[SIZE:])) is None
+    assert known.find(*span(a_little_larger[:SIZE])) == (1, 0)
     os.truncate(region, 2 * SIZE)
     grown = np.frombuffer(mapped(region, 2 * SIZE), np.uint8)
-    assert known.find(grown[SIZE:]) == (2, SIZE)
+    assert known.find(*span(grown[SIZE:])) == (2, SIZE)
     known.forget()
-    assert known.find(grown[SIZE:]) == (3, SIZE)
+    assert known.find(*span(grown[SIZE:])) == (3, SIZE)
     assert told == [(str(region), SIZE), (str(region), 2 * SIZE), (str(region), 2 * SIZE)]
 
 
@@ -97,4 +102,4 @@ def test_what_lies_elsewhere_is_shared_with_nobody() -> None:
     def share(path: str, size: int) -> int:
         raise AssertionError
 
-    assert KnownRegions(share).find(np.zeros(10, np.uint8)) is None
+    assert KnownRegions(share).find(*span(np.zeros(10, np.uint8))) is None
