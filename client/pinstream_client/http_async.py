@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -71,11 +72,16 @@ class AsyncHttpTransport(HttpCalls):
             reason = getattr(certificate, "verify_message", "") or str(certificate)
             return errors.unreachable(self.address, reason, transient=False)
         if isinstance(error, aiohttp.ClientConnectorError):
-            return errors.unreachable(self.address, error.os_error.strerror or str(error.os_error))
+            return errors.unreachable(self.address, _reason(error.os_error))
         if isinstance(error, aiohttp.ClientPayloadError):
             return errors.unreachable(self.address, "the connection broke within the answer")
         if isinstance(error, aiohttp.ServerDisconnectedError):
             return errors.unreachable(self.address, "what answers there does not speak HTTP")
         if isinstance(error, OSError):
-            return errors.unreachable(self.address, error.strerror or str(error))
+            return errors.unreachable(self.address, _reason(error))
         return errors.unreachable(self.address, "what answers there does not speak HTTP", transient=False)
+
+
+def _reason(error: OSError) -> str:
+    """What the system calls it; asyncio writes "Connect call failed" in its place."""
+    return os.strerror(error.errno) if error.errno else error.strerror or str(error)

@@ -7,6 +7,7 @@ import colorsys
 import contextlib
 import http.client
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -186,7 +187,7 @@ def test_the_time_split_and_the_metrics_are_shown(browser: webdriver.Chrome, dem
     until(browser, lambda: "detector" in text(browser, "legend"))
     for step in ("waiting in queues", "preprocess", "postprocess", "between the steps"):
         assert step in text(browser, "legend")
-    assert "round trip" in text(browser, "round-trip")
+    assert re.fullmatch(r"[\d.]+ ms on average, round trip [\d.]+ ms", text(browser, "round-trip"))
     until(browser, lambda: "requests failed" in text(browser, "metrics") and "CPU" in text(browser, "metrics"))
     assert "requests/s" in text(browser, "requests")
 

@@ -1,5 +1,6 @@
 """Both protocols against peers that are no Triton: every call ends in time, with a typed error of one line."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from pinstream_client import (
+    AsyncDetector,
     Cancelled,
     DeadlineExceeded,
     Detector,
@@ -45,6 +47,16 @@ def test_closed_port_is_unreachable_at_once(protocol: str, call: str) -> None:
             CALLS[call](detector)
         assert time.monotonic() - started < 5
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_asyncio_says_the_same_of_a_closed_port(protocol: str) -> None:
+    async def run(url: str) -> None:
+        async with AsyncDetector(url, timeout=20) as detector:
+            await detector.detect(IMAGE)
+
+    with closed_port() as netloc, pytest.raises(ServerUnreachable, match=rf"{netloc} \(Connection refused\)"):
+        asyncio.run(run(f"{protocol}://{netloc}"))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

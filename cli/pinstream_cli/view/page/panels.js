@@ -73,8 +73,8 @@ function showTime() {
   $("split").replaceChildren(...parts.map(segment));
   $("split").setAttribute("aria-label", parts.map((part) => `${part.name} ${part.ms.toFixed(1)} ms`).join(", "));
   $("legend").replaceChildren(...parts.flatMap(legendRow));
-  const roundTrip = roundTripMs === null ? "" : ` of ${roundTripMs.toFixed(1)} ms round trip`;
-  $("round-trip").textContent = `${whole.total_ms.toFixed(1)} ms${roundTrip}`;
+  const roundTrip = roundTripMs === null ? "" : `, round trip ${roundTripMs.toFixed(1)} ms`;
+  $("round-trip").textContent = `${whole.total_ms.toFixed(1)} ms on average${roundTrip}`;
 }
 
 function segment(part) {
