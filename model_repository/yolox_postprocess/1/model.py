@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 # What the steps share lies with the ensemble.
 sys.path.append(str(Path(__file__).parents[2] / "yolox" / "1"))
 
 from yolox_steps.detector import DEFAULT_NAME, read_detector
+from yolox_steps.errors import RequestError
 from yolox_steps.nms import CLASS, SCORE, Y2, select, to_original_pixels
-from yolox_steps.parameters import Parameters
+from yolox_steps.parameters import Parameters, Thresholds
 from yolox_steps.replies import config_parameters, reply_to_each
 
 
@@ -27,15 +29,30 @@ class TritonPythonModel:
         config = config_parameters(json.loads(args["model_config"]))
         detector = read_detector(pb_utils.get_model_dir(), config.get("DETECTOR", DEFAULT_NAME))
         self._parameters = Parameters(config, detector.candidates)
+        self._class_names = np.array([label.encode() for label in detector.labels], np.object_)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers each request by itself."""
-        return reply_to_each(requests, self._postprocess)
+        return reply_to_each(requests, self._reply)
 
-    def _postprocess(self, request: Any) -> list[Any]:
+    def _reply(self, request: Any) -> list[Any]:
         thresholds = self._parameters.of_request(request.parameters())
-        candidates = pb_utils.get_input_tensor_by_name(request, "candidates").as_numpy()
-        letterboxes = pb_utils.get_input_tensor_by_name(request, "letterbox").as_numpy()
+        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if given.keys() != {"after"} and not given.keys() >= {"candidates", "letterbox"}:
+            found = ", ".join(given) or "nothing"
+            raise RequestError(f"found the inputs {found}; expected candidates and letterbox, or after alone")
+        outputs = []
+        if "class_names" in request.requested_output_names():
+            rows = len(next(iter(given.values())))
+            outputs.append(pb_utils.Tensor("class_names", np.tile(self._class_names, (rows, 1))))
+        if "candidates" in given:
+            outputs += self._detections(given["candidates"], given["letterbox"], thresholds)
+        return outputs
+
+    def _detections(
+        self, candidates: npt.NDArray[np.float32], letterboxes: npt.NDArray[np.float32], thresholds: Thresholds
+    ) -> list[Any]:
+        """Tensors of the detections out of `candidates` [n, K, 6] and `letterboxes` [n, 3]."""
         rows = (len(candidates), thresholds.max_det)
         counts = np.zeros((len(candidates), 1), np.int32)
         boxes = np.zeros((*rows, 4), np.float32)

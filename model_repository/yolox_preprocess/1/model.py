@@ -46,7 +46,6 @@ class TritonPythonModel:
         self._max_pixels = positive_integer(config, "MAX_IMAGE_PIXELS", DEFAULT_MAX_PIXELS)
         self._reduced = boolean(config, "REDUCED_DECODING", default=False)
         self._parameters = Parameters(config, self._detector.candidates)
-        self._class_names = np.array([label.encode() for label in self._detector.labels], np.object_)
         self._threads = ThreadPoolExecutor(positive_integer(config, "THREADS", 2))
         prepare_process()
         mute_decoders()
@@ -66,14 +65,8 @@ class TritonPythonModel:
         # They are for the last step; read here too, so that a wrong one does not cost a run of the detector first.
         self._parameters.of_request(request.parameters())
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
-        wanted = request.requested_output_names()
-        outputs = []
-        if "class_names" in wanted:
-            outputs.append(pb_utils.Tensor("class_names", np.tile(self._class_names, (len(encoded), 1))))
-        if "images" in wanted or "letterbox" in wanted:
-            images, letterboxes = self._letterbox_all(encoded[:, 0])
-            outputs += [pb_utils.Tensor("images", images), pb_utils.Tensor("letterbox", letterboxes)]
-        return outputs
+        images, letterboxes = self._letterbox_all(encoded[:, 0])
+        return [pb_utils.Tensor("images", images), pb_utils.Tensor("letterbox", letterboxes)]
 
     def _decode(self, data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """The image, smaller than it is where that was asked for and is enough, and its full height and width."""
