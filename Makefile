@@ -40,7 +40,8 @@ test-training: torch
 	  --ignore tests/unit/training/test_shapes.py
 
 test-gpu:
-	python3 -m pytest tests/gpu
+	python3 -m pytest tests/gpu -k "not exact"
+	python3 -m pytest tests/gpu -k exact
 
 # The long forms of what `make test` does in seconds; each writes its figures to benchmarks/results.
 fuzz: setup

@@ -20,6 +20,9 @@ from tests.gpu.serving import INPUTS_ON_THE_GPU, place
 from tests.server.conftest import ONE_LINE
 from tests.server.running import Running, running
 
+# What TensorRT for RTX can be told only once a process: whether FP32 is multiplied in TF32.
+OF_ITS_OWN = "exact"
+
 BuildPlan = Callable[..., Path]
 OpenPlan = Callable[..., Engine]
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +30,18 @@ ROOT = Path(__file__).resolve().parents[2]
 # Triton puts an instance on every GPU it sees. Tests are about one; test_two_gpus.py lets its server see them all.
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 os.environ.setdefault(VISIBLE, "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a process of its own, unless it has this one to itself."""
+    exact = [item for item in items if OF_ITS_OWN in item.name]
+    if len(exact) < len(items):
+        for item in exact:
+            item.add_marker(
+                pytest.mark.skip(
+                    reason=f"needs a process of its own: pytest {item.nodeid.split('::')[0]} -k {OF_ITS_OWN}"
+                )
+            )
 
 
 @pytest.fixture(scope="session")

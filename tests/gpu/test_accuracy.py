@@ -12,6 +12,8 @@ import onnxruntime as ort
 import pytest
 
 from pinstream.batching import Request
+from pinstream.engines.flavour import Flavour
+from pinstream.errors import EngineError
 from pinstream.loop import Loop
 from pinstream.tensors import Array
 from pinstream_cli.build import build_service
@@ -139,15 +141,32 @@ def test_a_dynamic_plan_with_captured_batch_sizes(
         assert_same_candidates(answer.outputs["candidates"].copy()[0], reference, "fp32", record_property)
 
 
+@pytest.mark.parametrize("kind", ["fp32", "exact"])
 def test_a_plan_without_its_sidecar_is_loaded_as_it_was_built(
-    build: BuildPlan, load: OpenPlan, graph: Path, images: Array, expected: Array, tmp_path: Path, record_property: Any
+    build: BuildPlan,
+    load: OpenPlan,
+    graph: Path,
+    images: Array,
+    expected: Array,
+    tmp_path: Path,
+    record_property: Any,
+    kind: str,
 ) -> None:
     # TensorRT for RTX refuses a plan built without TF32 where TF32 is allowed, and the other way round.
-    for name, wishes in (("exact", EXACT), ("fp32", {**EXACT, "tf32": None}), ("exact", EXACT)):
-        directory = tmp_path / name
-        directory.mkdir(exist_ok=True)
-        (directory / "model.plan").write_bytes((build(graph, **wishes) / "model.b4.plan").read_bytes())
-        (answer,) = Loop(load(directory)).run(requests_of(images, [4]))
-        assert answer.error is None
-        for got, reference in zip(answer.outputs["candidates"].copy(), expected, strict=False):
-            assert_same_candidates(got, reference, name, record_property)
+    plan = build(graph, **(EXACT if kind == "exact" else {**EXACT, "tf32": None}))
+    (tmp_path / "model.plan").write_bytes((plan / "model.b4.plan").read_bytes())
+    (answer,) = Loop(load(tmp_path)).run(requests_of(images, [4]))
+    assert answer.error is None
+    for got, reference in zip(answer.outputs["candidates"].copy(), expected, strict=False):
+        assert_same_candidates(got, reference, kind, record_property)
+
+
+def test_a_plan_without_tf32_is_refused_where_one_with_it_has_run(
+    build: BuildPlan, load: OpenPlan, graph: Path, flavour: Flavour
+) -> None:
+    if not flavour.is_rtx:
+        pytest.skip("only TensorRT for RTX is told by the environment")
+    plan = build(graph, **EXACT)
+    load(build(graph, **{**EXACT, "tf32": None}))
+    with pytest.raises(EngineError, match="load the plan in a process of its own"):
+        load(plan)

@@ -103,11 +103,13 @@ def test_average_precision_on_the_gpu_is_the_cpu_s(
         if kind == "int8" and "no convolutions in INT8" in str(error):
             pytest.skip(str(error))
         raise
-    engine, single = load(plan), load(build(graphs["fp32"], batch_sizes=(BATCH,)))
+    engine = load(plan)
     found = precision(candidates(engine, pictures.images), pictures)
-    rate, single_rate = images_per_second([engine, single], pictures.images)
     record_property("ap", round(found, 4))
     record_property("ap_on_the_cpu", round(expected, 4))
-    record_property("images_per_s", round(rate))
-    record_property("ratio_to_fp32", round(rate / single_rate, 3))
+    if kind != "exact":  # in whose process nothing runs in TF32, as FP32 does otherwise
+        single = load(build(graphs["fp32"], batch_sizes=(BATCH,)))
+        rate, single_rate = images_per_second([engine, single], pictures.images)
+        record_property("images_per_s", round(rate))
+        record_property("ratio_to_fp32", round(rate / single_rate, 3))
     assert found == pytest.approx(expected, abs=loss)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pinstream.errors import ModelFileError
+from pinstream.errors import EngineError, ModelFileError
 
 # The modules of each flavour, in the order of preference. The wheel with the bindings of TensorRT-RTX works by itself;
 # `tensorrt_rtx` is a package around it that need not be there.
@@ -205,6 +205,29 @@ def allow_tf32_as_built(flavour: Flavour, complaint: str) -> bool:
     if found:
         allow_tf32(flavour, found[1] != "0")
     return bool(found)
+
+
+def hold_to_tf32(flavour: Flavour) -> None:
+    """Note how the plan just loaded multiplies FP32, which is how every later one of this process does.
+
+    Seen with 1.4: the setting is read once; a plan built without TF32 that is loaded after one with it ran in TF32.
+
+    Raises:
+        EngineError: The plan is one to be exact, and would not be.
+    """
+    if not flavour.is_rtx:
+        return
+    if os.environ.get(TF32_VARIABLE) != "0":
+        _with_tf32.add(flavour.name)
+    elif flavour.name in _with_tf32:
+        raise EngineError(
+            "the plan was built with --no-tf32, and this process has loaded one with TF32 before; TensorRT for RTX "
+            "reads that setting once a process and would multiply in TF32 now: load the plan in a process of its own"
+        )
+
+
+# Flavours that multiply FP32 in TF32 in this process.
+_with_tf32: set[str] = set()
 
 
 def why(flavour: Flavour) -> str:

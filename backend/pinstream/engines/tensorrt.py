@@ -23,7 +23,14 @@ from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, Streams, Waiting
-from pinstream.engines.flavour import Flavour, allow_tf32, allow_tf32_as_built, load_flavour, register_plugins
+from pinstream.engines.flavour import (
+    Flavour,
+    allow_tf32,
+    allow_tf32_as_built,
+    hold_to_tf32,
+    load_flavour,
+    register_plugins,
+)
 from pinstream.engines.plan_source import read_sidecar, usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
 from pinstream.engines.registered import RegisteredMemory
@@ -126,11 +133,13 @@ class TensorRTEngine(Engine):
 
         allow_tf32(flavour, _built_with_tf32(path))
         try:
-            return make()
+            contexts = make()
         except EngineError as error:
             if not allow_tf32_as_built(flavour, str(error)):
                 raise
-            return make()
+            contexts = make()
+        hold_to_tf32(flavour)
+        return contexts
 
     def _share_scratch(self) -> None:
         scratch = cuda.DeviceAllocation(max(context.scratch_bytes for context in self._contexts))
