@@ -1,17 +1,23 @@
 """A server under load while versions of its model come, go, and are broken: `python -m tests.soak` (`make soak`).
 
-No request may be lost, every answer must be that of the version that gave it, and memory, files, threads and /dev/shm
-must not grow.
+Once where versions are loaded when somebody says so (explicit), and once where Triton looks for them itself (poll). No
+request may be lost, every answer must be that of the version that gave it, and memory, files, threads and /dev/shm must
+not grow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +27,32 @@ import onnxruntime as ort
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from pinstream_cli.benchmark.environment import commit, machine
 from tests import onnx_models
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM
 
 MODEL = "classifier"
 CLIENTS = 3
+MODES = ("explicit", "poll")
+POLL_S = 1
+# Until a version that was dropped in is served; Triton starts a process for it.
+PATIENCE_S = 60.0
 # Of the first quarter of a run to its last: what grows by more leaks.
 GROWTH = 1.25
 
 
 class Clients:
-    """Clients that send without a break and hold every answer against ONNX Runtime and the version that gave it."""
+    """Clients that hold every answer against ONNX Runtime and the version that gave it.
 
-    def __init__(self, server: Running, sessions: dict[str, ort.InferenceSession]) -> None:
+    Args:
+        server: Where they send.
+        sessions: ONNX Runtime by version.
+        pause_s: Seconds between an answer and the next request.
+    """
+
+    def __init__(self, server: Running, sessions: dict[str, ort.InferenceSession], pause_s: float) -> None:
+        self._pause_s = pause_s
         self._server = server
         self._sessions = sessions
         self._stop = threading.Event()
@@ -56,7 +74,7 @@ class Clients:
     def _run(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         with grpc.InferenceServerClient(self._server.grpc_url) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(self._pause_s):
                 pixels = rng.normal(size=(int(rng.integers(1, 9)), 3, 8, 8)).astype(np.float32)
                 try:
                     version, fault = self._ask(client, pixels), ""
@@ -72,7 +90,7 @@ class Clients:
     def _ask(self, client: grpc.InferenceServerClient, pixels: Any) -> str:
         tensor = grpc.InferInput("pixels", list(pixels.shape), "FP32")
         tensor.set_data_from_numpy(pixels)
-        result = client.infer(MODEL, [tensor], client_timeout=30)
+        result = client.infer(MODEL, [tensor], client_timeout=60)
         version = str(result.get_response().model_version)
         expected = self._sessions[version].run(None, {"pixels": pixels})[0]
         np.testing.assert_allclose(result.as_numpy("probabilities"), expected, rtol=1e-4, atol=1e-6)
@@ -80,80 +98,150 @@ class Clients:
 
 
 def measure(server: Running) -> dict[str, float]:
-    """What the server and its stubs hold: MiB resident, threads and open files of tritonserver; MiB of /dev/shm."""
-    process = Path(f"/proc/{server.server.pid}")
-    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
+    """What the server and its stubs hold: MiB resident, threads and open files; MiB of /dev/shm."""
+    stubs = _children(server.server.pid)
     regions = [region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*")]
     return {
-        "resident_mib": round(int(status["VmRSS"].split()[0]) / 1024, 1),
-        "threads": int(status["Threads"]),
-        "files": len(list((process / "fd").iterdir())),
+        **_held(server.server.pid, ""),
+        **{name: sum(held) for name, held in _together([_held(pid, "stubs_") for pid in stubs]).items()},
+        "stubs": len(stubs),
         "shm_mib": round(sum(regions) / (1 << 20), 1),
         "regions": len(regions),
     }
 
 
-def soak(seconds: float, every_s: float) -> dict[str, Any]:
-    """Run it; `faults` is empty where all is well."""
-    samples: list[dict[str, float]] = []
-    sessions: dict[str, ort.InferenceSession] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        model = Path(directory) / MODEL
-        model.mkdir()
-        (model / "config.pbtxt").write_text('backend: "pinstream"\ndynamic_batching { }\n')
-        _add_version(model, 1, sessions)
-        explicit = ["--model-control-mode=explicit", f"--load-model={MODEL}"]
-        with running(repositories=[Path(directory)], extra=explicit) as server, Clients(server, sessions) as clients:
-            began, version, broken = time.monotonic(), 1, 0
-            with grpc.InferenceServerClient(server.grpc_url) as control:
-                while time.monotonic() - began < seconds:
-                    threading.Event().wait(every_s)
-                    version += 1
-                    # Every third is broken, and is taken back.
-                    if version % 3 == 0:
-                        broken += _broken_version_is_refused(model, version, control, clients)
-                        continue
-                    _add_version(model, version, sessions)
-                    control.load_model(MODEL)
-                    samples.append(measure(server))
-    faults = [*clients.faults[:20], *_growth(samples)]
+def _held(pid: int, prefix: str) -> dict[str, float]:
+    process = Path(f"/proc/{pid}")
+    try:
+        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
+        files = len(list((process / "fd").iterdir()))
+    except OSError:  # a stub that has just ended
+        return {}
     return {
-        "seconds": round(time.monotonic() - began),
-        "requests_by_version": dict(sorted(clients.by_version.items())),
-        "reloads": len(samples),
-        "broken_versions_refused": broken,
-        "samples": samples,
-        "faults": faults,
+        f"{prefix}resident_mib": round(int(status.get("VmRSS", "0").split()[0]) / 1024, 1),
+        f"{prefix}threads": int(status["Threads"]),
+        f"{prefix}files": files,
     }
 
 
-def _add_version(model: Path, version: int, sessions: dict[str, ort.InferenceSession]) -> None:
-    """A version with weights of its own, there all at once; that before the last one goes."""
-    made = onnx_models.classifier(model.parent / f".{version}" / "model.onnx", seed=version)
-    sessions[str(version)] = ort.InferenceSession(str(made), providers=["CPUExecutionProvider"])
-    made.parent.rename(model / str(version))
-    for old in model.iterdir():
-        if old.name.isdecimal() and int(old.name) < version - 3:
-            shutil.rmtree(old)
+def _together(held: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {name: [one[name] for one in held if name in one] for one in held for name in one}
 
 
-def _broken_version_is_refused(model: Path, version: int, control: grpc.InferenceServerClient, clients: Clients) -> int:
+def _children(pid: int) -> list[int]:
+    """Processes that any of its threads has started and that still run."""
+    found = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in listing.read_text().split()]
+    return found
+
+
+class Versions:
+    """A model's directory, in which versions come and go; each has weights of its own."""
+
+    def __init__(self, repository: Path) -> None:
+        self.path = repository / MODEL
+        self.path.mkdir()
+        (self.path / "config.pbtxt").write_text('backend: "pinstream"\ndynamic_batching { }\n')
+        self.sessions: dict[str, ort.InferenceSession] = {}
+        self.last = 0
+        self.add()
+
+    def add(self) -> None:
+        """Drop in another version, there all at once; that before the last ones goes."""
+        self.last += 1
+        made = onnx_models.classifier(self.path.parent / f".{self.last}" / "model.onnx", seed=self.last)
+        self.sessions[str(self.last)] = ort.InferenceSession(str(made), providers=["CPUExecutionProvider"])
+        made.parent.rename(self.path / str(self.last))
+        for old in self.path.iterdir():
+            if old.name.isdecimal() and int(old.name) < self.last - 3:
+                shutil.rmtree(old)
+
+    @contextlib.contextmanager
+    def broken(self) -> Iterator[None]:
+        """Have a version that cannot be loaded, for a while."""
+        self.last += 1
+        made = self.path.parent / f".{self.last}"
+        made.mkdir()
+        (made / "model.onnx").write_bytes(b"broken")
+        made.rename(self.path / str(self.last))
+        yield
+        shutil.rmtree(self.path / str(self.last))
+
+
+def soak(seconds: float, every_s: float, mode: str = "explicit", pause_s: float = 0.0) -> dict[str, Any]:
+    """Run it; `faults` is empty where all is well.
+
+    Args:
+        seconds: How long.
+        every_s: Seconds between two versions, every third of which is broken.
+        mode: Of Triton's model control.
+        pause_s: Seconds that a client waits before it sends again.
+    """
+    samples: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        versions = Versions(Path(directory))
+        how = [f"--load-model={MODEL}"] if mode == "explicit" else [f"--repository-poll-secs={POLL_S}"]
+        extra = [f"--model-control-mode={mode}", *how]
+        server = stack.enter_context(running(repositories=[Path(directory)], extra=extra))
+        clients = stack.enter_context(Clients(server, versions.sessions, pause_s))
+        control = stack.enter_context(grpc.InferenceServerClient(server.grpc_url))
+        began, broken = time.monotonic(), 0
+        while time.monotonic() - began < seconds:
+            threading.Event().wait(every_s)
+            if versions.last % 3 == 2:
+                broken += _broken_version_is_refused(versions, control, clients, mode)
+                continue
+            versions.add()
+            if mode == "explicit":
+                control.load_model(MODEL)
+            if not _soon(lambda: bool(control.is_model_ready(MODEL, str(versions.last)))):
+                clients.faults.append(f"version {versions.last} was dropped in and is not served")
+            # The process of the version before has a while to end.
+            if not _soon(lambda: len(_children(server.server.pid)) == 1):
+                clients.faults.append(f"the process of a version before {versions.last} does not end")
+            samples.append(measure(server))
+    return {
+        "mode": mode,
+        "seconds": round(time.monotonic() - began),
+        "requests": sum(clients.by_version.values()),
+        "requests_by_version": dict(sorted(clients.by_version.items(), key=lambda item: int(item[0] or 0))),
+        "reloads": len(samples),
+        "broken_versions_refused": broken,
+        "samples": samples,
+        "faults": [*clients.faults[:20], *_growth(samples)],
+    }
+
+
+def _soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _broken_version_is_refused(
+    versions: Versions, control: grpc.InferenceServerClient, clients: Clients, mode: str
+) -> int:
     """Whether a version that cannot be loaded is refused, and the one before serves on."""
-    (model / str(version)).mkdir()
-    (model / str(version) / "model.onnx").write_bytes(b"broken")
-    try:
-        control.load_model(MODEL)
-    except InferenceServerException:
-        before = sum(clients.by_version.values())
-        threading.Event().wait(0.5)
-        served = sum(clients.by_version.values()) > before and control.is_model_ready(MODEL)
-        if not served:
-            clients.faults.append(f"a broken version {version} stopped the model")
-        return 1
-    finally:
-        shutil.rmtree(model / str(version))
-    clients.faults.append(f"a broken version {version} was taken")
-    return 0
+    before = str(versions.last)
+    with versions.broken():
+        if mode == "explicit":
+            try:
+                control.load_model(MODEL)
+            except InferenceServerException:
+                pass
+            else:
+                clients.faults.append(f"a broken version {versions.last} was taken")
+        else:
+            threading.Event().wait(POLL_S + 3)  # until Triton has looked and tried
+        answered = clients.by_version.get(before, 0)
+        if not _soon(lambda: clients.by_version.get(before, 0) > answered) or not control.is_model_ready(MODEL):
+            clients.faults.append(f"a broken version {versions.last} stopped the model")
+        return int(not control.is_model_ready(MODEL, str(versions.last)))
 
 
 def _growth(samples: list[dict[str, float]]) -> list[str]:
@@ -169,16 +257,26 @@ def _growth(samples: list[dict[str, float]]) -> list[str]:
 @click.command()
 @click.option("--seconds", default=180.0, show_default=True)
 @click.option("--every", "every_s", default=10.0, show_default=True, help="Seconds between two versions.")
+@click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), default=MODES, show_default=True)
+@click.option("--pause", "pause_s", default=0.0, help="Seconds that a client waits before it sends again.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
-def main(seconds: float, every_s: float, out: Path | None) -> None:
-    """Load a server while its model is replaced again and again."""
-    report = soak(seconds, every_s)
-    text = json.dumps(report, indent=2) + "\n"
+def main(seconds: float, every_s: float, modes: tuple[str, ...], pause_s: float, out: Path | None) -> None:
+    """Load a server in each mode, side by side, while its model is replaced again and again."""
+    with ThreadPoolExecutor(len(modes)) as pool:
+        reports = list(pool.map(lambda mode: soak(seconds, every_s, mode, pause_s), modes))
+    described = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m tests.soak", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(),
+        "reports": reports,
+    }
+    text = json.dumps(described, indent=1) + "\n"
     if out:
         out.write_text(text)
     else:
         print(text)
-    raise SystemExit(1 if report["faults"] else 0)
+    raise SystemExit(1 if any(report["faults"] for report in reports) else 0)
 
 
 if __name__ == "__main__":
