@@ -3,7 +3,7 @@
 #
 #   OUT=results benchmarks/run_gpu.sh        python3 on PATH has pinstream[server,gpu,bench], TensorRT and PyTorch
 #
-# PARTS      what is measured, in this order: limits compare timeline ensemble sweep startup (all of them by default)
+# PARTS      what is measured, in this order: limits compare timeline latency decoding ensemble sweep startup (all of them)
 # LIMIT      seconds for all of it (540); a part gets what is left, and is left out where that is too little
 # LENGTH     of the windows (1); 0.5 to try things
 # INSTANCES  of the detector (4); SIZES: image sides of the sweep beside 640 (320 1280)
@@ -13,7 +13,7 @@
 # into benchmarks/results.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-PARTS=${PARTS:-limits compare timeline ensemble sweep startup}
+PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
 OUT=${OUT:-build}; WORK=${WORK:-build/bench-gpu}; GPU=$WORK/results/gpu
 LIMIT=${LIMIT:-540}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-4}
 SIZES=${SIZES-320 1280}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
@@ -63,9 +63,12 @@ if wants sweep; then for size in $SIZES; do part "plans$size" 120 bash -c "plans
 wait "${building[@]}"
 [ -d "$WORK/plans640" ] || { echo "no plans, so nothing can be measured"; exit 1; }
 
-detector=$WORK/models/detector; rm -rf "$WORK/models"; mkdir -p "$detector/1"; cp "$WORK"/plans640/* "$detector/1/"
-printf 'backend: "pinstream"\nmax_batch_size: 32\ndynamic_batching { }\ninstance_group [ { count: %s } ]\n' \
-  "$INSTANCES" > "$detector/config.pbtxt"
+detector() { # DIRECTORY INSTANCES MORE-CONFIGURATION
+  rm -rf "$1"; mkdir -p "$1/1"; cp "$WORK"/plans640/* "$1/1/"
+  printf 'backend: "pinstream"\nmax_batch_size: 32\ndynamic_batching { }\ninstance_group [ { count: %s } ]\n%s\n' \
+    "$2" "$3" > "$1/config.pbtxt"
+}
+detector "$WORK/models/detector" "$INSTANCES" ""
 model=(--model-repository "$WORK/models" --name detector)
 common=(--foreign 1 --reference-window 0.4 --plot "$GPU/plots")
 
@@ -77,8 +80,21 @@ if wants compare; then
     --keep-raw "$GPU/raw/compare" --json "$GPU/compare.json"
 fi
 wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 2 --out "$GPU/timeline"
+if wants latency; then
+  # One request at a time: a single instance that looks for the GPU all the time beside the detector as it is; and both
+  # again where no core ever sleeps.
+  detector "$WORK/one/single" 1 'optimization { cuda { busy_wait_events: true } }'
+  one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/models/detector" --batch 1 --concurrency 1)
+  one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
+  measure latency 70 20 $bench compare "${one[@]}" --json "$GPU/latency.json"
+  measure latency-awake 70 20 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"
+fi
+if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
+if wants decoding; then
+  part decoding 60 python3 benchmarks/gpu_decoding.py --pictures "$WORK/pictures" --plans "$WORK/plans640" \
+    --out "$GPU/gpu-decoding.json"
+fi
 if wants ensemble; then
-  python3 -m benchmarks.pictures --out "$WORK/pictures"
   images=(); for file in "$WORK"/pictures/*.jpg; do images+=(--image "$file"); done
   measure ensemble 90 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 16,64 \
     --transport grpc "${common[@]}" --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 1.2)" \

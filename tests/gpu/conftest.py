@@ -37,11 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     exact = [item for item in items if OF_ITS_OWN in item.name]
     if len(exact) < len(items):
         for item in exact:
-            item.add_marker(
-                pytest.mark.skip(
-                    reason=f"needs a process of its own: pytest {item.nodeid.split('::')[0]} -k {OF_ITS_OWN}"
-                )
-            )
+            file = item.nodeid.split("::")[0]
+            item.add_marker(pytest.mark.skip(reason=f"needs a process of its own: pytest {file} -k {OF_ITS_OWN}"))
 
 
 @pytest.fixture(scope="session")
