@@ -54,7 +54,8 @@ def _model(model: Path | None, labels: Path | None) -> tuple[Path, Path | None]:
 def _image(image: Path | None) -> Path:
     chosen = image or built_in(BUILT_IN_IMAGE)
     if not chosen.is_file():
-        raise CommandError(f"no image: {chosen} does not exist; name a JPEG, PNG, BMP or WebP file")
+        what = "is not a file" if chosen.exists() else "does not exist"
+        raise CommandError(f"no image: {chosen} {what}; name a JPEG, PNG, BMP or WebP file")
     return chosen
 
 

@@ -52,7 +52,13 @@ FILE = click.Path(path_type=Path)
 @click.option("--api-key-file", type=FILE, help="Let in only clients that send the key in this file.")
 @click.option("--admin-key-file", type=FILE, help="Let those who send this key load models and change settings.")
 @click.option("--allow-client-shm", is_flag=True, help="Let clients of this machine hand over shared memory.")
-@click.option("--startup-timeout", default=180.0, show_default=True, help="Seconds until every model must be ready.")
+@click.option(
+    "--startup-timeout",
+    default=180.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds until every model must be ready.",
+)
 @click.option("--restart", is_flag=True, help="Start again when the server, or the process of a model, has died.")
 @click.option("-v", "--verbose", is_flag=True, help="Show Triton's whole log, not only its warnings and errors.")
 @click.argument("triton_arguments", nargs=-1, type=click.UNPROCESSED)

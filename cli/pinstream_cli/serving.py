@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -31,8 +32,8 @@ from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
 _LABELS_OF_AN_EXPORT = (
-    "--labels {labels} are for a YOLOX export, and --model {model} is none; what `pinstream build` made has its names "
-    "from `pinstream build --labels`, and plain models have none"
+    "--labels {labels} are for a YOLOX export served as one, and --model {model} is not; what `pinstream build` "
+    "made has its names from `pinstream build --labels`, and plain models have none"
 )
 
 
@@ -71,7 +72,9 @@ def serving(
     """
     check_arguments(extra)
     if model is None and not repositories:
-        raise CommandError("nothing to serve; name a model with --model, or a repository with --model-repository")
+        raise CommandError(
+            f"nothing to serve; name a model with --model, or a repository with --model-repository{_misspelt(extra)}"
+        )
     for option, given in (("--name", name), ("--labels", labels)):
         if model is None and given is not None:
             raise CommandError(
@@ -107,6 +110,15 @@ def serving(
             began = time.monotonic()
             server.stop()
             console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+def _misspelt(arguments: Sequence[str]) -> str:
+    """What is said of an argument for tritonserver that is nearly an option of ours."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if meant := difflib.get_close_matches(name, ("--model", "--model-repository"), 1, cutoff=0.8):
+            return f" ({name} went to tritonserver; did you mean {meant[0]}?)"
+    return ""
 
 
 def _check_repository(repository: Path, extra: Sequence[str]) -> None:

@@ -150,6 +150,10 @@ def test_nothing_to_serve(start: Callable[..., Serve]) -> None:
     assert "--model" in failing(start)
 
 
+def test_a_misspelt_option(start: Callable[..., Serve], classifier: Path) -> None:
+    assert "--modle went to tritonserver; did you mean --model?" in failing(start, "--modle", classifier)
+
+
 def test_a_model_without_its_option(start: Callable[..., Serve], classifier: Path) -> None:
     assert f"did you mean --model {classifier}?" in failing(start, classifier)
 
@@ -300,7 +304,7 @@ def test_labels_that_are_too_few(start: Callable[..., Serve], export: Path, tmp_
 def test_labels_for_what_is_no_export(start: Callable[..., Serve], classifier: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("pear\n")
-    assert f"--model {classifier} is none" in failing(start, "--model", classifier, "--labels", names)
+    assert f"--model {classifier} is not;" in failing(start, "--model", classifier, "--labels", names)
 
 
 @pytest.mark.parametrize("option", ["--name", "--labels"])
@@ -320,6 +324,18 @@ def test_an_argument_that_belongs_to_no_option(
     start: Callable[..., Serve], classifier: Path, arguments: list[str]
 ) -> None:
     assert "'stray' belongs to no option" in failing(start, "--model", classifier, *arguments)
+
+
+def test_a_host_by_its_name(start: Callable[..., Serve], classifier: Path) -> None:
+    serve = start("--model", classifier, "--host", "localhost")
+    serve.wait_for("Stop with Ctrl-C")
+    ports = serve.endpoints
+    assert f"localhost:{ports.grpc}" in serve.text
+    for url in (f"http://localhost:{ports.http}/v2/health/ready", f"http://localhost:{ports.metrics}/metrics"):
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert answer.status == 200
+    with grpc.InferenceServerClient(f"localhost:{ports.grpc}") as client:
+        assert client.is_server_ready()
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

@@ -6,6 +6,8 @@ import contextlib
 import socket
 from dataclasses import dataclass
 
+from pinstream_cli.triton.preflight import resolve
+
 # Reached where one listens on all addresses.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -60,11 +62,15 @@ class Endpoints:
         return cls("127.0.0.1", ports[0], ports[1], ports[2])
 
     def arguments(self) -> list[str]:
-        """As tritonserver's command line has it."""
-        plain = self.plain_host or self.host
+        """As tritonserver's command line has it: its HTTP listens on addresses only, and nowhere for a name.
+
+        Raises:
+            CommandError: Nothing knows the host's name.
+        """
+        host, plain = (resolve(name)[1] for name in (self.host, self.plain_host or self.host))
         # libevhtp wants to be told that an address is IPv6, gRPC wants brackets around it.
         http = f"ipv6:{plain}" if ":" in plain else plain
-        grpc = f"[{self.host}]" if ":" in self.host else self.host
+        grpc = f"[{host}]" if ":" in host else host
         return [
             f"--http-address={http}",
             f"--grpc-address={grpc}",

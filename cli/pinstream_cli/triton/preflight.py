@@ -27,7 +27,7 @@ def check_ports(host: str, ports: Mapping[str, tuple[str, int]]) -> None:
     Raises:
         CommandError: Naming the address or the port, what it is for and the option that changes it.
     """
-    family, address = _resolve(host)
+    family, address = resolve(host)
     taken: dict[int, str] = {}
     for purpose, (option, port) in ports.items():
         if port in taken:
@@ -48,7 +48,12 @@ def check_ports(host: str, ports: Mapping[str, tuple[str, int]]) -> None:
                 ) from None
 
 
-def _resolve(host: str) -> tuple[int, str]:
+def resolve(host: str) -> tuple[int, str]:
+    """Address family and address of a name or an address.
+
+    Raises:
+        CommandError: Nothing knows that name.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
