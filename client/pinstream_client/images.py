@@ -72,18 +72,18 @@ def encode_bmp(pixels: NDArray[Any]) -> bytes:
     file_bytes = offset + stride * height
     if file_bytes > _MAX_FILE_BYTES:
         raise InvalidImage(f"the image array of {width} x {height} pixels is larger than 4 GiB: send an encoded file")
-    # Rows go bottom-up, the one order that every decoder reads, each padded to 4 bytes.
-    rows = np.zeros((height, stride), np.uint8)
-    rows[:, :row_bytes] = pixels[::-1].reshape(height, row_bytes)
     bits, colours = (8, 256) if palette else (24, 0)
-    return b"".join(
-        (
-            _FILE_HEADER.pack(b"BM", file_bytes, 0, 0, offset),
-            _INFO_HEADER.pack(_INFO_HEADER.size, width, height, 1, bits, 0, stride * height, 0, 0, colours, 0),
-            palette,
-            rows.data,
-        )
-    )
+    parts: list[Any] = [
+        _FILE_HEADER.pack(b"BM", file_bytes, 0, 0, offset),
+        _INFO_HEADER.pack(_INFO_HEADER.size, width, height, 1, bits, 0, stride * height, 0, 0, colours, 0),
+        palette,
+    ]
+    # Rows go bottom-up, the one order that every decoder reads, each padded to 4 bytes. Joined as they are they are
+    # copied once.
+    rows = np.ascontiguousarray(pixels)[::-1]
+    padding = bytes(stride - row_bytes)
+    parts.extend((part for row in rows for part in (row, padding)) if padding else rows)
+    return b"".join(parts)
 
 
 def as_bgr(image: ImageLike, purpose: str = "look at") -> NDArray[np.uint8]:

@@ -1,9 +1,11 @@
 """Both protocols against peers that are no Triton: every call ends in time, with a typed error of one line."""
 
 import asyncio
+import gzip
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,11 +17,15 @@ from pinstream_client import (
     DeadlineExceeded,
     Detector,
     InvalidRequest,
+    Model,
+    ModelNotFound,
     PinstreamError,
     Retry,
+    ServerError,
     ServerNotReady,
     ServerUnreachable,
 )
+from pinstream_client.options import Compression
 from tests.network import closed_port, http_answer, read_http_request, serving_connections, silent_server
 
 PROTOCOLS = ["grpc", "http"]
@@ -200,6 +206,54 @@ def test_server_that_has_no_room_is_asked_until_it_has_some_or_the_timeout_is_ov
             with pytest.raises(ServerNotReady, match="maximum queue size"):
                 detector.statistics()
             assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [("400 Bad Request", InvalidRequest), ("500 Internal", ServerError), ("404 Not", ModelNotFound)]
+)
+def test_refusal_is_not_tried_again(status: str, kind: type[PinstreamError]) -> None:
+    asked = []
+
+    def handle(connection: socket.socket, _: int) -> None:
+        while request := read_http_request(connection):
+            asked.append(request)
+            connection.sendall(http_answer(b'{"error":"not like this"}', status))
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=5) as detector:
+        with pytest.raises(kind):
+            detector.detect(IMAGE)
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("compression", "inflate"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
+def test_http_bodies_are_compressed_both_ways(compression: Compression, inflate: Callable[[bytes], bytes]) -> None:
+    answer = b'{"outputs":[{"name":"y","datatype":"INT32","shape":[2],"data":[1,2]}]}'
+    packed = gzip.compress(answer) if compression == "gzip" else zlib.compress(answer)
+    came = []
+
+    def handle(connection: socket.socket, number: int) -> None:
+        while request := read_http_request(connection):
+            head, _, body = request.partition(b"\r\n\r\n")
+            fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+            while len(body) < int(fields["content-length"]):
+                body += connection.recv(65536)
+            if head.startswith(b"GET"):
+                shape = b'{"name":"x","datatype":"UINT8","shape":[100000]}'
+                connection.sendall(http_answer(b'{"inputs":[%s],"outputs":[{"name":"y","datatype":"INT32"}]}' % shape))
+                continue
+            came.append((fields, body))
+            coded = http_answer(packed).replace(b"\r\n", b"\r\nContent-Encoding: %s\r\n" % compression.encode(), 1)
+            connection.sendall(coded)
+
+    with (
+        serving_connections(handle) as netloc,
+        Model(f"http://{netloc}", "any", timeout=5, compression=compression) as model,
+    ):
+        assert model(x=np.zeros(100_000, np.uint8))["y"].tolist() == [1, 2]
+    ((fields, body),) = came
+    assert fields["accept-encoding"] == fields["content-encoding"] == compression
+    assert len(body) < 2000
+    assert len(inflate(body)) == int(fields["inference-header-content-length"]) + 100_000
 
 
 def test_http_connection_is_kept_and_used_again() -> None:
