@@ -75,7 +75,8 @@ def test_the_service_is_as_precise_as_onnx_runtime(shapes: Running, held_out: An
     assert row["images"] == PICTURES
     for name in ("ap", "ap50", "ap75", "small", "medium", "large"):
         assert row[name] == pytest.approx(getattr(expected, name), abs=0.002), name
-    assert row["ap"] > 0.8, "the model card says 0.843 on 1000 pictures"
+    assert row["ap"] >= 0.8, "the model card says 0.843 on 1000 pictures"
+    assert row["ap50"] >= 0.95, "the model card says 0.978"
     # Class by class as well, matched by name.
     assert result["notes"] == []
     assert [entry["name"] for entry in result["classes"]] == list(LABELS)
