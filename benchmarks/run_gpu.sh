@@ -6,7 +6,7 @@
 # PARTS      what is measured, in this order: limits compare timeline latency decoding ensemble sweep startup (all of them)
 # LIMIT      seconds for all of it (540); a part gets what is left, and is left out where that is too little
 # LENGTH     of the windows (1); 0.5 to try things
-# INSTANCES  of the detector (4); SIZES: image sides of the sweep beside 640 (320 1280)
+# INSTANCES  of the detector (8); SIZES: image sides of the sweep beside 640 (320 1280)
 # WORK       where models are built and kept for the next run (build/bench-gpu)
 #
 # A part that fails is said and left out. What is there so far is in $OUT/bench-gpu.tar.gz after each part: unpack it
@@ -15,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
 OUT=${OUT:-build}; WORK=${WORK:-build/bench-gpu}; GPU=$WORK/results/gpu
-LIMIT=${LIMIT:-540}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-4}
+LIMIT=${LIMIT:-540}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-8}
 SIZES=${SIZES-320 1280}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
 export PYTHONPATH=$PWD:$PWD/backend:$PWD/client:$PWD/cli:$PWD/model_repository/yolox/1${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$WORK/cache} TORCHINDUCTOR_CACHE_DIR=$PWD/$WORK/inductor WORK

@@ -6,8 +6,10 @@ Looking all the time answers at once and takes a core. This takes a fraction of 
 
 from __future__ import annotations
 
-# How much sooner than usual one begins to look, and for how much longer one goes on: more than a wake-up is late.
+# How much sooner than usual one begins to look, and for how much longer one goes on: more than a wake-up is late, and
+# no more than a share of the whole, so that looking never takes more than twice that share of a core.
 MARGIN_S = 200e-6
+MARGIN_SHARE = 1 / 8
 # Share of the newest in what is taken to be usual.
 NEWEST = 1 / 8
 
@@ -39,6 +41,10 @@ class Pace:
             None where nothing is known of its kind, or it is late: it may take any time.
         """
         usual = self._usual.get(kind)
-        if usual is None or elapsed > usual + MARGIN_S:
+        if usual is None or elapsed > usual + _margin(usual):
             return None
-        return max(0.0, usual - MARGIN_S - elapsed)
+        return max(0.0, usual - _margin(usual) - elapsed)
+
+
+def _margin(usual: float) -> float:
+    return min(MARGIN_S, usual * MARGIN_SHARE)

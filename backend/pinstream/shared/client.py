@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError, PinstreamError
-from pinstream.pace import Pace
 from pinstream.regions import KnownRegions, address_of
 from pinstream.shared import memory, wire
 from pinstream.shared.memory import Layout, SharedMemory
@@ -37,7 +36,7 @@ class SharedEngine(Engine):
     Args:
         connect: Gives a socket to the engine's process and its first message, starting the process where need be.
         slots: Parts on their way at once.
-        spin: Look for answers without a pause, for as long as a small batch takes; otherwise about when one is due.
+        spin: Look for answers without a pause, for as long as a small batch takes.
     """
 
     recovers = True
@@ -46,7 +45,6 @@ class SharedEngine(Engine):
         self, connect: Callable[[], tuple[socket.socket, wire.Message]], slots: int = 0, *, spin: bool = False
     ) -> None:
         self._spin = spin
-        self._pace = Pace()
         self._connect = connect
         self._failure = ""
         self._channel, hello = connect()
@@ -133,21 +131,14 @@ class SharedEngine(Engine):
         return slot.reply
 
     def _take_reply(self) -> None:
-        began = time.perf_counter()
-        while (pause := self._pause(time.perf_counter() - began)) is not None:
-            if wire.is_readable(self._channel, pause):
-                break
+        if self._spin:
+            until = time.perf_counter() + SPIN_S
+            while not wire.is_readable(self._channel) and time.perf_counter() < until:
+                pass
         message, _ = wire.receive(self._channel)
-        self._pace.took(0, time.perf_counter() - began)
         if message is None:
             raise self._ended()
         self._shared_slots[message["done"]].reply = message
-
-    def _pause(self, waited: float) -> float | None:
-        """Seconds to sleep before looking for an answer again; None to sleep until it comes."""
-        if self._spin:
-            return 0.0 if waited < SPIN_S else None
-        return self._pace.pause(0, waited)
 
     def _send(self, message: wire.Message, fd: int | None = None) -> None:
         try:

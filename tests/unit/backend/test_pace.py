@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pinstream.pace import MARGIN_S, Pace
+from pinstream.pace import MARGIN_S, MARGIN_SHARE, Pace
 
 
 def test_nothing_is_known_of_what_was_never_done() -> None:
@@ -30,8 +30,15 @@ def test_batch_sizes_are_told_apart() -> None:
     pace = Pace()
     pace.took(1, 0.001)
     pace.took(32, 0.011)
-    assert pace.pause(1, 0.0) == pytest.approx(0.001 - MARGIN_S)
+    assert pace.pause(1, 0.0) == pytest.approx(0.001 * (1 - MARGIN_SHARE))
     assert pace.pause(32, 0.0) == pytest.approx(0.011 - MARGIN_S)
+
+
+def test_looking_takes_no_more_than_a_share_of_something_short() -> None:
+    pace = Pace()
+    pace.took(1, 0.0001)
+    assert pace.pause(1, 0.0) == pytest.approx(0.0001 * (1 - MARGIN_SHARE))
+    assert pace.pause(1, 0.0001 * (1 + 2 * MARGIN_SHARE)) is None
 
 
 def test_what_changes_is_learned() -> None:
