@@ -12,8 +12,8 @@ from .forking import renew_after_fork
 
 Result = TypeVar("Result")
 
-# Threads are made when all others are busy, so this bounds nothing that a client does on purpose.
-_MOST_THREADS = 256
+# Threads are made when all others are busy. What is submitted beyond them waits for one.
+MOST_THREADS = 256
 
 
 class Call(Future[Result], Generic[Result]):
@@ -82,5 +82,5 @@ class CallPool:
     def _threads(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._executor is None:
-                self._executor = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="pinstream")
+                self._executor = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="pinstream")
             return self._executor

@@ -46,9 +46,13 @@ def connecting(
     return Cluster(addresses, retry), options
 
 
-def require_positive(timeout: float, in_flight: int = 1) -> None:
-    """Raises ValueError for a timeout or a number of requests that is not above 0."""
+def require_positive(timeout: float, in_flight: int = 1, most: int | None = None) -> None:
+    """Raises ValueError for a timeout or a number of requests that is not above 0, and for more than ``most``."""
     if timeout <= 0:
         raise ValueError(f"timeout is {timeout}: expected seconds above 0")
     if in_flight < 1:
         raise ValueError(f"in_flight is {in_flight}: expected at least 1")
+    if most is not None and in_flight > most:
+        raise ValueError(
+            f"in_flight is {in_flight}: expected at most {most}, each of which takes a thread; AsyncDetector takes more"
+        )

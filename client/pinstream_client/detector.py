@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from . import yolox
 from .address import Address, Protocol
-from .calls import Call, CallPool
+from .calls import MOST_THREADS, Call, CallPool
 from .cancellation import Cancellation
 from .connecting import connecting, require_positive
 from .detections import Detections
@@ -44,7 +44,7 @@ class Detector:
         model: Name of the ensemble on the server.
         timeout: Seconds that a call may take, from its beginning to the last byte of the answer, with all its retries;
             the same for both protocols. In a list each image has this time from the moment it is sent.
-        in_flight: How many images of a list or a stream are on their way at once. The server batches them.
+        in_flight: How many images of a list or a stream are on their way at once, 256 at most. The server batches them.
         transport: How images travel. "encoded": as the bytes of a file. The others letterbox and suppress in this
             process and give the detector itself what it needs, with the same results (files then need OpenCV):
             "tensor" within the request, "shm" in system shared memory and "cuda" in GPU memory, both for a server on
@@ -77,7 +77,7 @@ class Detector:
         retry: Retry = RETRY,
         server_timings: bool = False,
     ) -> None:
-        require_positive(timeout, in_flight)
+        require_positive(timeout, in_flight, MOST_THREADS)
         cluster, options = connecting(
             url, protocol, tls=tls, headers=headers, token=token, compression=compression, retry=retry
         )
@@ -244,7 +244,7 @@ class Detector:
         """
         self._session.require_open()
         window = self.in_flight if in_flight is None else in_flight
-        require_positive(self.timeout, window)
+        require_positive(self.timeout, window, MOST_THREADS)
         if isinstance(images, (str, bytes, PathLike)):
             raise InvalidImage("stream takes many images, and was given one: use detect, or put it into a list")
         return self._stream(images, yolox.request_parameters(conf, iou, max_det), window, on_error == "return")

@@ -140,6 +140,7 @@ class SharedMemory:
         except (ServerUnreachable, DeadlineExceeded, Cancelled):
             raise
         except PinstreamError as error:
+            # UNAVAILABLE as well: with it recent servers say that they take no shared memory.
             if "already" not in str(error):
                 self._refuse([server], str(error))
                 return False

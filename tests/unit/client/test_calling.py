@@ -45,7 +45,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any], words: str) -> 
 
 
 def test_closing_cancels_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pinstream_client.calls._MOST_THREADS", 1)
+    monkeypatch.setattr("pinstream_client.calls.MOST_THREADS", 1)
     pool, go = CallPool(), threading.Event()
     first = pool.start(lambda cancellation: go.wait(10))
     second = pool.start(lambda cancellation: None)

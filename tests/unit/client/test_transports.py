@@ -136,10 +136,16 @@ def test_image_that_cannot_be_sent_is_an_error_before_the_network(protocol: str)
         detector.detect("no-such-file.jpg")
 
 
-@pytest.mark.parametrize(("options", "words"), [({"timeout": 0}, "timeout is 0"), ({"in_flight": 0}, "in_flight is 0")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"timeout": 0}, "timeout is 0"), ({"in_flight": 0}, "in_flight is 0"), ({"in_flight": 257}, "at most 256")],
+)
 def test_options_out_of_range_are_refused(options: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Detector("localhost", **options)  # type: ignore[arg-type]
+    if "in_flight" in options:
+        with Detector("localhost") as detector, pytest.raises(ValueError, match=words):
+            detector.stream([], **options)  # type: ignore[call-overload]
 
 
 def test_http_answer_that_drips_does_not_stretch_the_timeout() -> None:
