@@ -21,9 +21,10 @@ from tests.server.test_plain_models import infer
 MODEL = "/v2/models/classifier/ready"
 
 
-def stub_of(serve: Serve) -> int:
-    """The process of the one model's one instance."""
+def stubs_of(serve: Serve) -> list[int]:
+    """The processes of the instances of its models."""
     server = tritonserver(serve)
+    found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             text = status.read_text()
@@ -31,8 +32,14 @@ def stub_of(serve: Serve) -> int:
             continue
         name, _, rest = text.partition("(")[2].rpartition(")")
         if name.startswith("triton_python") and int(rest.split()[1]) == server:
-            return int(status.parent.name)
-    raise AssertionError("no stub")
+            found.append(int(status.parent.name))
+    return found
+
+
+def stub_of(serve: Serve) -> int:
+    """The process of the one model's one instance."""
+    (stub,) = stubs_of(serve)
+    return stub
 
 
 def seconds_until(condition: Callable[[], bool], most: float) -> float:
