@@ -8,11 +8,16 @@ MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz soak audit lint lock clean
+.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz load soak audit lint lock clean
 
 setup: $(VENV)/.installed
 
+# Triton's Python stubs and NumPy 1 set the limits.
+FITS := import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) or sys.exit("error: $(PYTHON) is Python %s, and pinstream \
+  needs 3.10 to 3.12; name one of these, as in: make setup PYTHON=python3.12" % sys.version.split()[0])
+
 $(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c '$(FITS)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -49,8 +54,12 @@ fuzz: setup
 
 SECONDS ?= 1800
 soak: setup
-	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 \
-	  --out benchmarks/results/soak.json
+	PYTHONPATH=. $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 --pause 0.05 --out benchmarks/results/soak.json
+
+# Twice what the service can do, from clients of whom some give up.
+load: SECONDS := 600
+load: setup
+	PYTHONPATH=. $(BIN)/python -m tests.load --seconds $(SECONDS) --out benchmarks/results/load.json
 
 # Known vulnerabilities of the locked packages, and what they are (CycloneDX). Needs PyPI's JSON interface, which mirrors
 # often lack, so it is not part of `make test`.

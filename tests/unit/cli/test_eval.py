@@ -1,4 +1,4 @@
-"""`pinstream eval` as far as it goes without a server; tests/server/test_eval.py goes on with one."""
+"""`pinstream eval` as far as it goes without a server; tests/server/test_accuracy.py goes on with one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,30 @@
+"""`make setup` says at once where the Python that it is given is none of the supported ones."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("version", ["3.9.18", "3.13.0"])
+def test_another_python_is_refused_before_anything_is_made(tmp_path: Path, version: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    python = tmp_path / "python3"
+    parts = tuple(map(int, version.split(".")))
+    pretend = f"import sys; sys.version_info = {parts}; sys.version = {version + ' (main)'!r}; exec(sys.argv[1])"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
+    python.chmod(0o755)
+    command = ["make", "-C", str(ROOT), "setup", f"VENV={tmp_path / 'venv'}", f"PYTHON={python}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    said = done.stderr.splitlines()[0]
+    assert said == (
+        f"error: {python} is Python {version}, and pinstream needs 3.10 to 3.12; "
+        "name one of these, as in: make setup PYTHON=python3.12"
+    )
+    assert not (tmp_path / "venv").exists()
