@@ -25,6 +25,8 @@ __all__ = ["serve", "serving"]
 LOOPBACK, ALL_ADDRESSES = "127.0.0.1", "0.0.0.0"
 PORT = click.IntRange(1, 65535)
 FILE = click.Path(path_type=Path)
+# Seconds that the other models get to answer what they have begun where one has died.
+LAST_ANSWERS_S = 5.0
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -154,6 +156,8 @@ def _serve_until_stopped(
                 announce(server.loaded)
                 was_ready, began = True, time.monotonic()
                 why = watchdog.wait()
+                # Triton would wait its whole exit timeout for a model that cannot end any more.
+                server.stop(LAST_ANSWERS_S)
         except CommandError as error:
             # What never started is for the user to put right, not for patience.
             if not (restart and was_ready):

@@ -200,8 +200,11 @@ class TritonServer:
         assert self._process is not None
         return self._process.pid
 
-    def stop(self) -> int | None:
+    def stop(self, patience_s: float | None = None) -> int | None:
         """Let requests in flight finish, end the process, and remove what it left in /dev/shm.
+
+        Args:
+            patience_s: Seconds until it is killed; as long as Triton may take where nothing is said.
 
         Returns:
             Its exit code; None where it was never started.
@@ -212,7 +215,7 @@ class TritonServer:
             if self._process.poll() is None:
                 self._process.terminate()
                 # Triton gives requests its exit timeout, and its stubs as long again.
-                self.wait(2 * self.exit_timeout_s + 5)
+                self.wait(2 * self.exit_timeout_s + 5 if patience_s is None else patience_s)
         finally:
             # Too slow, or a second Ctrl-C: whoever asks twice does not want to wait.
             self._kill()
