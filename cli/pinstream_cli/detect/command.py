@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from pinstream_cli.detect import formats
+from pinstream_cli.detect.connection import connection, connection_options
 from pinstream_cli.detect.options import server_options, threshold_options
 from pinstream_cli.detect.report import FORMATS
 from pinstream_cli.detect.session import Wishes, detect_all
@@ -27,6 +28,7 @@ PATH = click.Path(path_type=Path)
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path(allow_dash=True))
 @server_options
+@connection_options
 @threshold_options
 @click.option("-o", "--out", type=PATH, help="Write annotated pictures (PNG) and videos (MP4) into this directory.")
 @click.option("--save", type=PATH, help="Write results into FILE.jsonl, FILE.csv or FILE.json (COCO).")
@@ -68,6 +70,7 @@ def detect(
     in_flight: int,
     transport: Any,
     verbose: bool,
+    **how: Any,
 ) -> None:
     """Find objects in images through a running server.
 
@@ -103,7 +106,7 @@ def detect(
     try:
         _check(wishes)
         with Detector(
-            url, protocol, model=model, timeout=timeout, in_flight=in_flight, transport=transport
+            url, protocol, model=model, timeout=timeout, in_flight=in_flight, transport=transport, **connection(**how)
         ) as detector:
             problems = detect_all(detector, wishes)
     except (PinstreamError, CommandError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from aiohttp import web
 
+from pinstream_cli.detect.connection import connection, connection_options
 from pinstream_cli.detect.options import server_options
 from pinstream_cli.errors import CommandError
 from pinstream_cli.view.app import make_app
@@ -24,13 +25,21 @@ HOST = "127.0.0.1"
 
 @click.command(epilog="Exit codes: 0 stopped with Ctrl-C, 2 a port that is taken or a wrong command line.")
 @server_options
+@connection_options
 @click.option(
     "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Of the page; 0: a free one."
 )
 @click.option("--metrics-url", help="Triton's metrics. [default: port 8002 of the server's host]")
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
 def view(
-    url: str, protocol: Any, model: str, timeout: float, port: int, metrics_url: str | None, open_browser: bool
+    url: str,
+    protocol: Any,
+    model: str,
+    timeout: float,
+    port: int,
+    metrics_url: str | None,
+    open_browser: bool,
+    **how: Any,
 ) -> None:
     """Serve a page that shows what a running server finds.
 
@@ -44,7 +53,8 @@ def view(
       pinstream view -u localhost:9001 --metrics-url http://localhost:9002/metrics --port 0
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     try:
-        service = Service(url, protocol, model=model, timeout=timeout, metrics_url=metrics_url)
+        client = {"model": model, "timeout": timeout, **connection(**how)}
+        service = Service(url, protocol, client, metrics_url)
         with contextlib.suppress(KeyboardInterrupt):
             asyncio.run(_serve(service, port, open_browser))
     except (PinstreamError, CommandError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,20 +66,19 @@ class Service:
     Args:
         url: As `AsyncDetector` takes it.
         protocol: As `AsyncDetector` takes it.
-        model: Name of the ensemble.
-        timeout: Seconds for each image.
+        client: Its other arguments.
         metrics_url: Triton's metrics; port 8002 of the server's host when None.
 
     Raises:
         InvalidURL: The URL cannot be read.
     """
 
-    def __init__(self, url: str, protocol: Any, *, model: str, timeout: float, metrics_url: str | None = None) -> None:
-        self._detector = AsyncDetector(url, protocol, model=model, timeout=timeout)
+    def __init__(self, url: str, protocol: Any, client: Mapping[str, Any], metrics_url: str | None = None) -> None:
+        self._detector = AsyncDetector(url, protocol, **client)
         # Its own connection and patience, so that a stuck image does not hide the server's state.
-        self._looker = AsyncDetector(url, protocol, model=model, timeout=PATIENCE_S)
+        self._looker = AsyncDetector(url, protocol, **{**client, "timeout": PATIENCE_S})
         self.address = str(self._detector.address)
-        self.model = model
+        self.model = self._detector.model
         self.metrics_url = metrics_url or f"http://{_host(self._detector)}:{_METRICS_PORT}/metrics"
         self.state = State()
         self._before = _Counters()

@@ -34,10 +34,12 @@ GOLDEN_RATIO, LIGHTNESS, SATURATION = 0.6180339887, 0.52, 0.85
 
 
 @contextlib.contextmanager
-def viewing(url: str, metrics_url: str) -> Iterator[str]:
+def viewing(url: str, metrics_url: str, *options: str) -> Iterator[str]:
     """`pinstream view` as a process of its own; gives host:port of the page, and checks that it stops clean."""
     command = [sys.executable, "-m", "pinstream_cli", "view", "-u", url, "--metrics-url", metrics_url, "--port", "0"]
-    process = subprocess.Popen([*command, "-t", "20"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "-t", "20", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stderr is not None
         line = process.stderr.readline()

@@ -18,7 +18,18 @@ def test_help_names_every_option() -> None:
     result = run("--help")
     assert result.exit_code == 0
     options = ("-u,", "-i,", "-m,", "-t,", "-v,", "--out", "--save", "--format", "--json", "--watch", "--restart")
-    for option in (*options, "--conf", "--iou", "--max-det", "--in-flight", "IMAGE...", "Examples:"):
+    for option in (
+        *options,
+        "--conf",
+        "--iou",
+        "--max-det",
+        "--in-flight",
+        "-H,",
+        "--api-key-file",
+        "--tls-ca",
+        "IMAGE...",
+        "Examples:",
+    ):
         assert option in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
 
@@ -68,6 +79,8 @@ def test_silent_server_ends_with_the_timeout_and_exit_code_2(protocol: str) -> N
         (["-", "-"], "only once"),
         (["a.jpg", "-u", "http://h:1", "-i", "grpc"], "leave out one of the two"),
         (["a.jpg", "-u", "ftp://h"], "unknown protocol 'ftp'"),
+        (["a.jpg", "-H", "no colon"], "is no header"),
+        (["a.jpg", "--tls-key", "key.pem"], "--tls-cert and --tls-key belong together"),
     ],
 )
 def test_wrong_command_line_is_exit_code_2(arguments: list[str], words: str) -> None:
