@@ -235,9 +235,9 @@ def main() -> None:
     """Serves, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="Write the result there as JSON.")
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--pairs", type=int, default=150, help="Calls of each kind in a repetition.")
-    parser.add_argument("--window", type=float, default=1.5, help="Seconds of a throughput window.")
+    parser.add_argument("--repetitions", type=int, default=21)
+    parser.add_argument("--pairs", type=int, default=100, help="Calls of each kind in a repetition.")
+    parser.add_argument("--window", type=float, default=0.5, help="Seconds of a throughput window.")
     arguments = parser.parse_args()
     endpoints = Endpoints.free()
     console = Console(file=io.StringIO())

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pinstream_cli.main import main
-from pinstream_cli.triton.access import Access
+from pinstream_cli.triton.access import Access, Tls
+from tests.certificates import authority, signed
 from tests.server.commands.test_view import viewing
 from tests.server.running import Running, running
 
@@ -68,3 +69,17 @@ def test_key_that_others_can_read_is_refused(key_file: Path) -> None:
     result = detect("dog.jpg", "--api-key-file", key_file)
     assert result.exit_code == 2
     assert "can be read by others" in result.stderr
+
+
+def test_certificates_let_detect_in(shapes_model: Path, tmp_path: Path, demo_picture: Path) -> None:
+    ours = authority(tmp_path, "ours")
+    of_server, of_client = (signed(tmp_path, name, ours) for name in ("server", "client"))
+    access = Access(Tls(of_server.cert, of_server.key, client_ca=ours.cert))
+    with running(shapes_model, access=access) as server:
+        place = (demo_picture, "-u", server.grpc_url, "--json")
+        trusting = ("--tls-ca", ours.cert)
+        assert detect(*place, "-t", "2").exit_code == 2
+        assert detect(*place, "-t", "2", *trusting).exit_code == 2  # it wants to know who is there
+        found = detect(*place, *trusting, "--tls-cert", of_client.cert, "--tls-key", of_client.key)
+        assert found.exit_code == 0, found.stderr
+        assert len(json.loads(found.stdout)["images"][0]["detections"]) > 5
