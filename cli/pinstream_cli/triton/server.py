@@ -30,6 +30,8 @@ FAILED = re.compile(r"failed to load '([^']+)' version (\S+): (.*)")
 # Of a model that answers nothing any more, and is READY to Triton all the same; a line break in it is written out, so
 # that no client's text gets to the beginning.
 LOST = re.compile(r'^E\d+ \S+ \d+ [^\]\s]+\] "?\[pinstream\] LOST (.*?)"?$')
+# What Triton says of a model whose configuration it cannot read or that has no version, and where in the file that is.
+COMPLAINT = re.compile(r'^(?:E\d{4} \S+ \d+ [^\]\s]+|\[libprotobuf ERROR [^\]]+)\] "?(.*?)"?$')
 STARTED = re.compile(r"Started (HTTPService|GRPCInferenceService)")
 # Python puts the exception first and its own traceback behind "At:".
 # Triton's log writes its line breaks out.
@@ -97,6 +99,7 @@ class TritonServer:
         self._reader: threading.Thread | None = None
         self._started = threading.Event()
         self._failures: dict[str, str] = {}
+        self._complaints: list[str] = []
         self._wrong_option = ""
         self.loaded: set[str] = set()
         self.lost = ""
@@ -135,6 +138,8 @@ class TritonServer:
             self._on_log(line)
         if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
             self._tail.append(line)
+            if (complaint := COMPLAINT.match(line)) and not self._started.is_set():
+                self._complaints.append(complaint[1])
         if loaded := LOADED.search(line):
             self.loaded.add(loaded[1])
             self._on_ready(loaded[1], time.monotonic() - self._began)
@@ -180,8 +185,9 @@ class TritonServer:
         assert self._process is not None
         if self._failures:
             return "Triton could not load " + "; ".join(f"'{name}': {why}" for name, why in self._failures.items())
-        # Behind this line Triton prints its whole usage, whose end says nothing.
-        return f"Triton ended with code {self._process.returncode}: {self._wrong_option or self._last_words()}"
+        # The log's end says nothing: it is Triton's usage behind a wrong option, else that models could not be loaded.
+        why = self._wrong_option or "; ".join(self._complaints[:4]) or self._last_words()
+        return f"Triton ended with code {self._process.returncode}: {why}"
 
     def _last_words(self) -> str:
         return " / ".join(list(self._tail)[-3:]) or "nothing"
