@@ -208,6 +208,20 @@ def test_a_configuration_that_does_not_fit_shows_both_sides(
     assert message in line
 
 
+def test_a_configuration_that_cannot_be_read_is_told_with_its_place(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    onnx_models.classifier(add_model(tmp_path, "classifier", 'backend: "pinstream'))
+    line = failing(start, "--model-repository", tmp_path)
+    assert "1:20: Unexpected end of string" in line
+    assert f"failed to read text proto from {tmp_path}/classifier/config.pbtxt" in line
+
+
+def test_a_model_without_a_version(start: Callable[..., Serve], tmp_path: Path) -> None:
+    add_model(tmp_path, "classifier").parent.rmdir()
+    assert "'classifier': at least one version must be available" in failing(start, "--model-repository", tmp_path)
+
+
 def test_a_model_file_missing_from_a_repository(start: Callable[..., Serve], tmp_path: Path) -> None:
     add_model(tmp_path, "classifier")
     line = failing(start, "--model-repository", tmp_path)
