@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -69,9 +70,10 @@ def cached_plan(
             if not _is_whole(entry):
                 _build(onnx, spec, flavour, entry, root, progress)
     except OSError as error:
+        remedy = "make room there" if error.errno == errno.ENOSPC else "make it writable"
+        where = f" ({error.filename})" if error.filename else ""
         raise ModelFileError(
-            f"the plan cache {root} cannot be used: {error.strerror} ({error.filename}); "
-            "make it writable, or name another directory"
+            f"the plan cache {root} cannot be used: {error.strerror}{where}; {remedy}, or name another directory"
         ) from error
     return entry
 

@@ -1,0 +1,72 @@
+"""Fills /dev/shm while a server serves: run by tests/server/test_full_machine.py with a small /dev/shm of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tritonclient.utils import InferenceServerException
+
+from tests import onnx_models
+from tests.server.conftest import ONE_LINE, add_model
+from tests.server.running import Running, running
+from tests.server.serve_process import SHM, ready
+from tests.server.test_plain_models import infer
+
+OWN, SHARED = "own", "shared"
+SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
+SMALL, LARGE = 10, 500_000  # columns; two rows of these many are 4 MB
+# With the one there is no room for the input, with the other there is, and none for the answer.
+ROOMS_KIB = (64, 5000)
+
+
+@contextlib.contextmanager
+def full_but_for(kib: int) -> Iterator[None]:
+    """Fill /dev/shm up to so many KiB."""
+    filler, status = SHM / "filler", os.statvfs(SHM)
+    filler.write_bytes(bytes(status.f_bavail * status.f_frsize - (kib << 10)))
+    yield
+    filler.unlink()
+
+
+def doubles(server: Running, model: str, width: int) -> bool:
+    """Whether the model answers; what it answers has to be right."""
+    row = np.random.default_rng(width).normal(size=(2, width)).astype(np.float32)
+    try:
+        got = infer(server, model, row=row).as_numpy("doubled")
+    except InferenceServerException as error:
+        told = "use '--shm-size'" in error.message() and "Traceback" not in error.message()
+        if error.status() != "StatusCode.INTERNAL" or not told:
+            raise
+        return False
+    np.testing.assert_array_equal(got, row * 2)
+    return True
+
+
+def main() -> None:
+    """Serve, fill, ask, free, ask again."""
+    repository = Path(tempfile.mkdtemp())
+    onnx_models.dynamic_width(add_model(repository, OWN, ONE_LINE + "max_batch_size: 4\n"))
+    onnx_models.dynamic_width(add_model(repository, SHARED, ONE_LINE + "max_batch_size: 4\n" + SHARING))
+    # Triton itself may wait for its whole exit timeout after an answer that found no room.
+    with running(repositories=[repository], extra=["--exit-timeout-secs=5"]) as server:
+        assert all(doubles(server, model, SMALL) for model in (OWN, SHARED) * 4)
+        for room in ROOMS_KIB:
+            with full_but_for(room):
+                assert not any(doubles(server, model, LARGE) for model in (OWN, SHARED))
+                assert all(doubles(server, model, SMALL) for model in (OWN, SHARED) * 4)
+                assert ready(server.endpoints)
+            # The first that finds room makes the region larger, which it stays: the next round needs an emptier start.
+            assert all(doubles(server, model, SMALL) for model in (OWN, SHARED) * 4)
+        assert all(doubles(server, model, LARGE) for model in (OWN, SHARED) * 4)
+        assert server.server.wait(0) is None
+    assert not list(SHM.iterdir()), "left in /dev/shm"
+
+
+if __name__ == "__main__":
+    main()
+    print("all as it should be")
