@@ -8,7 +8,7 @@ MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz load soak audit lint lock clean
+.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz load soak chaos audit lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -60,6 +60,11 @@ soak: setup
 load: SECONDS := 600
 load: setup
 	PYTHONPATH=. $(BIN)/python -m tests.load --seconds $(SECONDS) --out benchmarks/results/load.json
+
+# Processes killed, files damaged, clients killed, over and over under load.
+chaos: SECONDS := 600
+chaos: setup
+	PYTHONPATH=. $(BIN)/python -m tests.chaos --seconds $(SECONDS) --out benchmarks/results/chaos.json
 
 # Known vulnerabilities of the locked packages, and what they are (CycloneDX). Needs PyPI's JSON interface, which mirrors
 # often lack, so it is not part of `make test`.

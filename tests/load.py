@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ import click
 import cv2
 import grpc
 import numpy as np
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from pinstream_cli.benchmark.environment import commit, machine
 from tests.server.running import Running, running
 from tests.server.test_plain_models import metrics
 
 MODEL = "yolox"
-ROOT = Path(__file__).parents[1]
+MODELS = Path(__file__).parents[1] / "models"
+SHAPES, PICTURE = MODELS / "shapes_nano.onnx", MODELS / "demo.jpg"
 # Images of a request, and their longer sides; most requests have one image of a usual size.
 COUNTS = (1, 1, 1, 1, 2, 2, 4, 8)
+KINDS = 200
 SIDES = (320, 640, 640, 1280, 1920)
 # Of all clients so many give up, after anything up to so many seconds.
 GIVING_UP, SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S = 0.2, 0.1, 1.0
@@ -62,8 +64,32 @@ class Outcome:
     gives_up: bool
 
 
+@dataclass
+class Overload:
+    """Requests that come faster than they can be answered.
+
+    Attributes:
+        began: Seconds of `time.perf_counter`.
+        ended: When the last one was sent.
+        sent: How many were.
+        outcomes: Of those that have ended.
+    """
+
+    began: float
+    ended: float = 0.0
+    sent: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def wait(self) -> None:
+        """Wait until every request has ended."""
+        while len(self.outcomes) < self.sent:
+            time.sleep(0.05)
+
+
 class Mix:
     """Requests of mixed sizes, by random numbers.
+
+    They are written once, so that sending them takes as little as can be from the cores that the service needs.
 
     Args:
         picture: The file that all images are made of.
@@ -76,22 +102,17 @@ class Mix:
         resized = [cv2.resize(original, None, fx=scale, fy=scale) for scale in scales]
         self._encoded = [bytes(cv2.imencode(".jpg", image)[1]) for image in resized]
         self._random = random.Random(seed)
+        counts = self._random.choices(COUNTS, k=KINDS)
+        self._requests = [(_request(self._random.choices(self._encoded, k=count)), count) for count in counts]
+        self.mean_images = statistics.mean(counts)
 
-    def request(self) -> tuple[Any, int]:
+    def request(self) -> tuple[bytes, int]:
         """The next request, and how many images it has."""
-        count = self._random.choice(COUNTS)
-        return self._of(self._random.choices(self._encoded, k=count)), count
+        return self._random.choice(self._requests)
 
-    def probe(self) -> Any:
+    def probe(self) -> bytes:
         """The same small request each time."""
-        return self._of(self._encoded[1:2])
-
-    @staticmethod
-    def _of(encoded: Sequence[bytes]) -> Any:
-        request = service_pb2.ModelInferRequest(model_name=MODEL)
-        request.inputs.add(name="image", datatype="BYTES", shape=[len(encoded), 1])
-        request.raw_input_contents.append(b"".join(len(e).to_bytes(4, "little") + e for e in encoded))
-        return request
+        return _request(self._encoded[1:2])
 
     def patience(self) -> float | None:
         """Seconds after which the next client gives up; None for one that does not."""
@@ -104,17 +125,25 @@ class Mix:
         return self._random.expovariate(rate)
 
 
+def _request(encoded: Sequence[bytes]) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    request.inputs.add(name="image", datatype="BYTES", shape=[len(encoded), 1])
+    request.raw_input_contents.append(b"".join(len(e).to_bytes(4, "little") + e for e in encoded))
+    return bytes(request.SerializeToString())
+
+
 class Service:
     """A server as its clients see it."""
 
     def __init__(self, server: Running) -> None:
         self.server = server
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url))
+        # Without serializers: what is sent are bytes already, and nobody reads the answers.
+        self._infer = grpc.insecure_channel(server.grpc_url).unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
-    def call(self, request: Any) -> float:
+    def call(self, request: bytes) -> float:
         """Seconds of one call that has to succeed."""
         began = time.perf_counter()
-        self._stub.ModelInfer(request, timeout=TIMEOUT_S)
+        self._infer(request, timeout=TIMEOUT_S)
         return time.perf_counter() - began
 
     def peak(self, mix: Mix, seconds: float, clients: int) -> float:
@@ -137,42 +166,36 @@ class Service:
             done = sum(pool.map(work, range(clients)))
         return done / (time.perf_counter() - began)
 
-    def overload(self, mix: Mix, seconds: float, rate: float, sample: Callable[[float], None]) -> list[Outcome]:
-        """Send `rate` requests a second whatever becomes of them; gives their outcomes once all have ended."""
-        outcomes: list[Outcome] = []
-        began = time.perf_counter()
-        due, sent, sampled = 0.0, 0, 0.0
+    def overload(self, mix: Mix, seconds: float, rate: float, each_second: Callable[[], None]) -> Overload:
+        """Send `rate` requests a second whatever becomes of them, each second doing something more."""
+        overload = Overload(time.perf_counter())
+        due, seconds_gone = 0.0, 0
         while due < seconds:
             due += mix.pause(rate)
-            time.sleep(max(0.0, began + due - time.perf_counter()))
-            self._send(mix, began, outcomes)
-            sent += 1
-            if due - sampled >= 1:
-                sampled = due
-                sample(due)
-        self.ended = time.perf_counter()
-        self._all = lambda: len(outcomes) == sent
-        return outcomes
+            time.sleep(max(0.0, overload.began + due - time.perf_counter()))
+            self._send(mix, overload)
+            if due >= seconds_gone + 1:
+                seconds_gone = int(due)
+                each_second()
+        overload.ended = time.perf_counter()
+        return overload
 
-    def wait(self) -> None:
-        """Wait until every request of the overload has ended."""
-        while not self._all():
-            time.sleep(0.05)
-
-    def _send(self, mix: Mix, began: float, outcomes: list[Outcome]) -> None:
+    def _send(self, mix: Mix, overload: Overload) -> None:
         request, images = mix.request()
         patience = mix.patience()
         sent = time.perf_counter()
-        future = self._stub.ModelInfer.future(request, timeout=patience or TIMEOUT_S)
+        future = self._infer.future(request, timeout=patience or TIMEOUT_S)
+        overload.sent += 1
 
         def ended(call: Any) -> None:
             took = time.perf_counter() - sent
-            outcomes.append(Outcome(images, sent - began, took, call.code().name, patience is not None))
+            status, gives_up = call.code().name, patience is not None
+            overload.outcomes.append(Outcome(images, sent - overload.began, took, status, gives_up))
 
         future.add_done_callback(ended)
 
-    def recovery(self, probe: Any, idle: float) -> float:
-        """Seconds from the end of the overload until calls take what they took before it."""
+    def recovery(self, probe: bytes, idle: float, ended: float) -> float:
+        """Seconds since the overload has ended until calls take what they took before it."""
         like_idle = 0
         while like_idle < CALLS_LIKE_IDLE:
             try:
@@ -180,9 +203,9 @@ class Service:
             except grpc.RpcError:
                 took = float("inf")
             like_idle = like_idle + 1 if took <= LIKE_IDLE * idle else 0
-            if time.perf_counter() - self.ended > TIMEOUT_S:
+            if time.perf_counter() - ended > TIMEOUT_S:
                 return float("inf")
-        return time.perf_counter() - self.ended
+        return time.perf_counter() - ended
 
     def computed(self) -> float:
         """Images that the detector has run so far."""
@@ -233,16 +256,16 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
     with running(model) as server:
         service = Service(server)
         probe = mix.probe()
-        for _ in range(20):
-            service.call(probe)
-        idle = statistics.median(service.call(probe) for _ in range(50))
+        calls = [service.call(probe) for _ in range(60)]
+        idle = statistics.median(calls[10:])
         peaks = {clients: service.peak(mix, peak_s, clients) for clients in PEAK_CLIENTS}
         peak = max(peaks.values())
         before, memory = service.computed(), [service.memory_mib()]
-        rate = factor * peak / statistics.mean(COUNTS)
-        outcomes = service.overload(mix, seconds, rate, lambda _: memory.append(service.memory_mib()))
-        recovered = service.recovery(probe, idle)
-        service.wait()
+        rate = factor * peak / mix.mean_images
+        overload = service.overload(mix, seconds, rate, lambda: memory.append(service.memory_mib()))
+        recovered = service.recovery(probe, idle, overload.ended)
+        overload.wait()
+        outcomes = overload.outcomes
         time.sleep(1)
         # The probes are computed as well; they are few.
         computed = service.computed() - before
@@ -286,8 +309,8 @@ def report(outcomes: Sequence[Outcome], seconds: float, peak: float) -> dict[str
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), default=ROOT / "models" / "shapes_nano.onnx")
-@click.option("--picture", type=click.Path(path_type=Path), default=ROOT / "models" / "demo.jpg")
+@click.option("--model", type=click.Path(path_type=Path), default=SHAPES)
+@click.option("--picture", type=click.Path(path_type=Path), default=PICTURE)
 @click.option("--seconds", default=600.0, show_default=True, help="How long the overload lasts.")
 @click.option("--factor", default=2.0, show_default=True, help="Of what the service can do.")
 @click.option("--peak-s", default=20.0, show_default=True, help="Seconds to find out what that is.")
