@@ -8,7 +8,7 @@ MODEL  ?=
 IMAGE  ?=
 BIN    := $(VENV)/bin
 
-.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz load soak chaos audit lint lock clean
+.PHONY: bench-gpu setup demo test test-pythons torch test-training test-gpu fuzz load soak chaos sbom auditable audit lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -66,13 +66,26 @@ chaos: SECONDS := 600
 chaos: setup
 	PYTHONPATH=. $(BIN)/python -m tests.chaos --seconds $(SECONDS) --out benchmarks/results/chaos.json
 
-# Known vulnerabilities of the locked packages, and what they are (CycloneDX). Needs PyPI's JSON interface, which mirrors
-# often lack, so it is not part of `make test`.
-audit:
+# What the lock file has, as CycloneDX, and that nothing is missing in it. Then the known vulnerabilities of it; they come
+# from PyPI's JSON interface, which mirrors often lack: `make auditable` says whether it is there.
+AUDIT := .run/audit/bin
+sbom: .run/sbom.json
+
+$(AUDIT):
 	$(PYTHON) -m venv .run/audit
-	.run/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
-	.run/audit/bin/cyclonedx-py requirements requirements.lock -o .run/sbom.json
-	.run/audit/bin/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes
+	$@/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+
+.run/sbom.json: requirements.lock | $(AUDIT)
+	$(AUDIT)/cyclonedx-py requirements $< --output-reproducible -o $@
+	test "$$($(PYTHON) -c 'import json; print(len(json.load(open("$@"))["components"]))')" = "$$(grep -c '^[^ #].*==' $<)"
+
+auditable: | $(AUDIT)
+	@echo 'pip==25.0' > .run/probe.txt
+	@$(AUDIT)/pip-audit --requirement .run/probe.txt --disable-pip --no-deps --strict --format json 2>.run/probe.log \
+	  | grep -q dependencies
+
+audit: sbom
+	$(AUDIT)/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes
 
 # Nine minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
 bench-gpu:
