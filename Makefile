@@ -68,6 +68,7 @@ chaos: setup
 
 # What the lock file has, as CycloneDX, and that nothing is missing in it. Then the known vulnerabilities of it; they come
 # from PyPI's JSON interface, which mirrors often lack: `make auditable` says whether it is there.
+.DELETE_ON_ERROR:
 AUDIT := .run/audit/bin
 sbom: .run/sbom.json
 

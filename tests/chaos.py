@@ -206,7 +206,8 @@ def sharing_client(scene: Scene) -> None:
                 client.stdout.readline()
             client.kill()
             client.wait()
-            Path(f"/dev/shm/{name}").unlink()
+            # Python's tracker of such memory may have been first.
+            Path(f"/dev/shm/{name}").unlink(missing_ok=True)
         with grpc.InferenceServerClient(scene.serve.grpc_url) as cleaner:
             cleaner.unregister_system_shared_memory(name)
 
