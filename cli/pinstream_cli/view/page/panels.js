@@ -74,7 +74,7 @@ function showTime() {
   $("split").setAttribute("aria-label", parts.map((part) => `${part.name} ${part.ms.toFixed(1)} ms`).join(", "));
   $("legend").replaceChildren(...parts.flatMap(legendRow));
   const roundTrip = roundTripMs === null ? "" : `, round trip ${roundTripMs.toFixed(1)} ms`;
-  $("round-trip").textContent = `${whole.total_ms.toFixed(1)} ms on average${roundTrip}`;
+  $("round-trip").textContent = `${whole.total_ms.toFixed(1)} ms${roundTrip}`;
 }
 
 function segment(part) {
