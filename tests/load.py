@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,15 +218,23 @@ class Service:
         group = self.server.server.pid
         return sum(_resident(pid) for pid in _members(group)) / 1024
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU time that tritonserver and its stubs have taken."""
+        ticks = sum(int(t) for pid in _members(self.server.server.pid) for t in _status(pid)[11:13])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
-def _members(group: int) -> Iterator[int]:
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group:
-            yield int(status.parent.name)
+
+def _members(group: int) -> list[int]:
+    pids = [int(directory.name) for directory in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if _status(pid)[2:3] == [str(group)]]
+
+
+def _status(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on, which is the third; none where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _resident(pid: int) -> int:
@@ -258,11 +267,18 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         probe = mix.probe()
         calls = [service.call(probe) for _ in range(60)]
         idle = statistics.median(calls[10:])
-        peaks = {clients: service.peak(mix, peak_s, clients) for clients in PEAK_CLIENTS}
+        peaks, frugal = {}, 0.0
+        for clients in PEAK_CLIENTS:
+            cpu = service.cpu_s()
+            peaks[clients] = service.peak(mix, peak_s, clients)
+            frugal = max(frugal, peaks[clients] * peak_s / (service.cpu_s() - cpu))
         peak = max(peaks.values())
         before, memory = service.computed(), [service.memory_mib()]
         rate = factor * peak / mix.mean_images
+        cpu = service.cpu_s()
         overload = service.overload(mix, seconds, rate, lambda: memory.append(service.memory_mib()))
+        good = sum(o.images for o in list(overload.outcomes) if o.status == "OK")
+        spent = good / (service.cpu_s() - cpu)
         recovered = service.recovery(probe, idle, overload.ended)
         overload.wait()
         outcomes = overload.outcomes
@@ -278,9 +294,16 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         "peak_afterwards_images_per_s": round(after, 1),
         "offered_requests_per_s": round(rate, 1),
         **report(outcomes, seconds, peak),
+        "goodput_of_peak_per_cpu_second": round(spent / frugal, 3),
         "computed_of_answered": round(computed / max(1, sum(o.images for o in outcomes if o.status == "OK")), 3),
         "back_to_idle_s": round(recovered, 2),
-        "memory_mib": {"before": round(memory[0]), "most": round(max(memory)), "last": round(memory[-1])},
+        # What is kept for the largest batches is there after the first of them; what leaks grows with every request.
+        "memory_mib": {
+            "before": round(memory[0]),
+            "after_a_tenth": round(memory[len(memory) // 10]),
+            "most": round(max(memory)),
+            "last": round(memory[-1]),
+        },
         "commit": commit(),
         "machine": machine(),
     }
