@@ -6,6 +6,7 @@ import json
 import resource
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pinstream_cli.doctor.check import Check
@@ -15,15 +16,40 @@ from pinstream_cli.triton.preflight import MIB, SHARED_MEMORY, check_ports, free
 from pinstream_cli.triton.shared_memory import needs
 
 AREA = "machine"
-# Every connection takes one; the models and stubs take some hundreds.
-FEW_FILES = 4096
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One of the shell's ulimits.
+
+    Attributes:
+        name: What is limited.
+        number: Of the resource.
+        option: Of ulimit.
+        least: What a server needs; 0 where it wants no limit.
+        why: What it is needed for.
+    """
+
+    name: str
+    number: int
+    option: str
+    least: int
+    why: str
+
+
+LIMITS = (
+    Limit("open files", resource.RLIMIT_NOFILE, "-n", 4096, "every connection takes one"),
+    Limit("processes and threads", resource.RLIMIT_NPROC, "-u", 1024, "Triton starts about a hundred threads"),
+    Limit("address space", resource.RLIMIT_AS, "-v", 0, "CUDA reserves far more than it uses"),
+    Limit("file size", resource.RLIMIT_FSIZE, "-f", 0, "plans and caches are files of any size"),
+)
 
 
 def check_machine(endpoints: Endpoints, repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
     """/dev/shm against what the repositories need, the ports, and the limits of this shell."""
     yield from _shared_memory(repositories, gpus)
     yield from _ports(endpoints)
-    yield _files()
+    yield from _limits()
 
 
 def _shared_memory(repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
@@ -68,9 +94,14 @@ def _running_triton(endpoints: Endpoints) -> str:
         return ""
 
 
-def _files() -> Check:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
-        return Check(AREA, "open files", "OK", f"up to {soft}")
-    remedy = f"ulimit -n {FEW_FILES if hard == resource.RLIM_INFINITY or hard >= FEW_FILES else hard}"
-    return Check(AREA, "open files", "WARN", f"up to {soft}; every connection takes one", remedy)
+def _limits() -> Iterator[Check]:
+    for limit in LIMITS:
+        soft, hard = resource.getrlimit(limit.number)
+        found = "unlimited" if soft == resource.RLIM_INFINITY else f"up to {soft}"
+        if soft == resource.RLIM_INFINITY or (limit.least and soft >= limit.least):
+            yield Check(AREA, limit.name, "OK", found)
+            continue
+        remedy = f"ulimit {limit.option} {limit.least or 'unlimited'}"
+        if hard != resource.RLIM_INFINITY and (not limit.least or hard < limit.least):
+            remedy += " as root, in /etc/security/limits.conf, or docker run --ulimit"
+        yield Check(AREA, limit.name, "WARN", f"{found}; {limit.why}", remedy)

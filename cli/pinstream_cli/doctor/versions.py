@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -16,6 +18,9 @@ from pinstream_cli.triton.install import TritonInstall, find_triton
 
 AREA = "versions"
 PYTHONS = ((3, 10), (3, 12))
+STARTS_WITHIN_S = 30.0
+# In the table that Triton prints: "| server_version | 2.51.0 |".
+SERVER_VERSION = re.compile(r"server_version\s*\|\s*(\S+)")
 SERVER_EXTRA = 'pip install "pinstream[server]"'
 
 
@@ -61,10 +66,24 @@ def _is_wheel(install: TritonInstall) -> bool:
 
 
 def _triton_version(install: TritonInstall) -> str:
-    if _is_wheel(install):
-        return f"nvidia-pytriton {_version('nvidia-pytriton') or 'unknown'}"
-    file = install.binary.parent.parent / "TRITON_VERSION"
-    return file.read_text().strip() if file.is_file() else "version unknown"
+    """What the server says of itself as it starts, which it does not get far with, and the wheel that it came in."""
+    nothing = ["--model-repository=/nonexistent", "--model-control-mode=explicit", "--load-model=none"]
+    listening = ["--allow-http=false", "--allow-grpc=false", "--allow-metrics=false"]
+    try:
+        done = subprocess.run(
+            [install.binary, *nothing, *listening],
+            env=install.environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=STARTS_WITHIN_S,
+            check=False,
+        )
+        found = SERVER_VERSION.search(done.stdout + done.stderr)
+    except (OSError, subprocess.TimeoutExpired):
+        found = None
+    version = found[1] if found else "of an unknown version"
+    return f"{version} of nvidia-pytriton {_version('nvidia-pytriton')}" if _is_wheel(install) else version
 
 
 def _numpy(*, from_wheel: bool) -> Check:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -58,6 +59,22 @@ def test_a_sound_machine_and_repository(repository: Path) -> None:
     # 3 x 8 x 8 floats are 768 bytes, 10 are 40; the default batch of a dynamic model is 8.
     arithmetic = checks["machine", "/dev/shm for classifier"]["found"]
     assert arithmetic.startswith("1 x (8 x (2 x pixels 768 B + probabilities 40 B)")
+
+
+def test_triton_says_its_own_version() -> None:
+    _, checks = report()
+    assert re.match(r"\d+\.\d+\.\d+", checks["versions", "Triton"]["found"])
+
+
+def test_limits_of_the_shell_are_told_with_the_command_that_lifts_them() -> None:
+    command = [sys.executable, "-m", "pinstream_cli", "doctor", "--json"]
+    few = "ulimit -S -n 512; ulimit -f 100000; "
+    done = subprocess.run(["sh", "-c", few + " ".join(command)], capture_output=True, text=True, check=False)
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["open files"]["status"] == checks["file size"]["status"] == "WARN"
+    assert checks["open files"]["remedy"] == "ulimit -n 4096"
+    assert checks["file size"]["remedy"].startswith("ulimit -f unlimited as root")
+    assert checks["address space"]["status"] == "OK"
 
 
 def test_the_table_says_the_same_and_how_much_of_it(repository: Path) -> None:
