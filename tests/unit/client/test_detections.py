@@ -114,8 +114,12 @@ def test_coco_records_have_width_and_height_and_the_annotations_ids() -> None:
 
 
 def test_supervision_gets_the_same() -> None:
-    pytest.importorskip("supervision")
+    supervision = pytest.importorskip("supervision")
     theirs = three().to_supervision()
+    assert isinstance(theirs, supervision.Detections)
+    drawn = supervision.BoxAnnotator().annotate(np.zeros((20, 20, 3), np.uint8), theirs)
+    assert drawn.any()
+    assert len(three()[:0].to_supervision()) == 0
     np.testing.assert_array_equal(theirs.xyxy, three().boxes)
     assert theirs.data["class_name"].tolist() == ["car", "person", "7"]
 
