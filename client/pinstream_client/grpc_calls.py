@@ -54,6 +54,9 @@ def open_channel(kind: Any, address: Address, options: Options) -> Any:
         InvalidURL: A TLS file cannot be read.
     """
     arguments = channel_arguments(options)
+    if address.is_loopback:
+        # gRPC takes the environment's http_proxy for every host, and a proxy elsewhere does not lead to this machine.
+        arguments.append(("grpc.enable_http_proxy", 0))
     if not address.secure:
         return kind.insecure_channel(address.netloc, options=arguments)
     return kind.secure_channel(address.netloc, _credentials(options.tls), options=arguments)

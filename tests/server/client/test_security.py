@@ -15,6 +15,7 @@ import pytest
 
 from pinstream_client import TLS, AccessDenied, AsyncDetector, Detector, InvalidURL, Model, ServerUnreachable
 from pinstream_client.yolox import ONE_PIXEL
+from tests.network import closed_port
 from tests.server.client.conftest import LOOSE, TIMEOUT_S, Shown, same, url_of
 from tests.server.running import Running, running
 from tests.toxic import toxic_proxy
@@ -147,3 +148,19 @@ def test_token_is_sent_and_asked_for_anew(tiny: Running, protocol: str, noises: 
     with Detector(url_of(tiny, protocol), timeout=TIMEOUT_S, token=lambda: f"token-{next(asked)}") as detector:
         assert same(detector.detect(noises[0].pixels, **LOOSE), noises[0].found)
         assert next(asked) >= 3  # metadata, labels, image
+
+
+def test_a_proxy_of_the_environment_is_not_asked_the_way_to_this_machine(
+    tiny_url: str, noises: list[Shown], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closed_port() as nowhere:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, f"http://{nowhere}")
+        with Detector(tiny_url, timeout=TIMEOUT_S) as detector:
+            assert same(detector.detect(noises[0].pixels, **LOOSE), noises[0].found)
+
+        async def run() -> None:
+            async with AsyncDetector(tiny_url, timeout=TIMEOUT_S) as detector:
+                assert same(await detector.detect(noises[0].pixels, **LOOSE), noises[0].found)
+
+        asyncio.run(run())

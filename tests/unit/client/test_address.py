@@ -52,3 +52,10 @@ def test_url_that_cannot_be_used_says_what_is_expected(url: str, protocol: str |
     with pytest.raises(InvalidURL, match=words) as caught:
         parse_url(url, protocol)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "here"), [("localhost", True), ("127.0.0.2:1", True), ("[::1]:1", True), ("10.0.0.1", False), ("h", False)]
+)
+def test_this_machine_is_known_by_its_names(url: str, here: bool) -> None:
+    assert parse_url(url).is_loopback is here
