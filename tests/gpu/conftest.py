@@ -32,6 +32,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 os.environ.setdefault(VISIBLE, "0")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what needs a process of its own, unless it has this one to itself."""
     exact = [item for item in items if OF_ITS_OWN in item.name]

@@ -176,7 +176,7 @@ def target(
             endpoints = Endpoints.free()
             ours = serving(
                 None if source.repository else _what_to_serve(source, model_dir),
-                name=source.name,
+                name=None if source.repository else source.name,
                 repositories=[*([source.repository] if source.repository else []), *extra],
                 endpoints=endpoints,
                 extra=arguments,

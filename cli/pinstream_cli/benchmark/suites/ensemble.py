@@ -152,6 +152,10 @@ def _boxes_only(repository: Path) -> Path:
     del config.output[:]
     config.output.extend(outputs)
     steps = [step for step in config.ensemble_scheduling.step if NOT_MEASURED not in step.output_map.values()]
+    used = {name for step in steps for name in step.input_map.values()} | {output.name for output in outputs}
+    for step in steps:
+        for key in [key for key, name in step.output_map.items() if name not in used]:
+            del step.output_map[key]
     del config.ensemble_scheduling.step[:]
     config.ensemble_scheduling.step.extend(steps)
     (repository / BOXES_ONLY / "1").mkdir(parents=True)
