@@ -95,8 +95,9 @@ def cancelled(address: object) -> Cancelled:
 
 def deadline_exceeded(address: object, seconds: float) -> DeadlineExceeded:
     """The error for a call that took longer than ``seconds``."""
+    shown = round(seconds, 1) if seconds >= 0.1 else float(f"{max(seconds, 0.0):.1g}")
     return DeadlineExceeded(
-        f"no answer from {address} within {max(round(seconds, 1), 0.1):g} s: "
+        f"no answer from {address} within {shown:g} s: "
         "the server is overloaded or stuck, or something else listens there; look at its log or allow a longer timeout"
     )
 

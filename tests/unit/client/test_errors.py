@@ -42,7 +42,8 @@ def test_standard_types_are_there_for_those_who_catch_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.9994, "1 s"), (10.0, "10 s"), (2.5, "2.5 s"), (0.01, "0.1 s"), (120, "120 s")]
+    ("seconds", "text"),
+    [(0.9994, "1 s"), (10.0, "10 s"), (2.5, "2.5 s"), (0.01, "0.01 s"), (0.0032, "0.003 s"), (120, "120 s")],
 )
 def test_deadline_says_the_seconds_as_the_user_gave_them(seconds: float, text: str) -> None:
     assert f"within {text}:" in str(deadline_exceeded("http://h:1", seconds))
