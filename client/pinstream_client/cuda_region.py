@@ -9,12 +9,26 @@ from typing import Any
 import numpy as np
 
 from .errors import MissingExtra, PinstreamError
+from .forking import renew_after_fork
 from .regions import DIRECTORY, ON_GPU, locked_file
 
 # CUDA shares whole blocks of this size: what lay in the rest of one would be shared as well.
 _BLOCK = 2 << 20
-# tritonclient makes its stream of a GPU at the first copy. Two threads would make two, and one would lose its own.
-_making = threading.Lock()
+
+
+class _OneAtATime:
+    """Tritonclient makes its stream of a GPU at the first copy: of two that two threads made, one would be lost."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A thread of the parent may have held the lock, and is not in the child."""
+        self.lock = threading.Lock()
+
+
+_making = _OneAtATime()
 
 
 class CudaRegion:
@@ -41,7 +55,7 @@ class CudaRegion:
         self._descriptor, self.name = locked_file(ON_GPU)
         # Without a GPU, tritonclient cleans up after its own exception and raises a plain one over it.
         try:
-            with _making:
+            with _making.lock:
                 size = -(-nbytes // _BLOCK) * _BLOCK
                 self._handle = self._cuda.create_shared_memory_region(self.name, size, device)
                 self._cuda.set_shared_memory_region(self._handle, [self.host])

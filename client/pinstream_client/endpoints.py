@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from .forking import renew_after_fork
+
 FIRST_ABSENCE_S = 1.0
 LONGEST_ABSENCE_S = 30.0
 
@@ -24,6 +26,11 @@ class Endpoints:
         self._failures = [0] * count
         self._failed_at = [0.0] * count
         self._back_at = [0.0] * count
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A thread of the parent may have held the lock, and is not in the child."""
         self._lock = threading.Lock()
 
     def pick(self, tried: Collection[int] = ()) -> int:

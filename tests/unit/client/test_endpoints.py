@@ -1,5 +1,7 @@
 """Which of several servers is asked next."""
 
+import os
+import signal
 from itertools import islice
 
 import pytest
@@ -71,6 +73,16 @@ def test_those_tried_are_passed_over_and_the_first_to_return_is_better_than_none
     assert endpoints.pick() == 2
     assert endpoints.pick({2}) == 0
     assert endpoints.pick({0, 1, 2}) in (0, 1, 2)
+
+
+def test_child_forked_while_a_server_was_picked_picks_one() -> None:
+    endpoints = Endpoints(2)
+    with endpoints._lock:  # as another thread of the parent would hold it
+        child = os.fork()
+        if child == 0:
+            signal.alarm(5)
+            os._exit(0 if endpoints.pick() in (0, 1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_single_server_is_always_asked() -> None:
