@@ -58,18 +58,22 @@ class Interleaver:
 
     Args:
         plan: The plan.
+
+    Attributes:
+        interrupted: Whether somebody put an end to it, and what there was by then has to do.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._patience_s = plan.patience_s
         self._reference_s = plan.reference_s or plan.window_s
+        self.interrupted = False
         self._ends = time.monotonic() + plan.limit_s if plan.limit_s else math.inf
 
     @property
     def late(self) -> bool:
         """Whether the plan's time is up."""
-        return time.monotonic() >= self._ends
+        return self.interrupted or time.monotonic() >= self._ends
 
     def fastest(self, subjects: Sequence[Subject]) -> Subject:
         """The subject with the highest throughput, by a few windows in turn: the reference for the others."""
@@ -102,19 +106,29 @@ class Interleaver:
         for subject in (reference, *(subjects if to_warm is None else to_warm)):
             plan.progress(f"warming up: {_title(subject)}")
             subject.measure(self._reference_s)
-        for repetition in range(plan.repetitions):
-            stage = f"repetition {repetition + 1} of {plan.repetitions}"
-            bare.samples.append(self.quiet_window(reference, stage, self._reference_s))
+        try:
+            self._take_turns(bare, measured)
+        except KeyboardInterrupt:
+            # What has been measured by then is worth keeping; a second interrupt ends all.
+            if not any(one.ratios for one in measured):
+                raise
+            self.interrupted = True
+        bare.ratios = [1.0] * len(bare.samples)
+        return bare, [one for one in measured if one.ratios]
+
+    def _take_turns(self, bare: Measured, measured: Sequence[Measured]) -> None:
+        for repetition in range(self._plan.repetitions):
+            stage = f"repetition {repetition + 1} of {self._plan.repetitions}"
+            bare.samples.append(self.quiet_window(bare.subject, stage, self._reference_s))
             # Another order each time, the same in every run of the bench: nobody is always behind the same neighbour.
             for one in random.Random(repetition).sample(measured, len(measured)):
                 if self.late:
                     break
-                one.samples.append(self.quiet_window(one.subject, stage))
-                bare.samples.append(self.quiet_window(reference, stage, self._reference_s))
+                window = self.quiet_window(one.subject, stage)
+                bare.samples.append(self.quiet_window(bare.subject, stage, self._reference_s))
                 neighbours = mean(sample.images_per_s for sample in bare.samples[-2:])
-                one.ratios.append(one.samples[-1].images_per_s / neighbours)
-        bare.ratios = [1.0] * len(bare.samples)
-        return bare, [one for one in measured if one.samples]
+                one.samples.append(window)
+                one.ratios.append(window.images_per_s / neighbours)
 
     def quiet_window(self, subject: Subject, stage: str, seconds: float = 0.0) -> Sample:
         """One window, measured again while other processes disturb it; the least disturbed attempt.

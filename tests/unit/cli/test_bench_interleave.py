@@ -117,3 +117,35 @@ def test_the_reference_may_have_shorter_windows() -> None:
     reference, subject = (Timed(name, [], constant(1.0)) for name in ("ref", "a"))
     Interleaver(replace(PLAN, reference_s=0.1)).measure(reference, [subject], to_warm=())
     assert lengths == {"ref": {0.1}, "a": {0.5}}
+
+
+class Interrupting(Counting):
+    """A subject in whose n-th window somebody presses Ctrl-C."""
+
+    def __init__(self, name: str, log: list[str], nth: int) -> None:
+        super().__init__(name, log, constant(50.0))
+        self._nth = nth
+
+    def measure(self, seconds: float) -> Sample:
+        sample = super().measure(seconds)
+        if self._log.count(self.name) == self._nth:
+            raise KeyboardInterrupt
+        return sample
+
+
+def test_an_interrupt_keeps_what_was_measured_by_then() -> None:
+    log: list[str] = []
+    subjects = [Counting("a", log, constant(25.0)), Interrupting("b", log, 3)]  # one is the warm-up
+    interleaver = Interleaver(PLAN)
+    bare, measured = interleaver.measure(Counting("ref", log, constant(100.0)), subjects)
+    assert interleaver.interrupted
+    assert interleaver.late
+    assert {m.subject.name: len(m.samples) for m in measured}["b"] == 1
+    assert all(len(m.samples) == len(m.ratios) for m in measured)
+    assert len(bare.ratios) == len(bare.samples)
+
+
+def test_an_interrupt_before_anything_was_measured_ends_all() -> None:
+    log: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        Interleaver(PLAN).measure(Counting("ref", log, constant(100.0)), [Interrupting("b", log, 2)])

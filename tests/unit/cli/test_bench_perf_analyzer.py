@@ -55,7 +55,7 @@ def test_arguments() -> None:
 
 def test_requests_at_random_times() -> None:
     words = " ".join(replace(LOAD, rate=1960.25).arguments())
-    assert "--request-rate-range 1960.2 --request-distribution poisson" in words
+    assert "--request-rate-range 1960.2 --request-distribution poisson --max-threads 256" in words
     assert "--concurrency-range" not in words
 
 
@@ -127,6 +127,20 @@ def test_shared_memory_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert regions(SHARED) == [tmp_path / "images_0_0", tmp_path / "candidates"]
     with pytest.raises(CommandError, match="another perf_analyzer"):
         run(Tool(("false",), "0"), SHARED, 1.0)
+
+
+def test_what_a_killed_run_leaves_in_shared_memory_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shm = tmp_path / "shm"
+    shm.mkdir()
+    monkeypatch.setattr("pinstream_cli.benchmark.perf_analyzer.SHARED_MEMORY", shm)
+    killed = f"""
+        import os, pathlib, signal
+        pathlib.Path({str(shm)!r}, "images_0_0").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    with pytest.raises(CommandError, match="code -9"):
+        run(program(tmp_path, killed), SHARED, 1.0)
+    assert list(shm.iterdir()) == []
 
 
 def test_the_environment_names_a_command_with_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def run(setup: Setup) -> Result:
         rest = [loop for loop in loops if loop is not reference]
         warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
         bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
-        if setup.poisson:
+        if setup.poisson and not interleaver.interrupted:
             paced = _at_random(measured, [ours, *others], client, setup)
             more_bare, more = Interleaver(replace(setup.plan, limit_s=at_random_s)).measure(
                 reference, paced, to_warm=()
