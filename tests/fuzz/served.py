@@ -159,6 +159,8 @@ _MODELS: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
     ("text", "in", "BYTES", (2, 3)),
     ("yolox", "image", "BYTES", (1, 1)),
     ("yolox_detector", "images", "UINT8", (1, 64, 64, 3)),
+    ("yolox_preprocess", "image", "BYTES", (1, 1)),
+    ("yolox_postprocess", "after", "INT32", (2, 1)),
     ("yolox_postprocess", "candidates", "FP32", (1, 10, 6)),
     ("none", "x", "FP32", (1,)),
 )

@@ -20,6 +20,9 @@ from yolox_steps.nms import CLASS, SCORE, Y2, select, to_original_pixels
 from yolox_steps.parameters import Parameters, Thresholds
 from yolox_steps.replies import config_parameters, reply_to_each
 
+# Dimensions of each input, the batch counted.
+NDIM = {"candidates": 3, "letterbox": 2, "after": 2}
+
 
 class TritonPythonModel:
     """One instance: suppresses, scales and clips, image by image."""
@@ -37,10 +40,7 @@ class TritonPythonModel:
 
     def _reply(self, request: Any) -> list[Any]:
         thresholds = self._parameters.of_request(request.parameters())
-        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        if given.keys() != {"after"} and not given.keys() >= {"candidates", "letterbox"}:
-            found = ", ".join(given) or "nothing"
-            raise RequestError(f"found the inputs {found}; expected candidates and letterbox, or after alone")
+        given = _inputs(request)
         outputs = []
         if "class_names" in request.requested_output_names():
             rows = len(next(iter(given.values())))
@@ -72,3 +72,16 @@ class TritonPythonModel:
             pb_utils.Tensor("det_classes", classes),
             pb_utils.Tensor("answered", counts),
         ]
+
+
+def _inputs(request: Any) -> dict[str, npt.NDArray[Any]]:
+    """The request's tensors by name: candidates and letterbox, or `after` alone, each with a batch dimension."""
+    given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    if given.keys() != {"after"} and not given.keys() >= {"candidates", "letterbox"}:
+        found = ", ".join(given) or "nothing"
+        raise RequestError(f"found the inputs {found}; expected candidates and letterbox, or after alone")
+    # Triton takes a batch of 0 for a request without a batch dimension.
+    if any(array.ndim != NDIM[name] for name, array in given.items()):
+        shapes = ", ".join(f"{name} of shape {list(array.shape)}" for name, array in given.items())
+        raise RequestError(f"found {shapes}; expected a batch dimension of at least 1")
+    return given

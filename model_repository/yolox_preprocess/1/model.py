@@ -65,6 +65,8 @@ class TritonPythonModel:
         # They are for the last step; read here too, so that a wrong one does not cost a run of the detector first.
         self._parameters.of_request(request.parameters())
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
+        if encoded.ndim != 2:  # Triton takes a batch of 0 for a request without a batch dimension
+            raise RequestError(f"found image of shape {list(encoded.shape)}; expected [n, 1] with n of at least 1")
         images, letterboxes = self._letterbox_all(encoded[:, 0])
         return [pb_utils.Tensor("images", images), pb_utils.Tensor("letterbox", letterboxes)]
 
