@@ -88,7 +88,7 @@ auditable: | $(AUDIT)
 audit: sbom
 	$(AUDIT)/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes
 
-# Nine minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
+# Fifteen minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
 bench-gpu:
 	OUT=build benchmarks/run_gpu.sh
 

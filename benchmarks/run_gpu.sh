@@ -4,7 +4,7 @@
 #   OUT=results benchmarks/run_gpu.sh        python3 on PATH has pinstream[server,gpu,bench], TensorRT and PyTorch
 #
 # PARTS      what is measured, in this order: limits compare timeline latency decoding ensemble sweep startup (all of them)
-# LIMIT      seconds for all of it (540); a part gets what is left, and is left out where that is too little
+# LIMIT      seconds for all of it (1000); a part gets what is left, and is left out where that is too little
 # LENGTH     of the windows (1); 0.5 to try things
 # INSTANCES  of the detector (8); SIZES: image sides of the sweep beside 640 (320 1280)
 # WORK       where models are built and kept for the next run (build/bench-gpu)
@@ -15,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
 OUT=${OUT:-build}; WORK=${WORK:-build/bench-gpu}; GPU=$WORK/results/gpu
-LIMIT=${LIMIT:-540}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-8}
+LIMIT=${LIMIT:-1000}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-8}
 SIZES=${SIZES-320 1280}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
 export PYTHONPATH=$PWD:$PWD/backend:$PWD/client:$PWD/cli:$PWD/model_repository/yolox/1${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$WORK/cache} TORCHINDUCTOR_CACHE_DIR=$PWD/$WORK/inductor WORK
@@ -54,12 +54,12 @@ export -f plans classic compiled
 
 # Building needs the CPU, and measuring wants it for itself: everything is built first, side by side.
 building=()
-part plans 200 bash -c "plans 640 1,4,8,16,32" & building+=($!)
+part plans 300 bash -c "plans 640 1,4,8,16,32" & building+=($!)
 if wants compare; then
-  part classic 120 bash -c classic & building+=($!)
-  part compiled 120 bash -c compiled & building+=($!)
+  part classic 240 bash -c classic & building+=($!)
+  part compiled 300 bash -c compiled & building+=($!)
 fi
-if wants sweep; then for size in $SIZES; do part "plans$size" 120 bash -c "plans $size 1,32" & building+=($!); done; fi
+if wants sweep; then for size in $SIZES; do part "plans$size" 300 bash -c "plans $size 1,32" & building+=($!); done; fi
 wait "${building[@]}"
 [ -d "$WORK/plans640" ] || { echo "no plans, so nothing can be measured"; exit 1; }
 
@@ -75,7 +75,7 @@ common=(--foreign 1 --reference-window 0.4 --plot "$GPU/plots")
 wants limits && part limits 60 python3 benchmarks/limits.py --out "$GPU/limits.json"
 if wants compare; then
   peers=(--peer empty); [ -d "$WORK/classic" ] && peers+=(--peer "$WORK/classic"); [ -f "$WORK/compiled" ] && peers+=(--peer torch)
-  measure compare "${COMPARE_LIMIT:-270}" 75 $bench compare "${model[@]}" "${peers[@]}" --batch 1,8 \
+  measure compare "${COMPARE_LIMIT:-350}" 140 $bench compare "${model[@]}" "${peers[@]}" --batch 1,8 \
     --concurrency "$CONCURRENCY" "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)" \
     --keep-raw "$GPU/raw/compare" --json "$GPU/compare.json"
 fi
