@@ -70,10 +70,10 @@ class SharedEngine(Engine):
         except PinstreamError as error:
             raise EngineError(f"{self._failure}, and it cannot be started again: {error}") from error
         LOGGER.warning("the engine's process was started again")
-        self._failure = ""
         self._regions.forget()
         for slot in self._shared_slots:
-            slot.forget()
+            slot.forget(self._failure)
+        self._failure = ""
 
     def share(self, slot: int, layout: Layout) -> SharedMemory:
         """New memory for a slot, known to both sides."""

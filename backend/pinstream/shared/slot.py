@@ -37,9 +37,15 @@ class SharedSlot:
         self.reply: wire.Message | None = None
         self.places: dict[str, list[list[int]]] = {}
 
-    def forget(self) -> None:
-        """Drop the memory: the process that knew it has ended."""
+    def forget(self, why: str) -> None:
+        """Drop the memory, and expect no answer any more: the process that had both has ended.
+
+        Args:
+            why: The error of a part that is under way.
+        """
         self._memory = None
+        if self.reply is None:
+            self.reply = {"error": why, "lost": False}
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a batch; see base.Slot."""

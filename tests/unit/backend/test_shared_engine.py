@@ -163,6 +163,37 @@ def test_a_killed_process_fails_what_it_had_and_is_started_again(tmp_path: Path,
     assert engine_processes() != [pid]
 
 
+def test_what_was_under_way_is_told_though_another_part_has_started_the_process_again(
+    tmp_path: Path, instance: Open
+) -> None:
+    """The new process knows nothing of the old one's parts: nobody may wait for it to answer them."""
+    engine = instance(onnx_models.dynamic_width(tmp_path / "m.onnx"))
+    (pid,) = engine_processes()
+    os.kill(pid, signal.SIGSTOP)
+    first, second = engine.slots[:2]
+    first.begin({"row": (2, 3)})
+    first.put("row", rows(2, 3, 0), 0)
+    engine.enqueue(first, frozenset({"doubled"}))
+    os.kill(pid, signal.SIGKILL)
+    while not engine.failure:
+        time.sleep(0.01)
+    second.begin({"row": (2, 3)})
+    told: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            engine.wait(first)
+        except EngineError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert "has ended" in str(told[0])
+    np.testing.assert_array_equal(answers(engine, [rows(2, 3, 1)])[0], rows(2, 3, 1) * 2)
+
+
 def run_begun(engine: Engine, sent: Array) -> None:
     slot = engine.slots[0]
     slot.put("row", sent, 0)
