@@ -8,10 +8,12 @@ computed for those who have left.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import random
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -214,7 +216,7 @@ class Service:
         return sum(v for k, v in found.items() if k.startswith("nv_inference_count{") and 'model="yolox_detector"' in k)
 
     def memory_mib(self) -> float:
-        """MiB that tritonserver and its stubs have resident, what they share counted for each."""
+        """MiB that tritonserver and its stubs have for themselves; Triton's shared memory grows to the largest batch."""
         group = self.server.server.pid
         return sum(_resident(pid) for pid in _members(group)) / 1024
 
@@ -243,7 +245,7 @@ def _resident(pid: int) -> int:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -287,6 +289,10 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         computed = service.computed() - before
         after = service.peak(mix, peak_s, max(peaks, key=lambda clients: peaks[clients]))
     return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": " ".join(["python -m tests.load", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": {**machine(), "load_average": os.getloadavg()[1]},
         "seconds": seconds,
         "factor": factor,
         "idle_p50_ms": round(idle * 1e3, 1),
@@ -297,15 +303,8 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         "goodput_of_peak_per_cpu_second": round(spent / frugal, 3),
         "computed_of_answered": round(computed / max(1, sum(o.images for o in outcomes if o.status == "OK")), 3),
         "back_to_idle_s": round(recovered, 2),
-        # What is kept for the largest batches is there after the first of them; what leaks grows with every request.
-        "memory_mib": {
-            "before": round(memory[0]),
-            "after_a_tenth": round(memory[len(memory) // 10]),
-            "most": round(max(memory)),
-            "last": round(memory[-1]),
-        },
-        "commit": commit(),
-        "machine": machine(),
+        # At its beginning, at every twentieth of it, and at its end.
+        "memory_mib": [round(mib) for mib in (*memory[:: max(1, len(memory) // 20)], memory[-1])],
     }
 
 
