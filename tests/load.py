@@ -216,7 +216,7 @@ class Service:
         return sum(v for k, v in found.items() if k.startswith("nv_inference_count{") and 'model="yolox_detector"' in k)
 
     def memory_mib(self) -> float:
-        """MiB that tritonserver and its stubs have for themselves; Triton's shared memory grows to the largest batch."""
+        """MiB that tritonserver and its stubs have for themselves; what they share grows to the largest batch."""
         group = self.server.server.pid
         return sum(_resident(pid) for pid in _members(group)) / 1024
 
