@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from pinstream.errors import EngineError
 from pinstream.tensors import Array
 
 SUCCESS = cudart.cudaError_t.cudaSuccess
+# TensorRT's words for it.
+_NO_MEMORY = re.compile(r"out of memory|OutOfMemory|memory allocation|could not be allocated", re.IGNORECASE)
 
 
 class CudaError(EngineError):
@@ -75,6 +78,11 @@ def memory_advice() -> str:
     cudart.cudaGetLastError()
     found = f"the GPU has {memory[0] >> 20:,} of {memory[1] >> 20:,} MiB free; " if error == SUCCESS else ""
     return f"; {found}stop what else uses the GPU, or lower max_batch_size, SLOTS or the count in instance_group"
+
+
+def memory_advice_for(reason: str) -> str:
+    """memory_advice where TensorRT's reason is a lack of memory, else nothing."""
+    return memory_advice() if _NO_MEMORY.search(reason) else ""
 
 
 # The failures since this process lost its GPU context; the first says what happened.

@@ -156,7 +156,8 @@ class ProfileContext:
         return {name: self._allocators[name].shape if -1 in shape else shape for name, shape in shapes.items()}
 
     def _said(self, text: str) -> str:
-        return f"{text}: {why(self._flavour)}"
+        reason = why(self._flavour)
+        return f"{text}: {reason}{cuda.memory_advice_for(reason)}"
 
 
 def make_output_allocator(flavour: Flavour) -> Any:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import mmap
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from pinstream.errors import ModelFileError
 from pinstream.options import Options
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
-# How TensorRT says that it is not the plan's fault.
-NO_MEMORY = re.compile(r"out of memory|OutOfMemory|memory allocation|could not be allocated", re.IGNORECASE)
 
 
 def load_plan(flavour: Flavour, path: Path, options: Options) -> tuple[Any, PlanInfo]:
@@ -37,9 +34,8 @@ def load_plan(flavour: Flavour, path: Path, options: Options) -> tuple[Any, Plan
     engine = _deserialize(flavour, runtime, path)
     if engine is None:
         reason = why(flavour)
-        remedy = "; build it again on this machine with `pinstream build MODEL.onnx --plan -o DIR`"
-        if NO_MEMORY.search(reason):
-            remedy = cuda.memory_advice()
+        build_again = "; build it again on this machine with `pinstream build MODEL.onnx --plan -o DIR`"
+        remedy = cuda.memory_advice_for(reason) or build_again
         raise ModelFileError(f"{path} ({path.stat().st_size:,} bytes) cannot be loaded by {flavour}: {reason}{remedy}")
     return engine, describe_engine(flavour, engine, path.name)
 

@@ -20,3 +20,18 @@ def test_no_gpu_is_no_error_to_ask_for() -> None:
 def test_a_failure_says_what_was_being_done_and_cudas_own_name_for_it() -> None:
     with pytest.raises(cuda.CudaError, match=r"choosing GPU 3 of 0: cudaError\w+ \(.+\)"):
         cuda.set_device(3)
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_memory"),
+    [
+        ("Requested amount of GPU memory (1024 bytes) could not be allocated", True),
+        ("Error Code 2: OutOfMemory", True),
+        ("Cuda Runtime (out of memory)", True),
+        ("Failed due to an old deserialization call", False),
+        ("it gave no reason", False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_a_plan_that_does_not_fit(reason: str, is_memory: bool) -> None:
+    cuda = pytest.importorskip("pinstream.cuda")
+    assert ("stop what else uses the GPU" in cuda.memory_advice_for(reason)) == is_memory
