@@ -55,6 +55,17 @@ def failure(*arguments: Any) -> str:
     return line
 
 
+def test_onnx_runtime_multiplies_in_fp32_as_the_documentation_says(tmp_path: Path, pictures: Path) -> None:
+    graph, _ = quantize(serving_graph(Export(seed=3).save(tmp_path / "export.onnx")), sorted(pictures.glob("*.png")))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    run = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    assert not [name for name in run if name in ("QLinearConv", "ConvInteger")]
+    assert sum(name in ("Conv", "FusedConv") for name in run) == sum(n.op_type == "Conv" for n in graph.graph.node)
+
+
 def test_everything_is_symmetric_and_weights_have_a_scale_a_channel(tmp_path: Path, pictures: Path) -> None:
     graph = serving_graph(Export(seed=3).save(tmp_path / "export.onnx"))
     before = graph.SerializeToString()
