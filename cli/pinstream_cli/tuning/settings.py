@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from pinstream.options import PARAMETERS, Options
+from pinstream.options import Options
 from pinstream.tensors import ModelSpec
 
 # Instances of a model on one GPU: more than these were never faster.
 GPU_INSTANCES = (1, 2, 4, 6, 8)
 QUEUE_DELAYS_US = (0, 500, 2000)
 GPU_SLOTS = (2, 3, 4, 6)
-GATHER_THREADS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,6 @@ class Settings:
         delay_us: Longest time that dynamic batching waits for more requests, microseconds.
         buckets: Batch sizes that run.
         slots: Batches in flight.
-        gather_threads: Threads that copy requests together, where the backend has this.
         lanes: ONNX Runtime: batches computed at the same time.
         threads: ONNX Runtime: threads of one batch.
     """
@@ -35,7 +33,6 @@ class Settings:
     delay_us: int | None = None
     buckets: tuple[int, ...] | None = None
     slots: int | None = None
-    gather_threads: int | None = None
     lanes: int | None = None
     threads: int | None = None
 
@@ -59,7 +56,7 @@ class Settings:
             changed.instance_group[0].count = self.instances
         if self.delay_us is not None:
             changed.dynamic_batching.max_queue_delay_microseconds = self.delay_us
-        for key in ("buckets", "slots", "gather_threads", "lanes", "threads"):
+        for key in ("buckets", "slots", "lanes", "threads"):
             value = getattr(self, key)
             if value is not None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -72,7 +69,6 @@ LABELS = {
     "delay_us": "queue delay us",
     "buckets": "BUCKETS",
     "slots": "SLOTS",
-    "gather_threads": "GATHER_THREADS",
     "lanes": "LANES",
     "threads": "THREADS",
 }
@@ -93,9 +89,7 @@ def steps(spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = N
         return [_cpu_shares(cores), delays]
     counts: list[Mapping[str, Any]] = [{"instances": count} for count in GPU_INSTANCES if count <= cores]
     slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS]
-    gatherers: list[Mapping[str, Any]] = [{"gather_threads": count} for count in GATHER_THREADS if count <= cores]
-    threads = gatherers if "GATHER_THREADS" in PARAMETERS else []
-    return [step for step in (counts, delays, slots, threads, _bucket_choices(spec, options)) if step]
+    return [step for step in (counts, delays, slots, _bucket_choices(spec, options)) if step]
 
 
 def _cpu_shares(cores: int) -> list[Mapping[str, Any]]:
