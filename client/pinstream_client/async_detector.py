@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 from . import yolox
 from .address import Address, Protocol
 from .async_session import AsyncSession, in_thread
-from .connecting import connecting, require_positive
+from .connecting import AHEAD, connecting, require_positive
 from .detections import Detections
 from .detector import Images
 from .errors import InvalidImage, PinstreamError
@@ -23,7 +23,7 @@ from .service import SERVER_IS_GONE, Service, Transport
 from .timing import Statistics
 from .transport import Deadline, Parameter
 
-_END = object()
+_END: Any = object()
 
 
 class AsyncDetector:
@@ -237,11 +237,17 @@ class AsyncDetector:
         return_errors: bool,
     ) -> AsyncIterator[Detections | PinstreamError]:
         going: deque[asyncio.Task[Detections]] = deque()
+        source, free = _one_by_one(images), asyncio.Semaphore(in_flight)
         try:
-            async for image in _one_by_one(images):
-                going.append(asyncio.create_task(self._detect(image, parameters)))
-                while going and (len(going) >= in_flight or going[0].done()):
+            while True:
+                await free.acquire()
+                while going and (going[0].done() or len(going) >= AHEAD * in_flight):
                     yield await _outcome(going.popleft(), return_errors)
+                image = await anext(source, _END)
+                if image is _END:
+                    break
+                going.append(asyncio.create_task(self._detect(image, parameters)))
+                going[-1].add_done_callback(lambda _: free.release())
             while going:
                 yield await _outcome(going.popleft(), return_errors)
         finally:

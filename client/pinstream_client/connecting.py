@@ -10,6 +10,8 @@ from .cluster import Cluster
 from .options import TLS, Compression, Headers, Options, Token
 from .retry import Retry
 
+# How many results, times those in flight, a stream holds back for one before them that takes long.
+AHEAD = 4
 # Of several servers one that takes longer to connect to is left out: the others are better company for the call.
 _CONNECT_S = 2.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
@@ -12,7 +13,7 @@ from . import yolox
 from .address import Address, Protocol
 from .calls import MOST_THREADS, Call, CallPool
 from .cancellation import Cancellation
-from .connecting import connecting, require_positive
+from .connecting import AHEAD, connecting, require_positive
 from .detections import Detections
 from .errors import InvalidImage, PinstreamError
 from .images import ImageLike
@@ -25,6 +26,7 @@ from .transport import Deadline, Parameter
 
 # list[Any]: a list is invariant, so that a caller's list[str] would be no list[ImageLike].
 Images: TypeAlias = list[Any] | tuple[ImageLike, ...]
+_END: Any = object()
 
 
 class Detector:
@@ -228,7 +230,8 @@ class Detector:
         """Finds the objects in each of any number of images, and yields the results in their order.
 
         Images are taken from the iterable only as they are sent, so that it may be endless: a camera, a directory that
-        fills. A result is yielded as soon as it and all before it are there.
+        fills. A result is yielded as soon as it and all before it are there; while one of them takes long, others are
+        sent, until ``4 * in_flight`` wait for it.
 
         Args:
             images: As `detect` takes them one by one.
@@ -316,11 +319,18 @@ class Detector:
         self, images: Iterable[ImageLike], parameters: dict[str, Parameter], in_flight: int, return_errors: bool
     ) -> Iterator[Detections | PinstreamError]:
         going: deque[Call[Detections]] = deque()
+        source, free = iter(images), threading.Semaphore(in_flight)
         try:
-            for image in images:
-                going.append(self._submit(image, parameters))
-                while going and (len(going) >= in_flight or going[0].done()):
+            while True:
+                free.acquire()
+                # One that takes long holds up what is yielded, and not at once what is sent.
+                while going and (going[0].done() or len(going) >= AHEAD * in_flight):
                     yield _outcome(going.popleft(), return_errors)
+                image = next(source, _END)
+                if image is _END:
+                    break
+                going.append(self._submit(image, parameters))
+                going[-1].add_done_callback(lambda _: free.release())
             while going:
                 yield _outcome(going.popleft(), return_errors)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
-from pinstream_client import InvalidRequest
+from pinstream_client import Detector, InvalidRequest
 from pinstream_client.calls import CallPool
+from pinstream_client.connecting import AHEAD
 from pinstream_client.forking import ForkGate
 from pinstream_client.options import TLS, Options
+from pinstream_client.yolox import DETECTION_OUTPUTS
+from tests.network import http_answer, read_http_request, serving_connections
 
 
 def test_headers_and_token_are_asked_for_each_time() -> None:
@@ -33,6 +37,36 @@ def test_headers_that_no_line_can_hold_are_refused(headers: Any) -> None:
     with pytest.raises(InvalidRequest, match="the header 'authorization' cannot be sent") as caught:
         Options(token="secret\n").headers_now()
     assert "secret" not in str(caught.value)
+
+
+def test_an_answer_that_takes_long_holds_up_what_is_yielded_and_not_at_once_what_is_sent() -> None:
+    answer_it, sent, taken = threading.Event(), [], []
+    metadata = b'{"inputs":[{"name":"image"}],"outputs":[%s]}'
+    outputs = b",".join(b'{"name":"%s"}' % name.encode() for name in DETECTION_OUTPUTS)
+
+    def handle(connection: socket.socket, _: int) -> None:
+        while request := read_http_request(connection):
+            if request.startswith(b"GET"):
+                connection.sendall(http_answer(metadata % outputs))
+                continue
+            sent.append(request)
+            if b"slow" in request:
+                answer_it.wait(10)
+            connection.sendall(http_answer(b'{"error":"no picture"}', "400 Bad Request"))
+
+    with serving_connections(handle) as netloc, Detector(f"http://{netloc}", timeout=20) as detector:
+        stream = detector.stream([b"slow"] + [b"quick"] * 20, in_flight=2, on_error="return")
+        consumer = threading.Thread(target=lambda: taken.append(next(stream)))
+        consumer.start()
+        deadline = time.monotonic() + 10
+        while len(sent) < 2 * AHEAD and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(sent) == 2 * AHEAD
+        assert taken == []
+        answer_it.set()
+        consumer.join(10)
+        assert len([*taken, *stream]) == len(sent) == 21
 
 
 @pytest.mark.parametrize(
