@@ -6,9 +6,13 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pinstream.engines.flavour import load_flavour
+from pinstream.errors import ModelFileError
 
 PACKAGES = (
     "pinstream",
@@ -16,8 +20,15 @@ PACKAGES = (
     "numpy",
     "opencv-python-headless",
     "nvidia-pytriton",
+)
+# TensorRT is one of these, by its CUDA.
+TENSORRT_PACKAGES = (
     "tensorrt",
+    "tensorrt_cu12",
+    "tensorrt_cu13",
     "tensorrt_rtx",
+    "tensorrt_rtx_cu12_bindings",
+    "tensorrt_rtx_cu13_bindings",
 )
 COMMIT = "PINSTREAM_COMMIT"
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,13 +48,7 @@ def machine() -> dict[str, Any]:
 
 def versions(**more: str) -> dict[str, str]:
     """Versions of what takes part; `more` are those that only others know, such as the server's."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | more
+    return _installed(PACKAGES) | (_installed(TENSORRT_PACKAGES) or _imported_tensorrt()) | more
 
 
 def commit() -> str:
@@ -65,6 +70,25 @@ def results_directory() -> Path | None:
     """benchmarks/results of the checkout that this runs from; None for an installed package."""
     directory = ROOT / "benchmarks" / "results"
     return directory if (ROOT / "pyproject.toml").is_file() and directory.is_dir() else None
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _imported_tensorrt() -> dict[str, str]:
+    """TensorRT as its module has it, where it is none that pip installed; nothing where there is none."""
+    try:
+        flavour = load_flavour()
+    except ModelFileError:
+        return {}
+    return {flavour.name: flavour.version}
 
 
 def _cpu_model() -> str:

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from pinstream.engines.flavour import load_flavour
+from pinstream.errors import ModelFileError
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.cpu import CpuTimes, cpu_times
 
@@ -25,6 +27,23 @@ def test_versions() -> None:
     versions = environment.versions(tritonserver="2.51.0")
     assert versions["tritonserver"] == "2.51.0"
     assert versions["numpy"]
+
+
+def test_tensorrt_is_among_the_versions_by_its_package_or_else_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        flavour = load_flavour()
+    except ModelFileError:
+        pytest.skip("needs TensorRT")
+    by_package = {name: version for name, version in environment.versions().items() if name.startswith("tensorrt")}
+    assert flavour.version in by_package.values()
+    monkeypatch.setattr(environment, "TENSORRT_PACKAGES", ())
+    assert environment.versions()[flavour.name] == flavour.version
+
+
+def test_a_machine_without_tensorrt_has_no_version_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "TENSORRT_PACKAGES", ())
+    monkeypatch.setattr("pinstream.engines.flavour.MODULES", {"tensorrt": ("no_such_module",)})
+    assert not [name for name in environment.versions() if name.startswith("tensorrt")]
 
 
 def test_commit() -> None:
