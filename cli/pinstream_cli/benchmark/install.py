@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ HASHES = (
 )
 # Libraries it wants and few machines have; the nvidia-pytriton wheel carries them.
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
+# "Perf Analyzer Version 2.51.0 (commit unknown)"; a build that was told no version leaves it empty.
+_SAID_VERSION = re.compile(r"Perf Analyzer Version *([^\s(]*)")
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Tool:
 
     Attributes:
         command: How to call it; arguments follow.
-        version: Its own version, as in "2.51.0".
+        version: Its own version, as in "2.51.0"; "unknown" where it does not know.
     """
 
     command: tuple[str, ...]
@@ -127,9 +130,8 @@ def _checked(command: Sequence[str], where: str) -> Tool:
         said = done.stdout + done.stderr
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)
-    # "Perf Analyzer Version 2.51.0 (commit unknown)"
-    words = said.split()
-    if "Version" not in words[:-1]:
+    version = _SAID_VERSION.search(said)
+    if version is None:
         why = (said.strip().splitlines() or ["it prints no version"])[-1]
         raise CommandError(f"{where} is no perf_analyzer that runs here: {why}")
-    return Tool(tuple(command), words[words.index("Version") + 1])
+    return Tool(tuple(command), version[1] or "unknown")
