@@ -1,0 +1,49 @@
+"""docker-compose.yml gives the container what the service in it needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from pinstream_cli.triton.shared_memory import needs
+from tests import onnx_models
+
+ROOT = Path(__file__).parents[2]
+GPUS = 1  # GPU_COUNT's default
+MIB = 1 << 20
+
+
+def detector(path: Path) -> Path:
+    """What a serving graph takes and gives: `images` UINT8 [b,640,640,3] -> `candidates` FP32 [b,300,6]."""
+    slices = {"first": np.array([0]), "end": np.array([300]), "axis": np.array([1])}
+    return onnx_models.save(
+        path,
+        [
+            helper.make_node("Slice", ["images", *slices], ["rows"]),
+            helper.make_node("Cast", ["rows"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMax", ["floats"], ["colours"], axes=[2], keepdims=0),
+            helper.make_node("Concat", ["colours", "colours"], ["candidates"], axis=2),
+        ],
+        [("images", TensorProto.UINT8, ["b", 640, 640, 3])],
+        [("candidates", TensorProto.FLOAT, ["b", 300, 6])],
+        slices,
+    )
+
+
+def test_shared_memory_is_at_least_what_the_doctor_reckons(tmp_path: Path) -> None:
+    # As it is mounted: the repository as it stands, and the built files as the detector's version 1.
+    repository = shutil.copytree(ROOT / "model_repository", tmp_path / "models")
+    detector(repository / "yolox_detector" / "1" / "model.onnx")
+    models = needs([repository], GPUS)
+    assert {model.name: model.batch for model in models} == dict.fromkeys(
+        ("yolox_detector", "yolox_postprocess", "yolox_preprocess"), 32
+    )
+    assert not any(model.unknown for model in models if model.name != "yolox_postprocess")
+    given = re.search(r"^    shm_size: (\d+)mb$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
+    assert given is not None
+    needed = sum(model.needed for model in models)
+    assert int(given[1]) * MIB >= needed, "\n".join(map(str, models))
