@@ -33,5 +33,4 @@ def test_a_failure_says_what_was_being_done_and_cudas_own_name_for_it() -> None:
     ],
 )
 def test_a_lack_of_memory_is_told_from_a_plan_that_does_not_fit(reason: str, is_memory: bool) -> None:
-    cuda = pytest.importorskip("pinstream.cuda")
     assert ("stop what else uses the GPU" in cuda.memory_advice_for(reason)) == is_memory
