@@ -44,9 +44,12 @@ test-training: torch
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)/.run/torch" $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit/training \
 	  --ignore tests/unit/training/test_shapes.py
 
+# Both halves run, whatever becomes of the first.
 test-gpu:
-	python3 -m pytest tests/gpu -k "not exact"
-	python3 -m pytest tests/gpu -k exact
+	@failed=0; \
+	python3 -m pytest tests/gpu -k "not exact" || failed=1; \
+	python3 -m pytest tests/gpu -k exact || failed=1; \
+	exit $$failed
 
 # The long forms of what `make test` does in seconds; each writes its figures to benchmarks/results.
 fuzz: setup

@@ -1,5 +1,6 @@
-"""`make setup` says at once where the Python that it is given is none of the supported ones."""
+"""`make setup` refuses a Python that is none of the supported ones; `make test-gpu` runs both of its halves."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,3 +29,16 @@ def test_another_python_is_refused_before_anything_is_made(tmp_path: Path, versi
         "name one of these, as in: make setup PYTHON=python3.12"
     )
     assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("failing", ["", "not exact", "exact"])
+def test_both_halves_of_the_gpu_tests_run_and_either_may_fail(tmp_path: Path, failing: str) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    (tmp_path / "python3").write_text(f'#!/bin/sh\necho "ran: $5"\ntest "$5" != "{failing}"\n')
+    (tmp_path / "python3").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["make", "-C", str(ROOT), "--no-print-directory", "test-gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.stdout.splitlines() == ["ran: not exact", "ran: exact"]
+    assert bool(done.returncode) == bool(failing)
