@@ -1,4 +1,4 @@
-"""compute-sanitizer over a short run: no access out of bounds, no misuse of the CUDA API, no leak of our own."""
+"""compute-sanitizer over a short run: no access out of bounds, no error of the CUDA API. Leaks are not looked for."""
 
 from __future__ import annotations
 
