@@ -40,6 +40,9 @@ def complete(config: Mapping[str, Any], spec: ModelSpec) -> Completion:
     Raises:
         ConfigError: The two disagree; the text shows both sides.
     """
+    for field in ("batch_input", "batch_output"):
+        if config.get(field):
+            raise ConfigError(f"config.pbtxt has {field}, which pinstream does not do; leave it out")
     configured = int(config.get("max_batch_size", 0))
     if configured and spec.batch is None:
         raise ConfigError(
@@ -77,8 +80,17 @@ def _check_entry(kind: str, entry: Mapping[str, Any], tensors: Mapping[str, Tens
     name = entry["name"]
     if name not in tensors:
         raise ConfigError(f"config.pbtxt has {kind} '{name}', but the model's {kind}s are {', '.join(tensors)}")
+    if entry.get("allow_ragged_batch"):
+        raise ConfigError(
+            f"input '{name}' has allow_ragged_batch, which pinstream does not do; leave it out: requests of unlike "
+            "shapes run in batches of their own"
+        )
+    reshape = entry.get("reshape")
+    if reshape and kind == "output":
+        raise ConfigError(f"output '{name}' has reshape, which pinstream does for inputs only; leave it out")
     tensor = tensors[name]
-    dims = [int(d) for d in entry["dims"]]
+    # What a client sends as `dims`, Triton hands to the model as `reshape` says.
+    dims = [int(d) for d in (reshape.get("shape", []) if reshape else entry["dims"])]
     if entry["data_type"] != tensor.config_dtype or not tensor.accepts(dims):
         raise ConfigError(
             f"{kind} '{name}': config.pbtxt has {entry['data_type']} {dims}, the model has "

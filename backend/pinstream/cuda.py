@@ -60,7 +60,7 @@ def _failure(doing: str, error: Any) -> CudaError:
     cudart.cudaGetLastError()
     no_memory = error == cudart.cudaError_t.cudaErrorMemoryAllocation
     # What is still there after it was taken off is a lost context; but for one that could not even be made.
-    sticky = not no_memory and cudart.cudaDeviceSynchronize()[0] != SUCCESS
+    sticky = not no_memory and error not in _NO_GPU and cudart.cudaDeviceSynchronize()[0] != SUCCESS
     cudart.cudaGetLastError()
     advice = _RESTART if sticky else memory_advice() if no_memory else ""
     failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
@@ -68,6 +68,14 @@ def _failure(doing: str, error: Any) -> CudaError:
         _lost.append(failure)
     return failure
 
+
+# There is none to be used, so that no context can be lost.
+_NO_GPU = (
+    cudart.cudaError_t.cudaErrorNoDevice,
+    cudart.cudaError_t.cudaErrorInsufficientDriver,
+    cudart.cudaError_t.cudaErrorInvalidDevice,
+    cudart.cudaError_t.cudaErrorDevicesUnavailable,
+)
 
 _RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
 

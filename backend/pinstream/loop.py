@@ -22,6 +22,8 @@ from pinstream.errors import EngineError
 from pinstream.metrics import BatchTimes
 from pinstream.tensors import Array
 
+# Told what a batch took, and which of the engine's batches are to be counted with it.
+Observe = Callable[[BatchTimes, Sequence[BatchTimes]], None]
 # Triton drops cancelled requests while they queue there. Only those that then wait here are asked again.
 CANCEL_CHECK_AFTER_S = 0.005
 
@@ -59,10 +61,10 @@ class Loop:
 
     Args:
         engine: What runs the batches; the loop never closes it.
-        observe: Told about every finished batch.
+        observe: Told about every finished batch: what it took, and the engine's batches to be counted with it.
     """
 
-    def __init__(self, engine: Engine, observe: Callable[[BatchTimes], None] | None = None) -> None:
+    def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
         self._engine = engine
         self._observe = observe
 
@@ -133,7 +135,7 @@ class Loop:
             wanted = frozenset[str]().union(*(requests[p.request].wanted for p in batch.pieces))
             self._engine.enqueue(slot, wanted)
         except EngineError as error:
-            self._fail(batch, error, answers)
+            self._fail(batch, slot, error, answers)
             return None
         return _Flight(batch, slot, began, time.perf_counter() - began, last_use)
 
@@ -158,7 +160,7 @@ class Loop:
             if self._engine.spec.batch:
                 check_batch_dimension(outputs, batch.size)
         except EngineError as error:
-            self._fail(batch, error, answers)
+            self._fail(batch, flight.slot, error, answers)
             return
         for piece in batch.pieces:
             if not answers[piece.request].cancelled:
@@ -171,14 +173,17 @@ class Loop:
         times = BatchTimes(batch.count, batch.size, stages, graph, began=flight.began, ended=ended)
         for piece in batch.pieces:
             answers[piece.request].times = times
-        if self._observe:
-            self._observe(times)
+        self._tell(flight.slot, times)
 
-    def _fail(self, batch: Batch, error: EngineError, answers: list[Answer]) -> None:
+    def _tell(self, slot: Slot, times: BatchTimes) -> None:
+        if self._observe:
+            ran = self._engine.ran(slot)
+            self._observe(times, (times,) if ran is None else ran)
+
+    def _fail(self, batch: Batch, slot: Slot, error: EngineError, answers: list[Answer]) -> None:
         for piece in batch.pieces:
             answers[piece.request].error = error
-        if self._observe:
-            self._observe(BatchTimes(batch.count, batch.size, {}, failed=True))
+        self._tell(slot, BatchTimes(batch.count, batch.size, {}, failed=True))
 
     def _scatter(
         self, piece: Piece, outputs: Mapping[str, Array | DeviceArray], request: Request, answer: Answer, last_use: bool

@@ -7,7 +7,7 @@ out (counters never do, they are summed up first).
 | metric | kind | what |
 |---|---|---|
 | pinstream_gather_duration_us | histogram | copying requests into host buffers and starting the batch |
-| pinstream_h2d_duration_us | histogram | host to device, by CUDA events |
+| pinstream_h2d_duration_us | histogram | host to device, from the first part's copy to the last's, by CUDA events |
 | pinstream_compute_duration_us | histogram | the engine, by CUDA events; on the CPU the wait for it |
 | pinstream_d2h_duration_us | histogram | device to host, by CUDA events |
 | pinstream_scatter_duration_us | histogram | handing results to requests |
@@ -17,7 +17,8 @@ out (counters never do, they are summed up first).
 | pinstream_graph_launches | counter | batches launched as a CUDA graph |
 | pinstream_errors | counter | batches that failed in the engine |
 
-Labels of all: `model`, `version`, `device`.
+Labels of all: `model`, `version`, `device`. Where instances share an engine, batches are the engine's, each counted once,
+and `h2d` includes waiting for parts of other instances.
 """
 
 from __future__ import annotations

@@ -88,9 +88,10 @@ class TritonPythonModel:
         )
         return f"{inputs} -> {outputs}, {runs}, {len(self._engine.slots)} slots"
 
-    def _observe(self, times: BatchTimes) -> None:
+    def _observe(self, times: BatchTimes, ran: Sequence[BatchTimes]) -> None:
         if self._recorder:
-            self._recorder.record(times)
+            for batch in ran:
+                self._recorder.record(batch)
         if self._tracer:
             self._tracer.batch(times)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -111,7 +111,8 @@ class Options:
         parameters = _string_parameters(config)
         _refuse_unknown(parameters)
         cores = len(os.sched_getaffinity(0))
-        instances = max(1, sum(int(group.get("count", 1)) for group in config.get("instance_group") or []))
+        groups = _groups_on(config, device)
+        instances = max(1, sum(int(group.get("count", 1)) for group in groups))
         share = _read(parameters, "SHARE_ENGINE", _choice(("auto", "on", "off")), "auto")
         sessions = 1 if share == "on" else instances
         lanes = _read(parameters, "LANES", _integer(1, 256), max(1, min(cores, 4) // sessions))
@@ -138,7 +139,7 @@ class Options:
             priority=PRIORITIES.get(str(_optimization(config).get("priority", "")), "normal"),
             graph_batch_sizes=_graph_batch_sizes(config),
             busy_wait=bool(_cuda(config).get("busy_wait_events", False)),
-            profiles=_profiles(config),
+            profiles=_profiles(groups),
             device=device,
         )
 
@@ -192,8 +193,14 @@ def _graph_batch_sizes(config: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sorted({int(spec.get("batch_size", 0)) or 1 for spec in _cuda(config).get("graph_spec") or []}))
 
 
-def _profiles(config: Mapping[str, Any]) -> tuple[int, ...]:
-    chosen = {str(p) for group in config.get("instance_group") or [] for p in group.get("profile") or []}
+def _groups_on(config: Mapping[str, Any], device: int) -> list[Mapping[str, Any]]:
+    """The instance groups that have instances on this GPU; one that names none has them on every GPU."""
+    groups = list(config.get("instance_group") or [])
+    return [group for group in groups if device in [int(gpu) for gpu in group.get("gpus") or [device]]]
+
+
+def _profiles(groups: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    chosen = {str(p) for group in groups for p in group.get("profile") or []}
     wrong = sorted(p for p in chosen if not p.isdecimal())
     if wrong:
         raise ConfigError(f'instance_group.profile is "{wrong[0]}"; profiles are numbered from 0')

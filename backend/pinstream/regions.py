@@ -84,7 +84,10 @@ class SharedRegions:
             if len(fields) < 6 or not fields[5].startswith(DIRECTORY) or fields[5].endswith(" (deleted)"):
                 continue
             start, end = (int(part, 16) for part in fields[0].split("-"))
-            size = os.stat(fields[5]).st_size
+            try:
+                size = os.stat(fields[5]).st_size
+            except FileNotFoundError:  # unlinked since the line was written
+                continue
             found.append(_Mapping(start, end, int(fields[2], 16), fields[5], size))
         # /proc lists mappings by address.
         self._mappings = found
@@ -118,7 +121,11 @@ class KnownRegions(Generic[T]):
         if known is None or place.offset + nbytes > known[1]:
             if known is not None and place.size < WORTH_SHARING_AGAIN * known[1]:
                 return None
-            known = self._known[place.path] = self._share(place.path, place.size), place.size
+            try:
+                shared = self._share(place.path, place.size)
+            except FileNotFoundError:  # unlinked since it was looked for
+                return None
+            known = self._known[place.path] = shared, place.size
         return known[0], place.offset
 
     def forget(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pinstream.dlpack import DeviceArray
+from pinstream.metrics import BatchTimes
 from pinstream.tensors import Array, ModelSpec
 
 
@@ -78,6 +79,15 @@ class Engine(ABC):
     def used_graph(self, slot: Slot) -> bool:
         """Whether the batch just waited for was launched as a CUDA graph."""
         return False
+
+    def ran(self, slot: Slot) -> Sequence[BatchTimes] | None:
+        """The engine's own batches to be counted with the one just waited for, failed ones too.
+
+        Returns:
+            None where a slot's batch is one of the engine's. Where it shares them with those of others, each of the
+            engine's batches is told exactly once, and so possibly none here.
+        """
+        return None
 
     def pin(self, memory: Array) -> None:
         """Let parts that lie in `memory` be read from it until their batch is done, instead of being copied in put.

@@ -219,15 +219,22 @@ def hold_to_tf32(flavour: Flavour) -> None:
         return
     if os.environ.get(TF32_VARIABLE) != "0":
         _with_tf32.add(flavour.name)
-    elif flavour.name in _with_tf32:
+        if flavour.name in _exact:
+            _log.warning(
+                "FP32 is not multiplied in TF32, since this process has loaded a plan built with --no-tf32 before"
+            )
+        return
+    _exact.add(flavour.name)
+    if flavour.name in _with_tf32:
         raise EngineError(
             "the plan was built with --no-tf32, and this process has loaded one with TF32 before; TensorRT for RTX "
             "reads that setting once a process and would multiply in TF32 now: load the plan in a process of its own"
         )
 
 
-# Flavours that multiply FP32 in TF32 in this process.
+# Flavours of which this process has loaded plans that multiply FP32 in TF32, and exactly.
 _with_tf32: set[str] = set()
+_exact: set[str] = set()
 
 
 def why(flavour: Flavour) -> str:

@@ -7,6 +7,10 @@ from typing import Any
 
 from pinstream.engines.flavour import Flavour, triton_dtype
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Range
+from pinstream.errors import ModelFileError
+
+# How the names of trt.TensorFormat begin that are not LINEAR: channels in vectors, or last.
+VECTORISED = ("CHW", "HWC", "CDHW", "DHWC", "DLA")
 
 
 def describe_engine(flavour: Flavour, engine: Any, file: str) -> PlanInfo:
@@ -18,7 +22,7 @@ def describe_engine(flavour: Flavour, engine: Any, file: str) -> PlanInfo:
         file: Its file's name.
 
     Raises:
-        ModelFileError: A tensor has a data type that Triton cannot carry.
+        ModelFileError: A tensor has a data type that Triton cannot carry, or is not linear.
     """
     trt = flavour.module
     tensors: dict[Any, list[PlanTensor]] = {trt.TensorIOMode.INPUT: [], trt.TensorIOMode.OUTPUT: []}
@@ -28,8 +32,19 @@ def describe_engine(flavour: Flavour, engine: Any, file: str) -> PlanInfo:
         host = engine.get_tensor_location(name) == trt.TensorLocation.HOST
         ranges = _engine_ranges(engine, name, host) if mode == trt.TensorIOMode.INPUT else ()
         dtype = triton_dtype(engine.get_tensor_dtype(name), name)
+        _check_format(engine, name)
         tensors[mode].append(PlanTensor(name, dtype, tuple(engine.get_tensor_shape(name)), ranges, host))
     return PlanInfo(file, tuple(tensors[trt.TensorIOMode.INPUT]), tuple(tensors[trt.TensorIOMode.OUTPUT]))
+
+
+def _check_format(engine: Any, name: str) -> None:
+    """Refuse a plan whose tensors lie otherwise in memory than Triton's do: CHW32, HWC8 and the like."""
+    laid_out = str(getattr(engine.get_tensor_format(name), "name", ""))
+    if laid_out.startswith(VECTORISED):
+        raise ModelFileError(
+            f"tensor {name} has TensorRT's format {laid_out}, and Triton's tensors are linear; build the plan with "
+            "linear inputs and outputs (trtexec: without --inputIOFormats and --outputIOFormats)"
+        )
 
 
 def _engine_ranges(engine: Any, name: str, host: bool) -> tuple[Range, ...]:

@@ -16,6 +16,8 @@ from pinstream.errors import EngineError
 from pinstream.tensors import NUMPY_DTYPES, Array
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
+# Combinations of input shapes whose output shapes are remembered: clients may send any there are.
+MOST_SHAPES = 1024
 
 
 class ProfileContext:
@@ -97,6 +99,8 @@ class ProfileContext:
             if self._value_ranges:
                 self._context.infer_shapes()
             known = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._info.outputs}
+            if len(self._output_shapes) >= MOST_SHAPES:
+                self._output_shapes.clear()
             self._output_shapes[key] = known
         return known
 

@@ -102,8 +102,9 @@ class JitCache:
         cache = config.create_runtime_cache()
         if self._path.is_file():
             content = self._path.read_bytes()
-            self._loaded_bytes = len(content)
-            if not cache.deserialize(content):
+            if cache.deserialize(content):
+                self._loaded_bytes = len(content)
+            else:
                 LOGGER.warning("the JIT cache %s is of no use and is made again: %s", self._path, why(self._flavour))
         return cache
 

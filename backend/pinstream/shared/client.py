@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError, PinstreamError
+from pinstream.metrics import BatchTimes
 from pinstream.regions import KnownRegions, address_of
 from pinstream.shared import memory, wire
 from pinstream.shared.memory import Layout, SharedMemory
@@ -138,7 +139,9 @@ class SharedEngine(Engine):
         message, _ = wire.receive(self._channel)
         if message is None:
             raise self._ended()
-        self._shared_slots[message["done"]].reply = message
+        slot = self._shared_slots[message["done"]]
+        slot.reply = message
+        slot.ran += [BatchTimes(**batch) for batch in message.get("ran", ())]
 
     def _send(self, message: wire.Message, fd: int | None = None) -> None:
         try:
@@ -159,6 +162,13 @@ class SharedEngine(Engine):
         """See base.Engine."""
         assert isinstance(slot, SharedSlot)
         return bool((slot.reply or {}).get("graph", False))
+
+    def ran(self, slot: Slot) -> Sequence[BatchTimes]:
+        """See base.Engine. A part that nobody has answered counts as a batch that failed."""
+        assert isinstance(slot, SharedSlot)
+        if slot.reply is None or "ran" not in slot.reply:
+            return [*slot.ran, BatchTimes(slot.items, slot.items, {}, failed=True)]
+        return slot.ran
 
     @property
     def failure(self) -> str:

@@ -36,6 +36,7 @@ class Submission(ABC):
         blameless: Whether every batch of it that failed was shared with others.
         alone: Shares a batch with nobody, since one that it shared has failed.
         times: What its last batch took.
+        ran: The batches that it is the first of: each batch is told by one submission.
     """
 
     def __init__(self, inputs: Mapping[str, Sequence[Array]], items: int, wanted: frozenset[str]) -> None:
@@ -48,6 +49,7 @@ class Submission(ABC):
         self.blameless = True
         self.alone = False
         self.times: BatchTimes | None = None
+        self.ran: list[BatchTimes] = []
 
     def rows(self, name: str, start: int, count: int) -> Iterator[Array]:
         """Items `start` to `start + count` of an input, in as many views as they lie in."""
@@ -255,6 +257,9 @@ class Former:
 
     def _release(self, batch: Batch, error: EngineError | None) -> None:
         self._free.append(batch.slot)
+        if error is not None:
+            failed = BatchTimes(batch.count, batch.size or batch.count, {}, failed=True)
+            batch.parts[0].submission.ran.append(failed)
         shared = len({id(part.submission) for part in batch.parts}) > 1
         for part in batch.parts:
             submission = part.submission

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import hashlib
 import json
@@ -98,7 +99,11 @@ def _start(model_file: Path, options: Options, address: str) -> subprocess.Popen
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         try:
             listener.bind(address)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ModelFileError(
+                    f"no address for the engine's process: {error}; set SHARE_ENGINE to off"
+                ) from error
             return None
         return _start_with(listener.fileno(), model_file, options)
 

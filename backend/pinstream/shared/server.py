@@ -11,7 +11,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -104,7 +104,7 @@ class _Run(Submission):
 
     def reply(self) -> None:
         """See Submission."""
-        done: wire.Message = {"done": self._slot}
+        done: wire.Message = {"done": self._slot, "ran": [asdict(batch) for batch in self.ran]}
         if self.error is not None:
             done |= {"error": str(self.error), "lost": bool(self._server.engine.failure)}
         elif self._room:
@@ -222,10 +222,20 @@ class EngineServer:
         elif "region" in message:
             self._map_region(instance, message, fd)
         else:
-            instance.running += 1
-            self._former.submit(_Run(self, instance, message))
+            self._run(instance, message)
             self._answer()
             self._end_if_lost()
+
+    def _run(self, instance: Instance, message: wire.Message) -> None:
+        try:
+            run = _Run(self, instance, message)
+        except (LookupError, TypeError, ValueError) as error:
+            # Whatever one instance has got wrong, the others' engine goes on.
+            LOGGER.error("a part whose inputs are not where they are said to be: %r", error)
+            instance.send({"done": message["run"], "error": f"its inputs cannot be found ({error!r})", "lost": False})
+            return
+        instance.running += 1
+        self._former.submit(run)
 
     def _map(self, instance: Instance, message: wire.Message, fd: int | None) -> None:
         slot = int(message["memory"])
@@ -311,11 +321,13 @@ class EngineServer:
         ended = time.perf_counter()
         stages = self.engine.times(batch.slot)
         graph = self.engine.used_graph(batch.slot)
+        size = batch.size or batch.count  # a model without a batch dimension has no sizes
         for part in batch.parts:
-            part.submission.times = BatchTimes(batch.count, batch.size, stages, graph)
+            part.submission.times = BatchTimes(batch.count, size, stages, graph)
+        own = {"gather": batch.gather, "scatter": ended - waited}
+        times = BatchTimes(batch.count, size, {**own, **stages}, graph, began=batch.began, ended=ended)
+        batch.parts[0].submission.ran.append(times)
         if self._observe:
-            own = {"gather": batch.gather, "scatter": ended - waited}
-            times = BatchTimes(batch.count, batch.size, {**own, **stages}, graph, began=batch.began, ended=ended)
             self._observe(times)
 
     def _answer(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pinstream.dlpack import DeviceArray
 from pinstream.errors import EngineError
 from pinstream.memory import copy_bytes
+from pinstream.metrics import BatchTimes
 from pinstream.shared import wire
 from pinstream.shared.memory import Layout, SharedMemory
 from pinstream.tensors import Array
@@ -30,25 +31,28 @@ class SharedSlot:
         self._engine = engine
         self._layout = Layout({}, 0)
         self._memory: SharedMemory | None = None
+        self._known = False  # to the engine's process
         self._views: dict[str, Array] = {}
         self._room: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.wanted: frozenset[str] = frozenset()
         self.reply: wire.Message | None = None
+        self.ran: list[BatchTimes] = []
         self.places: dict[str, list[list[int]]] = {}
 
     def forget(self, why: str) -> None:
-        """Drop the memory, and expect no answer any more: the process that had both has ended.
+        """Expect no answer any more, and share new memory for the next part: the process that had both has ended.
 
         Args:
-            why: The error of a part that is under way.
+            why: The error of a part that is under way. What one has answered is still there.
         """
-        self._memory = None
+        self._known = False
         if self.reply is None:
             self.reply = {"error": why, "lost": False}
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a batch; see base.Slot."""
+        self.reply, self.ran = None, []
         self._engine.check()
         self.shapes = dict(shapes)
         self._make_room()
@@ -58,20 +62,28 @@ class SharedSlot:
     def _make_room(self) -> None:
         """Memory for the inputs begun and for what is known of the outputs; kept while it is enough."""
         sizes = {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in self._engine.spec.inputs}
-        if self._memory is not None and all(sizes[name] <= self._layout.places[name][1] for name in sizes):
+        if self._known and all(sizes[name] <= self._layout.places[name][1] for name in sizes):
             return
         items = self.items
         for tensor in self._engine.spec.outputs:
             sizes[tensor.name] = max(self._room.get(tensor.name, 0), tensor.item_bytes * items)
         self._layout = Layout.of(sizes)
         self._memory = self._engine.share(self.index, self._layout)
+        self._known = True
 
     def grow(self, room: Mapping[str, int]) -> None:
-        """Get memory with more room for outputs, the inputs gathered so far kept."""
+        """Get memory with more room for outputs, the inputs gathered so far kept.
+
+        Raises:
+            EngineError: The engine's process has ended meanwhile; another one does not know where the inputs lie.
+        """
         self._room.update(room)
         views, places, old = self._views, self.places, self._layout
-        self._memory = None
-        self.begin(self.shapes)
+        self._known = False
+        if failure := self._engine.failure:
+            raise EngineError(failure)
+        self._make_room()
+        self._views = {}
         for name, view in views.items():
             self._views[name] = self._view(name, self.shapes[name])
             self._views[name][...] = view

@@ -6,13 +6,14 @@
 | instance | {"memory": slot, "places": {name: [offset, bytes]}, "bytes": n} and a file descriptor | a slot's memory |
 | instance | {"region": number, "bytes": n} and a file descriptor | a region of Triton's own shared memory |
 | instance | {"run": slot, "items": n, "shapes": {input: shape}, "places": {...}, "wanted": [output]} | it is gathered |
-| engine | {"done": slot, "shapes": {output: shape}, "stages": {stage: seconds}, "graph": bool} | outputs are there |
-| engine | {"done": slot, "room": {output: bytes}} | no room for these: share larger memory, run again |
+| engine | {"done": slot, "shapes": {output: shape}, "stages": {}, "graph": bool, "ran": []} | outputs are there |
+| engine | {"done": slot, "room": {output: bytes}, "ran": []} | no room for these: share larger memory, run again |
 | engine | {"stays": true} | to an instance that leaves: others are still here, and the engine stays for them |
-| engine | {"done": slot, "error": text, "lost": bool} | the batch failed; `lost`: and every later one will |
+| engine | {"done": slot, "error": text, "lost": bool, "ran": []} | the batch failed; `lost`: and every later one will |
 
 `places` has for each input where its items lie, in their order: [[region, offset in bytes, items], ...]; region -1 is
-the slot's own memory.
+the slot's own memory. `ran` has the engine's batches, as metrics.BatchTimes, of which this part was the first. `stages`
+are in seconds.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+from pinstream.errors import EngineError
 from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
 
-# No message comes near this; a Unix socket's default buffer takes packets of about 200 KB.
-LARGEST_MESSAGE = 1 << 16
+# A Unix socket's default buffer takes packets of about 200 KB; a model of a thousand tensors takes half of that.
+LARGEST_MESSAGE = 200_000
 # The region that is the slot's own memory.
 SLOT = -1
 Message = dict[str, Any]
@@ -53,11 +55,16 @@ def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
 
     Returns:
         None for the message where the other side has gone.
+
+    Raises:
+        EngineError: It is too long.
     """
     try:
-        packet, ancillary, _, _ = channel.recvmsg(LARGEST_MESSAGE, socket.CMSG_LEN(4))
+        packet, ancillary, flags, _ = channel.recvmsg(LARGEST_MESSAGE, socket.CMSG_LEN(4))
     except ConnectionError:
         return None, None
+    if flags & socket.MSG_TRUNC:
+        raise EngineError(f"a message between an instance and its engine is longer than {LARGEST_MESSAGE:,} bytes")
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -82,7 +82,7 @@ def test_a_request_cancelled_while_it_waits_is_not_computed(tmp_path: Path) -> N
         Request({"x": data}, 4, frozenset({"y"})),
         Request({"x": data}, 4, frozenset({"y"}), cancelled=lambda: True),
     ]
-    answers = Loop(engine, observe=seen.append).run(requests)
+    answers = Loop(engine, observe=lambda times, ran: seen.append(times)).run(requests)
     engine.close()
     assert [answer.cancelled for answer in answers] == [False, True]
     assert len(seen) == 4, "the four items of the cancelled request never ran"

@@ -19,6 +19,7 @@ from pinstream.engines import open_engine, open_for_instance
 from pinstream.engines.base import Engine
 from pinstream.errors import ConfigError, EngineError, ModelFileError
 from pinstream.loop import Loop
+from pinstream.metrics import BatchTimes
 from pinstream.options import Options
 from pinstream.shared import process
 from pinstream.tensors import Array
@@ -248,3 +249,47 @@ def test_an_address_that_another_user_holds_is_not_trusted(tmp_path: Path) -> No
         with pytest.raises(ModelFileError, match="held by user 65534"):
             open_for_instance(model, SHARED)
         other.kill()
+
+
+def ran_by(engine: Engine, arrays: list[Array], name: str) -> list[BatchTimes]:
+    """The engine's batches that are counted with these requests."""
+    told: list[BatchTimes] = []
+    output = frozenset({engine.spec.outputs[0].name})
+    requests = [Request({name: array}, len(array) if engine.spec.batch else 1, output) for array in arrays]
+    Loop(engine, lambda own, ran: told.extend(ran)).run(requests)
+    return told
+
+
+def test_the_engine_s_own_batches_are_counted_once_and_with_their_padding(tmp_path: Path, instance: Open) -> None:
+    model = onnx_models.classifier(tmp_path / "c.onnx", batch=4)
+    first, second = (instance(model, Options(share_engine="on", lanes=2)) for _ in range(2))
+    (alone,) = ran_by(first, [np.zeros((3, 3, 8, 8), np.float32)], "pixels")
+    assert (alone.items, alone.size, alone.failed) == (3, 4, False)
+    assert {"gather", "scatter"} <= alone.stages.keys()
+    told: list[BatchTimes] = []
+
+    def work(engine: Engine) -> None:
+        for count in range(1, 12):
+            told.extend(ran_by(engine, [np.zeros((count, 3, 8, 8), np.float32)], "pixels"))
+
+    threads = [threading.Thread(target=work, args=(engine,)) for engine in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(batch.items for batch in told) == 2 * sum(range(1, 12))
+    assert {batch.size for batch in told} == {4}
+
+
+def test_failed_batches_are_counted_too(tmp_path: Path, instance: Open) -> None:
+    engine = instance(onnx_models.dynamic_width(tmp_path / "m.onnx"))
+    told = ran_by(engine, [rows(1, 13, 0)], "row")
+    assert [batch.failed for batch in told] == [True]
+
+
+def test_a_run_without_a_batch_dimension_has_no_padding(tmp_path: Path, instance: Open) -> None:
+    unbatched = Options(share_engine="on", unbatched_inputs=(("row", 2),))
+    engine = instance(onnx_models.dynamic_width(tmp_path / "m.onnx"), unbatched)
+    # How large the answer is shows in the first run, which is run again with room for it.
+    assert [(ran.items, ran.size) for ran in ran_by(engine, [rows(3, 4, 0)], "row")] == [(1, 1)] * 2
+    assert [(ran.items, ran.size) for ran in ran_by(engine, [rows(3, 4, 0)], "row")] == [(1, 1)]
