@@ -17,8 +17,8 @@ out (counters never do, they are summed up first).
 | pinstream_graph_launches | counter | batches launched as a CUDA graph |
 | pinstream_errors | counter | batches that failed in the engine |
 
-Labels of all: `model`, `version`, `device`. Where instances share an engine, batches are the engine's, each counted once,
-and `h2d` includes waiting for parts of other instances.
+Labels of all: `model`, `version`, `device`. Where instances share an engine, batches are the engine's, each counted
+once, and `h2d` includes waiting for parts of other instances.
 """
 
 from __future__ import annotations

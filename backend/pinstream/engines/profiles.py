@@ -102,7 +102,8 @@ def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
 
     Args:
         plans: One dynamic plan, or one plan a batch size; all of one network.
-        options: BUCKETS narrows the batch sizes, and makes a dynamic plan run in these only.
+        options: BUCKETS narrows the batch sizes, and makes a dynamic plan run in these only; graph_spec makes a dynamic
+            plan run in its sizes and the largest.
 
     Raises:
         ConfigError: The plans are not of one network, or BUCKETS asks for sizes they do not have.
@@ -156,6 +157,10 @@ def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | No
             )
         return BatchSizes(options.buckets)
     if available == set(range(1, largest + 1)) and len(plans) == 1 and largest > 1:
+        # graph_spec names sizes worth a graph. What lies between is padded to them or split, and the largest stays.
+        graphs = {size for size in options.graph_batch_sizes if size < largest}
+        if graphs and options.cuda_graphs != "off":
+            return BatchSizes(tuple(sorted({*graphs, largest})))
         return BatchSizes((largest,), exact=True)
     return BatchSizes(tuple(sorted(available)))
 

@@ -39,7 +39,7 @@ from pinstream.engines.trt_load import JitCache, load_plan
 from pinstream.errors import ConfigError, EngineError
 from pinstream.options import Options
 from pinstream.preflight import this_gpu
-from pinstream.tensors import NUMPY_DTYPES, Array, ModelSpec
+from pinstream.tensors import NUMPY_DTYPES, Array
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 DEFAULT_SLOTS = 3
@@ -85,7 +85,7 @@ class TensorRTEngine(Engine):
         loaded = [load_plan(flavour, path, options) for path in plans]
         steps.done("deserialize")
         infos = [info for _, info in loaded]
-        self.spec = self._spec(infos)
+        self.spec = model_spec(infos, options)
         jit_caches = [JitCache(flavour, path, options) for path in plans]
         self._contexts = [
             context
@@ -102,13 +102,6 @@ class TensorRTEngine(Engine):
             jit_cache.save()
         steps.done("warm-up")
         LOGGER.info("loaded in %s", steps)
-
-    def _spec(self, infos: Sequence[PlanInfo]) -> ModelSpec:
-        options = self._options
-        if options.graph_batch_sizes and not options.buckets:
-            # graph_spec names the batch sizes worth a graph; what lies between is padded to them.
-            options = replace(options, buckets=options.graph_batch_sizes)
-        return model_spec(infos, options)
 
     def _owned_stream(self) -> cuda.Stream:
         stream = cuda.Stream(self._options.priority)

@@ -56,3 +56,24 @@ def test_a_mismatch_shows_both_sides(config: dict[str, Any], message: str) -> No
 
 def test_a_narrower_configuration_is_no_mismatch() -> None:
     assert complete({"input": [entry("x", "TYPE_FP32", [3, 640])]}, BATCHED).inputs == ()
+
+
+def test_a_reshaped_input_is_held_against_what_the_model_will_see() -> None:
+    reshaped = {**entry("x", "TYPE_FP32", [1, 3, 640]), "reshape": {"shape": [3, 640]}}
+    assert complete({"input": [reshaped]}, BATCHED).inputs == ()
+    wrong = {**entry("x", "TYPE_FP32", [3, 640]), "reshape": {"shape": [1920]}}
+    with pytest.raises(ConfigError, match=r"TYPE_FP32 \[1920\], the model has TYPE_FP32 \[3, -1\]"):
+        complete({"input": [wrong]}, BATCHED)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"input": [{**entry("x", "TYPE_FP32", [3, 5]), "allow_ragged_batch": True}]}, "allow_ragged_batch"),
+        ({"output": [{**entry("y", "TYPE_STRING", [10]), "reshape": {"shape": [5, 2]}}]}, "output 'y' has reshape"),
+        ({"batch_input": [{"kind": "BATCH_ITEM_SHAPE"}]}, "batch_input"),
+    ],
+)
+def test_what_is_not_done_is_refused_and_not_ignored(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{message}.*leave it out"):
+        complete(config, BATCHED)

@@ -34,3 +34,11 @@ def test_a_failure_says_what_was_being_done_and_cudas_own_name_for_it() -> None:
 )
 def test_a_lack_of_memory_is_told_from_a_plan_that_does_not_fit(reason: str, is_memory: bool) -> None:
     assert ("stop what else uses the GPU" in cuda.memory_advice_for(reason)) == is_memory
+
+
+def test_without_a_gpu_no_context_is_lost() -> None:
+    with pytest.raises(cuda.CudaError) as caught:
+        cuda.set_device(0)
+    assert not caught.value.sticky
+    assert "lost its GPU context" not in str(caught.value)
+    assert cuda.lost_context() == ""

@@ -56,3 +56,11 @@ def test_instances_share_the_cores() -> None:
     for count in (1, 2, 64):
         read = Options.from_model_config({"instance_group": [{"count": count}]})
         assert read.lanes * read.threads * count <= max(cores, count)
+
+
+def test_instances_and_profiles_are_those_of_the_instance_s_own_gpu() -> None:
+    groups = [{"count": 2, "gpus": [0], "profile": ["0"]}, {"count": 1, "gpus": [1], "profile": ["1"]}]
+    on_both = {"count": 1, "profile": ["2"]}
+    first, second = (Options.from_model_config({"instance_group": [*groups, on_both]}, device=i) for i in (0, 1))
+    assert (first.instances, first.profiles) == (3, (0, 2))
+    assert (second.instances, second.profiles) == (2, (1, 2))

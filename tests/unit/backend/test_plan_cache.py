@@ -99,6 +99,11 @@ def test_damaged_and_abandoned_entries_are_built_again(rtx: Flavour, classifier:
     assert cached_plan(classifier, spec, rtx, "8.9", cache) == entry
     assert (entry / "model.plan").stat().st_size == whole
     assert not abandoned.exists()
+    content = bytearray((entry / "model.plan").read_bytes())
+    content[len(content) // 2] ^= 1
+    (entry / "model.plan").write_bytes(content)
+    cached_plan(classifier, spec, rtx, "8.9", cache)
+    assert (entry / "model.plan").read_bytes() != content, "a bit that flipped"
     (entry / "model.json").write_text("{}")
     cached_plan(classifier, spec, rtx, "8.9", cache)
     assert sidecar.read(entry / "model.json").kind == "plan"

@@ -31,6 +31,18 @@ def test_buckets_of_a_dynamic_plan_are_run_in_these_only() -> None:
     assert model_spec([plan(1, 32)], Options(buckets=(1, 16))).batch == BatchSizes((1, 16))
 
 
+def test_graph_spec_keeps_the_largest_batch() -> None:
+    assert model_spec([plan(1, 32)], Options(graph_batch_sizes=(1, 4))).batch == BatchSizes((1, 4, 32))
+    assert model_spec([plan(1, 8)], Options(graph_batch_sizes=(1, 8, 16))).batch == BatchSizes((1, 8))
+    assert model_spec([plan(1, 8)], Options(graph_batch_sizes=(1,), cuda_graphs="off")).batch == BatchSizes(
+        (8,), exact=True
+    )
+
+
+def test_graph_spec_changes_nothing_of_static_plans() -> None:
+    assert model_spec([plan(1, 1), plan(8, 8, "b")], Options(graph_batch_sizes=(2,))).batch == BatchSizes((1, 8))
+
+
 def test_buckets_that_no_plan_has_are_refused_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match="batch sizes 2, 64, which no plan has \\(there are 1, 4 to 8\\)"):
         model_spec([plan(1, 1), plan(4, 8, "b")], Options(buckets=(2, 4, 64)))
