@@ -33,6 +33,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     onnx_models.classifier(add_model(repository, "static_4_of_16", ONE_LINE + "max_batch_size: 16\n"), batch=4)
     buckets = 'max_batch_size: 64\nparameters { key: "BUCKETS" value { string_value: "1,4,8" } }\n'
     onnx_models.classifier(add_model(repository, "bucketed", ONE_LINE + buckets))
+    pixels = 'input { name: "pixels" data_type: TYPE_FP32 dims: [ 192 ] reshape { shape: [ 3, 8, 8 ] } }\n'
+    onnx_models.classifier(add_model(repository, "reshaped", ONE_LINE + "max_batch_size: 4\n" + pixels))
     onnx_models.two_by_two(add_model(repository, "two_by_two"))
     onnx_models.identity(add_model(repository, "identity"))
     onnx_models.whole(add_model(repository, "whole"))

@@ -91,6 +91,11 @@ def test_the_configuration_is_completed_from_the_model(
     assert config.output
 
 
+def test_a_reshaped_input(plain: Running, reference: ort.InferenceSession) -> None:
+    got = infer(plain, "reshaped", pixels=pixels(3).reshape(3, 192)).as_numpy("probabilities")
+    np.testing.assert_allclose(got, reference.run(None, {"pixels": pixels(3)})[0], rtol=1e-5)
+
+
 def test_two_inputs_and_two_outputs(plain: Running) -> None:
     left, right = np.ones((3, 4), np.float32) * 0.5, np.arange(12, dtype=np.int64).reshape(3, 4)
     result = infer(plain, "two_by_two", left=left, right=right)
