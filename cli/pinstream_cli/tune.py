@@ -20,7 +20,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
 from pinstream_cli.tuning.server import Bench, bench
-from pinstream_cli.tuning.settings import Settings, steps
+from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
 
 PATH = click.Path(path_type=Path)
 
@@ -97,7 +97,8 @@ def _search(
 
     load(Settings())
     model = trying.model
-    todo = steps(model.spec, model.options, on_gpu=model.file.suffix != ".onnx")
+    delay = may_be_delayed(tuned.config)
+    todo = steps(model.spec, model.options, on_gpu=model.file.suffix != ".onnx", delay=delay)
     return search(load, trying.measure, todo, concurrencies, target, lambda: time.monotonic() > ends)
 
 

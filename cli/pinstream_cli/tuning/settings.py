@@ -74,7 +74,19 @@ LABELS = {
 }
 
 
-def steps(spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = None) -> list[list[Mapping[str, Any]]]:
+def may_be_delayed(config: Any) -> bool:
+    """Whether requests may wait for more to come.
+
+    Not where they may wait only so long: with both, Triton's dynamic batcher loses count of the instances that are free,
+    by every batch that it merges, until none is given any (Triton before the summer of 2026:
+    https://github.com/triton-inference-server/core/pull/509).
+    """
+    return not config.dynamic_batching.default_queue_policy.default_timeout_microseconds
+
+
+def steps(
+    spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = None, *, delay: bool = True
+) -> list[list[Mapping[str, Any]]]:
     """What to try, one list after the other: each starts from the best of the list before.
 
     Args:
@@ -82,11 +94,12 @@ def steps(spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = N
         options: As configured.
         on_gpu: Whether a GPU runs it.
         cores: Of this machine.
+        delay: Whether to try queue delays; see may_be_delayed.
     """
     cores = cores or len(os.sched_getaffinity(0))
-    delays: list[Mapping[str, Any]] = [{"delay_us": us} for us in QUEUE_DELAYS_US] if spec.batch else []
+    delays: list[Mapping[str, Any]] = [{"delay_us": us} for us in QUEUE_DELAYS_US] if spec.batch and delay else []
     if not on_gpu:
-        return [_cpu_shares(cores), delays]
+        return [step for step in (_cpu_shares(cores), delays) if step]
     counts: list[Mapping[str, Any]] = [{"instances": count} for count in GPU_INSTANCES if count <= cores]
     slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS]
     return [step for step in (counts, delays, slots, _bucket_choices(spec, options)) if step]

@@ -14,7 +14,7 @@ from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
 from pinstream_cli.tuning.model import find
 from pinstream_cli.tuning.search import CannotLoad, Outcome, search
-from pinstream_cli.tuning.settings import Settings, steps
+from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
 
 PLAN = ModelSpec(
     (TensorSpec("images", "UINT8", (64, 64, 3)),), (TensorSpec("out", "FP32", (6,)),), BatchSizes((1, 4, 8, 16))
@@ -86,6 +86,16 @@ def test_what_is_tried_on_a_cpu_shares_all_cores() -> None:
     assert {"instances": 2, "lanes": 2, "threads": 1} in shares
     assert all(share["instances"] * share["lanes"] * share["threads"] == 4 for share in shares)
     assert {"delay_us": 500} in delays
+
+
+def test_requests_that_may_wait_only_so_long_are_not_delayed() -> None:
+    limited = "dynamic_batching { default_queue_policy { default_timeout_microseconds: 1000000 } }"
+    assert may_be_delayed(text_format.Parse("dynamic_batching { }", model_config_pb2.ModelConfig()))
+    assert not may_be_delayed(text_format.Parse(limited, model_config_pb2.ModelConfig()))
+    for on_gpu in (False, True):
+        tried = [change for step in steps(PLAN, Options(), on_gpu, cores=4, delay=False) for change in step]
+        assert tried
+        assert not any("delay_us" in change for change in tried)
 
 
 def test_buckets_that_were_chosen_stay() -> None:
