@@ -77,9 +77,9 @@ LABELS = {
 def may_be_delayed(config: Any) -> bool:
     """Whether requests may wait for more to come.
 
-    Not where they may wait only so long: with both, Triton's dynamic batcher loses count of the instances that are free,
-    by every batch that it merges, until none is given any (Triton before the summer of 2026:
-    https://github.com/triton-inference-server/core/pull/509).
+    Not where they may wait only so long: with both, Triton's dynamic batcher loses count of the instances that are
+    free, by every batch that it merges, until none is given any. Mended in July 2026:
+    https://github.com/triton-inference-server/core/pull/509.
     """
     return not config.dynamic_batching.default_queue_policy.default_timeout_microseconds
 
