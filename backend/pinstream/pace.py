@@ -30,9 +30,11 @@ class Pace:
                 late wake-up would lengthen the next pause, and that the next.
         """
         usual = self._usual.get(kind, seconds)
-        self._usual[kind] = (
-            max(0.0, min(usual, seconds) - MARGIN_S) if overslept else usual + (seconds - usual) * NEWEST
-        )
+        if overslept:
+            shortest = min(usual, seconds)
+            self._usual[kind] = shortest - _margin(shortest)
+        else:
+            self._usual[kind] = usual + (seconds - usual) * NEWEST
 
     def pause(self, kind: int, elapsed: float) -> float | None:
         """Seconds to sleep before looking for one that began `elapsed` seconds ago; 0 to look at once.

@@ -258,7 +258,9 @@ class Former:
     def _release(self, batch: Batch, error: EngineError | None) -> None:
         self._free.append(batch.slot)
         if error is not None:
-            failed = BatchTimes(batch.count, batch.size or batch.count, {}, failed=True)
+            # What could not even be gathered is among the parts, and not in the batch's count.
+            items = sum(part.count for part in batch.parts)
+            failed = BatchTimes(items, max(batch.size, items), {}, failed=True)
             batch.parts[0].submission.ran.append(failed)
         shared = len({id(part.submission) for part in batch.parts}) > 1
         for part in batch.parts:

@@ -67,3 +67,10 @@ def test_one_that_takes_longer_again_is_learned_after_oversleeping() -> None:
     for _ in range(60):
         pace.took(1, 0.004)
     assert pace.pause(1, 0.0) == pytest.approx(0.004 - MARGIN_S, rel=0.01)
+
+
+def test_oversleeping_something_short_takes_no_more_than_the_margin_off() -> None:
+    pace = Pace()
+    pace.took(1, 0.0004)
+    pace.took(1, 0.0006, overslept=True)
+    assert pace.pause(1, 0.0) == pytest.approx(0.0004 * (1 - MARGIN_SHARE) ** 2)
