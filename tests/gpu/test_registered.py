@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from pinstream.tensors import Array
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan, OpenPlan
 from tests.gpu.test_engine import answer, pixels
+from tests.shm_region import mapped, shm_region
 
 cuda = pytest.importorskip("pinstream.cuda")
 SIZE = 1 << 20
@@ -21,16 +20,12 @@ SIZE = 1 << 20
 
 @pytest.fixture
 def region() -> Iterator[Path]:
-    path = Path(f"/dev/shm/pinstream-test-{os.getpid()}")
-    path.write_bytes(bytes(SIZE))
-    yield path
-    path.unlink(missing_ok=True)
+    with shm_region(SIZE) as path:
+        yield path
 
 
-def mapped(path: Path) -> Array:
-    """As Triton's stub has a region mapped."""
-    with path.open("r+b") as file:
-        return np.frombuffer(mmap.mmap(file.fileno(), SIZE), np.uint8)
+def as_array(path: Path) -> Array:
+    return np.frombuffer(mapped(path, SIZE), np.uint8)
 
 
 @pytest.mark.usefixtures("flavour")
@@ -39,7 +34,7 @@ def test_the_gpu_reads_a_region_where_it_lies(region: Path) -> None:
     from pinstream.regions import address_of
 
     registered = RegisteredMemory()
-    there = mapped(region)[333 : 333 + 5000]
+    there = as_array(region)[333 : 333 + 5000]
     there[:] = np.random.default_rng(0).integers(0, 255, there.size)
     address = registered.address(there)
     assert address not in (0, address_of(there)), "a mapping of our own, since Triton's may go"
@@ -61,7 +56,7 @@ def test_requests_in_a_region_are_answered_as_any_other(
     engine = load(build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 4)))
     asked = pixels(items, seed=items)
     # Unaligned, as Triton lays tensors out.
-    there = mapped(region)[13 : 13 + asked.nbytes].view(np.float32).reshape(asked.shape)
+    there = as_array(region)[13 : 13 + asked.nbytes].view(np.float32).reshape(asked.shape)
     there[...] = asked
     usual = answer(engine, "probabilities", pixels=asked)["probabilities"].copy()
     assert np.array_equal(answer(engine, "probabilities", pixels=there)["probabilities"], usual)

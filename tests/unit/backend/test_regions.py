@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +11,15 @@ import pytest
 
 from pinstream.regions import KnownRegions, SharedRegions, address_of
 from pinstream.tensors import Array
+from tests.shm_region import mapped, shm_region
 
 SIZE = 1 << 16
 
 
 @pytest.fixture
 def region() -> Iterator[Path]:
-    path = Path(f"/dev/shm/pinstream-test-{os.getpid()}")
-    path.write_bytes(bytes(SIZE))
-    yield path
-    path.unlink(missing_ok=True)
+    with shm_region(SIZE) as path:
+        yield path
 
 
 @pytest.fixture
@@ -29,17 +27,12 @@ def look_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pinstream.regions.READ_EVERY_S", 0.0)
 
 
-def mapped(path: Path, nbytes: int = SIZE) -> mmap.mmap:
-    with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), nbytes)
-
-
 def span(array: Array) -> tuple[int, int]:
     return address_of(array), array.nbytes
 
 
 def test_an_array_in_a_region_is_found_with_its_offset(region: Path) -> None:
-    array = np.frombuffer(mapped(region), np.uint8)[123:456]
+    array = np.frombuffer(mapped(region, SIZE), np.uint8)[123:456]
     place = SharedRegions().place(*span(array))
     assert place is not None
     assert (place.path, place.offset, place.size) == (str(region), 123, SIZE)
@@ -53,13 +46,13 @@ def test_an_array_elsewhere_is_not() -> None:
 def test_a_region_mapped_later_is_found_too(region: Path) -> None:
     regions = SharedRegions()
     assert regions.place(*span(np.zeros(10, np.uint8))) is None
-    assert regions.place(*span(np.frombuffer(mapped(region), np.uint8))) is not None
+    assert regions.place(*span(np.frombuffer(mapped(region, SIZE), np.uint8))) is not None
 
 
 @pytest.mark.usefixtures("look_every_time")
 def test_a_region_that_has_grown_shows_its_new_size(region: Path) -> None:
     regions = SharedRegions()
-    first = np.frombuffer(mapped(region), np.uint8)
+    first = np.frombuffer(mapped(region, SIZE), np.uint8)
     assert regions.place(*span(first)) is not None
     os.truncate(region, 2 * SIZE)
     grown = np.frombuffer(mapped(region, 2 * SIZE), np.uint8)
@@ -69,7 +62,7 @@ def test_a_region_that_has_grown_shows_its_new_size(region: Path) -> None:
 
 
 def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
-    array = np.frombuffer(mapped(region), np.uint8)
+    array = np.frombuffer(mapped(region, SIZE), np.uint8)
     region.unlink()
     assert SharedRegions().place(*span(array)) is None
 
@@ -83,7 +76,7 @@ def test_a_region_is_shared_once_and_again_only_when_much_larger(region: Path) -
         return len(told)
 
     known = KnownRegions(share)
-    first = np.frombuffer(mapped(region), np.uint8)
+    first = np.frombuffer(mapped(region, SIZE), np.uint8)
     assert known.find(*span(first[10:20])) == (1, 10)
     assert known.find(*span(first[20:30])) == (1, 20)
     os.truncate(region, SIZE + SIZE // 4)
