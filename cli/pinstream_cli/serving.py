@@ -80,6 +80,8 @@ def serving(
             raise CommandError(
                 f"{option} {given} belongs to --model, which is not given; leave it out, or name a model"
             )
+    if model is not None:
+        _check_model(model, name)
     for repository in repositories:
         _check_repository(repository, extra)
     install = find_triton(tritonserver)
@@ -121,6 +123,15 @@ def _misspelt(arguments: Sequence[str]) -> str:
     return ""
 
 
+def _check_model(model: Path, name: str | None) -> None:
+    if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
+        raise CommandError(
+            f"--name {name!r} cannot be a model's name: it becomes a directory; leave out / and leading dots"
+        )
+    if not model.exists():
+        raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
+
+
 def _check_repository(repository: Path, extra: Sequence[str]) -> None:
     if not repository.is_dir():
         raise CommandError(f"--model-repository {repository} is not a directory")
@@ -144,12 +155,6 @@ def _check_ports(endpoints: Endpoints) -> None:
 
 def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | None, console: Console) -> None:
     """Put `model` into the run's repository: the YOLOX service where it is one, else a plain model."""
-    if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
-        raise CommandError(
-            f"--name {name!r} cannot be a model's name: it becomes a directory; leave out / and leading dots"
-        )
-    if not model.exists():
-        raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
     exported = name is None and model.suffix == ".onnx" and model.is_file() and is_yolox_export(model)
     if labels is not None and not exported:
         raise CommandError(_LABELS_OF_AN_EXPORT.format(labels=labels, model=model))
