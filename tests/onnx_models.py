@@ -156,3 +156,11 @@ def text(path: Path) -> Path:
         [("in", TensorProto.STRING, ["batch", 3])],
         [("out", TensorProto.STRING, ["batch", 3])],
     )
+
+
+def many_inputs(path: Path, count: int) -> Path:
+    """FP32 inputs [batch,2] with long names -> FP32 `sum` [batch,2]."""
+    names = [f"{'input' * 20}{i}" for i in range(count)]
+    dims: Sequence[Dim] = ("batch", 2)
+    inputs = [(name, TensorProto.FLOAT, dims) for name in names]
+    return save(path, [helper.make_node("Sum", names, ["sum"])], inputs, [("sum", TensorProto.FLOAT, dims)])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pinstream import errors
 from pinstream.engines.base import Engine
-from pinstream.errors import ModelFileError, PinstreamError
+from pinstream.errors import EngineError, ModelFileError, PinstreamError
 from pinstream.options import Options
 from pinstream.shared import wire
 from pinstream.shared.client import SharedEngine
@@ -154,7 +154,12 @@ def run(order: str) -> int:
     gc.freeze()
     tracer = Tracer.from_environment("engine")
     observe = tracer.batch if tracer else None
-    server = EngineServer(engine, listener, spin=options.busy_wait, observe=observe)
+    try:
+        server = EngineServer(engine, listener, spin=options.busy_wait, observe=observe)
+    except EngineError as error:
+        engine.close()
+        _refuse_all(listener, {"error": str(error), "kind": _kind(error)})
+        return 0
     try:
         server.serve(FIRST_INSTANCE_S)
     finally:

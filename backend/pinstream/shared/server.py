@@ -113,7 +113,10 @@ class _Run(Submission):
             times = self.times
             done |= {"shapes": self._shapes, "stages": dict(times.stages) if times else {}}
             done |= {"graph": bool(times and times.graph)}
-        self._instance.send(done)
+        try:
+            self._instance.send(done)
+        except EngineError as error:  # the names and shapes of a great many outputs
+            self._instance.send({"done": self._slot, "error": str(error), "lost": False})
         self._server.replied(self._instance)
 
 
@@ -130,6 +133,9 @@ class EngineServer:
         spin: Look for finished batches without a pause, which answers soonest and keeps a core busy. Otherwise sleep
             for most of what a batch should take.
         observe: Told about every finished batch.
+
+    Raises:
+        EngineError: The model has more tensors than an instance can be told of.
     """
 
     def __init__(
@@ -149,7 +155,8 @@ class EngineServer:
         self._running_since = 0.0
         self._slept = False
         self._observe = observe
-        self._hello = {"spec": wire.spec_to_json(engine.spec)}
+        self._hello: wire.Message = {"spec": wire.spec_to_json(engine.spec)}
+        wire.packed(self._hello)
         self._former = Former(engine)
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms

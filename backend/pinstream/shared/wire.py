@@ -37,13 +37,29 @@ SLOT = -1
 Message = dict[str, Any]
 
 
+def packed(message: Message) -> bytes:
+    """A message as it is sent.
+
+    Raises:
+        EngineError: It is too long, for a model of a great many tensors.
+    """
+    packet = json.dumps(message, separators=(",", ":")).encode()
+    if len(packet) > LARGEST_MESSAGE:
+        raise EngineError(
+            f"a message between an instance and its engine would be of {len(packet):,} bytes, and "
+            f"{LARGEST_MESSAGE:,} are the most; set SHARE_ENGINE to off in config.pbtxt"
+        )
+    return packet
+
+
 def send(channel: socket.socket, message: Message, fd: int | None = None) -> None:
     """Send a message, and with it a file descriptor.
 
     Raises:
         OSError: The other side has gone.
+        EngineError: It is too long.
     """
-    packet = json.dumps(message, separators=(",", ":")).encode()
+    packet = packed(message)
     if fd is None:
         channel.send(packet)
     else:
@@ -55,16 +71,11 @@ def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
 
     Returns:
         None for the message where the other side has gone.
-
-    Raises:
-        EngineError: It is too long.
     """
     try:
-        packet, ancillary, flags, _ = channel.recvmsg(LARGEST_MESSAGE, socket.CMSG_LEN(4))
+        packet, ancillary, _, _ = channel.recvmsg(LARGEST_MESSAGE, socket.CMSG_LEN(4))
     except ConnectionError:
         return None, None
-    if flags & socket.MSG_TRUNC:
-        raise EngineError(f"a message between an instance and its engine is longer than {LARGEST_MESSAGE:,} bytes")
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -293,3 +293,19 @@ def test_a_run_without_a_batch_dimension_has_no_padding(tmp_path: Path, instance
     # How large the answer is shows in the first run, which is run again with room for it.
     assert [(ran.items, ran.size) for ran in ran_by(engine, [rows(3, 4, 0)], "row")] == [(1, 1)] * 2
     assert [(ran.items, ran.size) for ran in ran_by(engine, [rows(3, 4, 0)], "row")] == [(1, 1)]
+
+
+def test_a_model_of_too_many_tensors_to_be_told_of_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"of \d{3},\d{3} bytes.* set SHARE_ENGINE to off"):
+        open_for_instance(onnx_models.many_inputs(tmp_path / "m.onnx", 1500), SHARED)
+    wait_until_gone()
+
+
+def test_a_part_of_too_many_tensors_fails_alone(tmp_path: Path, instance: Open) -> None:
+    engine = instance(onnx_models.many_inputs(tmp_path / "m.onnx", 900))
+    inputs = {tensor.name: rows(1, 2, 0) for tensor in engine.spec.inputs}
+    request = Request(inputs, 1, frozenset({engine.spec.outputs[0].name}))
+    for _ in range(2):
+        (answer,) = Loop(engine).run([request])
+        assert "set SHARE_ENGINE to off" in str(answer.error)
+    assert not engine.failure
