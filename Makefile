@@ -56,8 +56,9 @@ fuzz: setup
 	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.fuzz.long --out benchmarks/results/fuzz.json
 
 SECONDS ?= 1800
+soak: OUT := benchmarks/results/soak.json
 soak: setup
-	PYTHONPATH=. $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 --pause 0.05 --out benchmarks/results/soak.json
+	PYTHONPATH=. $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 --pause 0.05 --out "$(OUT)"
 
 # Twice what the service can do, from clients of whom some give up.
 load: SECONDS := 600

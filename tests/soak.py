@@ -276,7 +276,10 @@ def main(seconds: float, every_s: float, modes: tuple[str, ...], pause_s: float,
         out.write_text(text)
     else:
         print(text)
-    raise SystemExit(1 if any(report["faults"] for report in reports) else 0)
+    faults = [f"{report['mode']}: {fault}" for report in reports for fault in report["faults"]]
+    for fault in faults:
+        click.echo(fault, err=True)
+    raise SystemExit(1 if faults else 0)
 
 
 if __name__ == "__main__":
