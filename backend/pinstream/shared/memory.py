@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -75,7 +76,7 @@ class Layout:
     def view(self, data: Array, name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array | None:
         """The tensor as an array, or None where `shape` does not fit its place."""
         offset, room = self.places[name]
-        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        nbytes = math.prod(shape) * dtype.itemsize
         if nbytes > room:
             return None
         return data[offset : offset + nbytes].view(dtype).reshape(shape)

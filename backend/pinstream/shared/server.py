@@ -6,12 +6,13 @@ One thread: it takes messages, starts batches and looks for finished ones in tur
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -97,14 +98,14 @@ class _Run(Submission):
             shape = tuple(rows.shape) if offset is None else (self.items, *rows.shape[1:])
             place = self._place(name, shape)
             if place is None:
-                self._room[name] = int(np.prod(shape, dtype=np.int64)) * self._server.dtypes[name].itemsize
+                self._room[name] = math.prod(shape) * self._server.dtypes[name].itemsize
                 continue
             self._shapes[name] = list(shape)
             (place if offset is None else place[start : start + count])[...] = _on_host(rows)
 
     def reply(self) -> None:
         """See Submission."""
-        done: wire.Message = {"done": self._slot, "ran": [asdict(batch) for batch in self.ran]}
+        done: wire.Message = {"done": self._slot, "ran": [vars(batch) for batch in self.ran]}
         if self.error is not None:
             done |= {"error": str(self.error), "lost": bool(self._server.engine.failure)}
         elif self._room:

@@ -35,6 +35,7 @@ LARGEST_MESSAGE = 200_000
 # The region that is the slot's own memory.
 SLOT = -1
 Message = dict[str, Any]
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def packed(message: Message) -> bytes:
@@ -43,7 +44,7 @@ def packed(message: Message) -> bytes:
     Raises:
         EngineError: It is too long, for a model of a great many tensors.
     """
-    packet = json.dumps(message, separators=(",", ":")).encode()
+    packet = _ENCODER.encode(message).encode()
     if len(packet) > LARGEST_MESSAGE:
         raise EngineError(
             f"a message between an instance and its engine would be of {len(packet):,} bytes, and "
