@@ -7,6 +7,7 @@
 # LIMIT      seconds for all of it (1000); a part gets what is left, and is left out where that is too little
 # LENGTH     of the windows (1); 0.5 to try things
 # INSTANCES  of the detector (8); SIZES: image sides of the sweep beside 640 (320 1280)
+# BATCH_US   what a batch of one takes the GPU, for the model that only waits as long (930, an H100)
 # WORK       where models are built and kept for the next run (build/bench-gpu)
 #
 # A part that fails is said and left out. What is there so far is in $OUT/bench-gpu.tar.gz after each part: unpack it
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.."
 PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
 OUT=${OUT:-build}; WORK=${WORK:-build/bench-gpu}; GPU=$WORK/results/gpu
 LIMIT=${LIMIT:-1000}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-8}
-SIZES=${SIZES-320 1280}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
+SIZES=${SIZES-320 1280}; BATCH_US=${BATCH_US:-930}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
 export PYTHONPATH=$PWD:$PWD/backend:$PWD/client:$PWD/cli:$PWD/model_repository/yolox/1${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$WORK/cache} TORCHINDUCTOR_CACHE_DIR=$PWD/$WORK/inductor WORK
 mkdir -p "$OUT" "$WORK" "$GPU/logs"
@@ -81,10 +82,14 @@ if wants compare; then
 fi
 wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 2 --out "$GPU/timeline"
 if wants latency; then
-  # One request at a time: a single instance that looks for the GPU all the time beside the detector as it is; and both
-  # again where no core ever sleeps.
+  # One request at a time: a single instance that looks for the GPU all the time beside the detector as it is, and beside
+  # an empty model that takes as long as a batch of one, the least that any Python model can do; and all of them again
+  # where no core ever sleeps.
   detector "$WORK/one/single" 1 'optimization { cuda { busy_wait_events: true } }'
-  one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/models/detector" --batch 1 --concurrency 1)
+  rm -rf "$WORK/peers/spinning"; mkdir -p "$WORK/peers"; cp -r benchmarks/peers/empty "$WORK/peers/spinning"
+  printf 'parameters { key: "SPIN_US" value { string_value: "%s" } }\n' "$BATCH_US" >> "$WORK/peers/spinning/config.pbtxt"
+  one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
+  one+=(--peer "$WORK/models/detector" --batch 1 --concurrency 1)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
   measure latency 70 20 $bench compare "${one[@]}" --json "$GPU/latency.json"
   measure latency-awake 70 20 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"

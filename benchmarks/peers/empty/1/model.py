@@ -1,6 +1,11 @@
-"""Takes the same inputs as the measured model and answers zeros of its outputs' shapes."""
+"""Takes the same inputs as the measured model and answers zeros of its outputs' shapes.
+
+With the parameter SPIN_US it looks at the clock for as many microseconds first, as long as a GPU would take: no Python
+model that waits for one can answer sooner.
+"""
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ class TritonPythonModel:
         """Reads what there is to answer."""
         config = json.loads(args["model_config"])
         self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._spin_s = float(config["parameters"].get("SPIN_US", {"string_value": "0"})["string_value"]) / 1e6
         self._batching = config["max_batch_size"] > 0
         self._outputs = {
             tensor["name"]: (pb_utils.triton_string_to_numpy(tensor["data_type"]), [max(1, d) for d in tensor["dims"]])
@@ -22,6 +28,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers each request with zeros."""
+        until = time.perf_counter() + self._spin_s
+        while time.perf_counter() < until:
+            pass
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
