@@ -42,9 +42,15 @@ class Tracer:
         self._events.append((name, began, ended, lane, items))
 
     def batch(self, times: BatchTimes) -> None:
-        """A batch's stages: gathering at its beginning; what the engine timed and scattering counted from its end."""
+        """A batch's stages.
+
+        Gathering and copying in are counted from its beginning, since each part is copied on as soon as it is
+        gathered; computing, copying out and scattering from its end.
+        """
         stages = times.stages
         self.span("batch", times.began, times.ended, "batch", times.items)
+        if "h2d" in stages:
+            self.span("h2d", times.began, times.began + stages["h2d"], "h2d", times.items)
         self.span("gather", times.began, times.began + stages.get("gather", 0.0), "host", times.items)
         ended = times.ended - stages.get("scatter", 0.0)
         self.span("scatter", ended, times.ended, "host", times.items)

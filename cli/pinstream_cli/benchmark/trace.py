@@ -11,8 +11,9 @@ from typing import Any
 from pinstream_cli.errors import CommandError
 
 US_PER_MS = 1000.0
-# The process that instances share an engine in, and the lane of what an engine does.
-ENGINE_PROCESS, ENGINE_LANE = "engine", "gpu"
+# The process that instances share an engine in, and the lanes of what an engine does: batches follow each other on the
+# first, while the next ones are copied in on the second.
+ENGINE_PROCESS, ENGINE_LANE, COPY_LANE = "engine", "gpu", "h2d"
 # How much of the load's time is behind the window that is shown: server and clients have warmed up by then.
 MIDDLE = 0.6
 
@@ -77,7 +78,18 @@ def spans(events: Sequence[Mapping[str, Any]]) -> list[Span]:
 def without_echoes(found: Sequence[Span]) -> list[Span]:
     """Spans less what instances that share an engine repeat of what it told them."""
     shared = any(span.process == ENGINE_PROCESS for span in found)
-    return [s for s in found if not (shared and s.lane == ENGINE_LANE and s.process != ENGINE_PROCESS)]
+    of_engines = (ENGINE_LANE, COPY_LANE)
+    return [s for s in found if not (shared and s.lane in of_engines and s.process != ENGINE_PROCESS)]
+
+
+def gaps(found: Sequence[Span], milliseconds: float) -> list[tuple[float, float]]:
+    """Beginning and end of every stretch of a window in which none of the spans went on."""
+    idle, reached = [], 0.0
+    for span in sorted(found, key=lambda s: s.began):
+        if reached < min(span.began, milliseconds):
+            idle.append((reached, min(span.began, milliseconds)))
+        reached = max(reached, span.ended)
+    return [*idle, (reached, milliseconds)] if reached < milliseconds else idle
 
 
 def busy(found: Sequence[Span], name: str, milliseconds: float) -> float:

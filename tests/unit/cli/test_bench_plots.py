@@ -134,14 +134,26 @@ def test_overlapping_spans_are_busy_once() -> None:
     assert trace.busy(found, "compute", 20.0) == pytest.approx(0.75)
 
 
+def test_what_is_between_spans_is_idle() -> None:
+    spans = [(-1.0, 3.0), (1.0, 3.0), (6.0, 2.0), (8.0, 1.0)]
+    found = trace.spans([event("engine", "gpu", "compute", began, long) for began, long in spans])
+    assert trace.gaps(found, 10.0) == [(4.0, 6.0), (9.0, 10.0)]
+    assert trace.gaps(found, 7.0) == [(4.0, 6.0)]
+    assert trace.gaps(found, 3.0) == []
+    assert trace.gaps([], 7.0) == [(0.0, 7.0)]
+
+
 def test_instances_that_share_an_engine_have_one_lane_for_it(tmp_path: Path) -> None:
-    events = [event("engine", "gpu", "compute", 0.0, 9.0)]
+    events = [event("engine", "gpu", "compute", 0.0, 9.0), event("engine", "h2d", "h2d", 0.0, 2.0)]
     for instance in ("m_0", "m_1"):
         events += [event(instance, "execute", "execute", 0.0, 9.9), event(instance, "gpu", "compute", 0.0, 9.0)]
+        events += [event(instance, "h2d", "h2d", 0.0, 2.0)]
         events += [event(instance, "host", "gather", 0.0, 1.0), event(instance, "batch", "batch", 0.0, 9.9)]
     timeline(trace.spans(events), 10.0, "title", tmp_path)
     text = (tmp_path / "timeline-light.svg").read_text()
     assert ">engine<" in text
     assert "m_0, instance" in text
+    assert ">engine, copying in<" in text
     assert "m_0, engine" not in text
+    assert ">idle<" in text
     assert "computes 90.0% of the time" in text

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pinstream_cli.benchmark.plots.theme import Theme, save
-from pinstream_cli.benchmark.trace import ENGINE_LANE, ENGINE_PROCESS, Span, busy, without_echoes
+from pinstream_cli.benchmark.trace import COPY_LANE, ENGINE_LANE, ENGINE_PROCESS, Span, busy, gaps, without_echoes
 
-# The engine's lane, and the instance's around it: its batches lie within its executes, and what is not gathering or
+# The engine's lanes, and the instance's around them: its batches lie within its executes, and what is not gathering or
 # scattering there is waiting. A batch as a whole is the sum of the others and is left out.
-LANES = {ENGINE_LANE: "engine", "execute": "instance", "host": "instance"}
+COPYING = "engine, copying in"
+LANES = {ENGINE_LANE: "engine", COPY_LANE: COPYING, "execute": "instance", "host": "instance"}
 COLOURS = {"execute": 0, "gather": 2, "h2d": 3, "compute": 4, "d2h": 5, "scatter": 1}
 TEXTS = {"execute": "execute (waiting)"}
 LONGEST_TEXT_MS = 3.0
@@ -28,7 +29,9 @@ def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: 
 
     def paint(figure: Any, theme: Theme) -> None:
         axes = figure.add_subplot()
-        for y, of_lane in enumerate(lanes.values()):
+        for y, ((lane, _), of_lane) in enumerate(lanes.items()):
+            if lane == LANES[ENGINE_LANE]:
+                _idle(axes, y, gaps(of_lane, milliseconds), theme)
             _lane(axes, y, of_lane, milliseconds, theme)
         titles = [_title(process, lane) for lane, process in lanes]
         axes.set_yticks(range(len(lanes)), titles, color=theme.ink)
@@ -41,7 +44,10 @@ def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: 
         names = [name for name in COLOURS if any(span.name == name for span in found)]
         for name in names:
             axes.barh([0], [0], color=theme.stages[COLOURS[name]], label=TEXTS.get(name, name))
-        axes.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(-0.005, 1.0), frameon=False, handlelength=0.9)
+        axes.barh([0], [0], label="idle", **_hatched(theme))
+        axes.legend(
+            ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(-0.005, 1.0), frameon=False, handlelength=0.9
+        )
         figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
         share = busy(found, "compute", milliseconds)
         figure.supxlabel(f"the engine computes {share:.1%} of the time", x=0.02, ha="left", color=theme.muted)
@@ -51,8 +57,16 @@ def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: 
 
 def _title(process: str, lane: str) -> str:
     if process == ENGINE_PROCESS:
-        return "engine" if lane == "engine" else "engine's host copies"
+        return "engine's host copies" if lane == "instance" else lane
     return f"{process}, {lane}"
+
+
+def _idle(axes: Any, y: int, idle: Sequence[tuple[float, float]], theme: Theme) -> None:
+    axes.broken_barh([(began, ended - began) for began, ended in idle], (y - 0.36, 0.72), **_hatched(theme))
+
+
+def _hatched(theme: Theme) -> dict[str, Any]:
+    return {"facecolor": theme.page, "edgecolor": theme.muted, "hatch": "//////", "linewidth": 0.0}
 
 
 def _lane(axes: Any, y: int, found: Sequence[Span], milliseconds: float, theme: Theme) -> None:
