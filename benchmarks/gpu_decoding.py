@@ -1,21 +1,23 @@
-"""Whether JPEG had better be decoded on the GPU: nvJPEG against OpenCV on all cores, alone and beside the detector.
+"""Whether JPEG had better be decoded on the GPU: nvImageCodec against OpenCV, alone and beside the detector.
 
+    pip install nvidia-nvimgcodec-cu13 nvidia-nvjpeg      (the number is CUDA's)
     python benchmarks/gpu_decoding.py --pictures DIR --plans DIR --out benchmarks/results/gpu/gpu-decoding.json
 
-NVIDIA's nvJPEG is called through torchvision, which hands it whole batches; pictures stay on the GPU.
+As the service does, processes of their own decode, and pictures end up on the host, where they are letterboxed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shlex
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,54 +32,134 @@ from pinstream_cli.benchmark.bare import EngineLoop
 
 BATCH = 32
 SECONDS, ROUNDS = 1.0, 3
+# A GPU's contexts take turns, so few processes may be better than many.
+GPU_PROCESSES = (1, 2, 4)
+START_S = 60.0
 
 
-def rate(decode_some: Callable[[], int], until: Callable[[float], bool]) -> float:
-    """Pictures a second of a call that decodes some and says how many."""
-    began = time.perf_counter()
-    done = 0
-    while not until(time.perf_counter() - began):
-        done += decode_some()
-    return done / (time.perf_counter() - began)
-
-
-def on_the_cpu(files: Sequence[bytes]) -> Callable[[], int]:
-    """OpenCV on all cores, which it lets go on side by side."""
+def with_opencv(files: Sequence[bytes]) -> Callable[[], int]:
+    """Decodes one picture after the other, on one core."""
     cv2.setNumThreads(1)
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     encoded = [np.frombuffer(file, np.uint8) for file in files]
+    return lambda: sum(cv2.imdecode(file, cv2.IMREAD_COLOR) is not None for file in encoded)
+
+
+def with_nvimgcodec(files: Sequence[bytes]) -> Callable[[], int]:
+    """Decodes a batch of pictures and copies them to the host."""
+    from nvidia import nvimgcodec  # type: ignore[import-not-found,unused-ignore]
+
+    decoder = nvimgcodec.Decoder(device_id=0, max_num_cpu_threads=1)
+    bgr = nvimgcodec.DecodeParams(sample_format=nvimgcodec.SampleFormat.I_BGR)
+    batch = [files[i % len(files)] for i in range(BATCH)]
 
     def some() -> int:
-        return sum(image is not None for image in pool.map(lambda f: cv2.imdecode(f, cv2.IMREAD_COLOR), encoded * 8))
+        images = decoder.decode([nvimgcodec.CodeStream(file) for file in batch], params=bgr)
+        return sum(np.asarray(image.cpu()).shape[2] == 3 for image in images)
 
     return some
 
 
-def on_the_gpu(files: Sequence[bytes]) -> Callable[[], int]:
-    """NvJPEG, a batch at a time."""
-    import torch
-    from torchvision.io import decode_jpeg  # type: ignore[import-untyped,unused-ignore]
-
-    batch = [torch.frombuffer(bytearray(files[i % len(files)]), dtype=torch.uint8) for i in range(BATCH)]
-
-    def some() -> int:
-        decoded = decode_jpeg(batch, device="cuda")
-        torch.cuda.synchronize()
-        return len(decoded)
-
-    return some
+DECODERS = {"OpenCV": with_opencv, "nvImageCodec": with_nvimgcodec}
 
 
-def beside(loop: EngineLoop, decode_some: Callable[[], int]) -> tuple[float, float]:
-    """Pictures a second decoded and detected while both go on."""
-    decoded: list[float] = []
-    stop = threading.Event()
-    worker = threading.Thread(target=lambda: decoded.append(rate(decode_some, lambda _: stop.is_set())))
-    worker.start()
-    detected = loop.measure(SECONDS).images_per_s
-    stop.set()
-    worker.join()
-    return decoded[0], detected
+def work(decoder: str, files: Sequence[bytes], orders: Any) -> None:
+    """A process that decodes from one order to the next, and tells how much it did in what time."""
+    some = DECODERS[decoder](files)
+    some()
+    orders.send("ready")
+    while orders.recv() == "go":
+        began, cpu, done = time.perf_counter(), time.process_time(), 0
+        while not orders.poll():
+            done += some()
+        orders.recv()
+        orders.send((done, time.perf_counter() - began, time.process_time() - cpu))
+
+
+class Workers:
+    """Processes that decode.
+
+    Args:
+        decoder: Of DECODERS.
+        count: Of processes.
+        files: JPEG files.
+    """
+
+    def __init__(self, decoder: str, count: int, files: Sequence[bytes]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = f"{decoder}, {count} process{'es' * (count > 1)}"
+        self._orders, self._processes = [], []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            self._orders.append(ours)
+            self._processes.append(context.Process(target=work, args=(decoder, files, theirs), daemon=True))
+            self._processes[-1].start()
+            theirs.close()
+
+    def wait_ready(self) -> None:
+        """Until each has decoded once.
+
+        Raises:
+            RuntimeError: One cannot.
+        """
+        for orders in self._orders:
+            if not orders.poll(START_S) or orders.recv() != "ready":
+                raise RuntimeError(f"{self.name}: a process does not decode; what it printed says why")
+
+    def start(self) -> None:
+        """Let all of them decode."""
+        for orders in self._orders:
+            orders.send("go")
+
+    def stop(self) -> tuple[float, float]:
+        """Pictures a second of all, and CPU milliseconds a picture."""
+        for orders in self._orders:
+            orders.send("stop")
+        told = [orders.recv() for orders in self._orders]
+        done = sum(count for count, _, _ in told)
+        return sum(count / seconds for count, seconds, _ in told), 1000 * sum(cpu for _, _, cpu in told) / max(1, done)
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def workers(decoder: str, count: int, files: Sequence[bytes]) -> Iterator[Workers]:
+    """Processes that are ready to decode."""
+    found = Workers(decoder, count, files)
+    try:
+        found.wait_ready()
+        yield found
+    finally:
+        found.close()
+
+
+@dataclass
+class Rounds:
+    """What the rounds of one kind of decoding gave: pictures a second, CPU milliseconds a picture."""
+
+    alone: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    detected: list[float] = field(default_factory=list)
+
+    def run(self, loop: EngineLoop, decoding: Workers) -> None:
+        """One round: alone, and beside the detector."""
+        decoding.start()
+        time.sleep(SECONDS)
+        rate, cpu_ms = decoding.stop()
+        self.alone.append(rate)
+        self.cpu_ms.append(cpu_ms)
+        decoding.start()
+        self.detected.append(loop.measure(SECONDS).images_per_s)
+        self.beside.append(decoding.stop()[0])
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """As they are kept."""
+        alone = row(name, self.alone, False, "decoded") | {"cpu_ms_per_image": round(float(np.median(self.cpu_ms)), 2)}
+        return [alone, row(name, self.beside, True, "decoded"), row(name, self.detected, True, "detected")]
 
 
 def row(name: str, values: Sequence[float], beside_detector: bool, what: str) -> dict[str, Any]:
@@ -95,33 +177,25 @@ def row(name: str, values: Sequence[float], beside_detector: bool, what: str) ->
 
 
 def measure(files: Sequence[bytes], plans: Path) -> list[dict[str, Any]]:
-    """Everything, in rounds that take turns."""
+    """Everything, in rounds."""
     options = Options(buckets=(BATCH,))
     engine = open_engine(find_model_file(plans, options), options)
     (tensor,) = engine.spec.inputs
     images = np.random.default_rng(0).integers(0, 256, (BATCH, *tensor.shape), np.uint8)
     loop = EngineLoop(engine, {tensor.name: images}, BATCH)
-    decoders = {"OpenCV, all cores": on_the_cpu(files), "nvJPEG": on_the_gpu(files)}
-    alone: dict[str, list[float]] = {name: [] for name in decoders}
-    decoded: dict[str, list[float]] = {name: [] for name in decoders}
-    detected: dict[str, list[float]] = {name: [] for name in decoders}
-    detector_alone: list[float] = []
-    for decoder in decoders.values():
-        decoder()
     loop.measure(SECONDS)
-    for _ in range(ROUNDS):
-        detector_alone.append(loop.measure(SECONDS).images_per_s)
-        for name, decoder in decoders.items():
-            alone[name].append(rate(decoder, lambda seconds: seconds > SECONDS))
-            both = beside(loop, decoder)
-            decoded[name].append(both[0])
-            detected[name].append(both[1])
+    rows = [row("detector", [loop.measure(SECONDS).images_per_s for _ in range(ROUNDS)], False, "detected")]
+    wanted = [("OpenCV", len(os.sched_getaffinity(0))), *(("nvImageCodec", count) for count in GPU_PROCESSES)]
+    for decoder, count in wanted:
+        rounds = Rounds()
+        try:
+            with workers(decoder, count, files) as decoding:
+                for _ in range(ROUNDS):
+                    rounds.run(loop, decoding)
+                rows += rounds.rows(decoding.name)
+        except (RuntimeError, EOFError, OSError) as error:
+            print(f"{decoder}, {count} processes: left out, they do not decode ({error!r})", file=sys.stderr)
     engine.close()
-    rows = [row("detector", detector_alone, False, "detected")]
-    for name in decoders:
-        rows.append(row(name, alone[name], False, "decoded"))
-        rows.append(row(name, decoded[name], True, "decoded"))
-        rows.append(row(name, detected[name], True, "detected"))
     return rows
 
 
