@@ -101,7 +101,7 @@ if wants decoding; then
 fi
 if wants ensemble; then
   images=(); for file in "$WORK"/pictures/*.jpg; do images+=(--image "$file"); done
-  measure ensemble 90 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 64,128 \
+  measure ensemble 90 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 32,128 \
     --transport grpc "${common[@]}" --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 1.2)" \
     --json "$GPU/ensemble.json"
 fi
