@@ -1,4 +1,6 @@
-"""Arrays on the GPU, taken from and handed to others by DLPack. Only addresses change hands; no CUDA is called here.
+"""Arrays that NumPy cannot hand over by itself, on the GPU or of BF16, taken from and given to others by DLPack.
+
+Only addresses change hands; no CUDA is called here.
 
 The structures are those of dlpack.h, version 0.x (https://dmlc.github.io/dlpack/latest/c_api.html), which Triton's
 Python stub speaks.
@@ -105,7 +107,40 @@ class DeviceArray:
 
     def __dlpack__(self, stream: int | None = None) -> Any:
         """A capsule of this array; the work that fills it must be done."""
-        return _Export(self).capsule()
+        return _Export(self, self.pointer, self.__dlpack_device__(), CODES[self.dtype.kind]).capsule()
+
+
+class Bfloat16:
+    """An array whose elements are the bits of BF16, for Triton to take as such; NumPy has no such type.
+
+    Args:
+        bits: UINT16, C-contiguous.
+    """
+
+    def __init__(self, bits: Array | DeviceArray) -> None:
+        self._bits = bits
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._bits.__dlpack_device__() if isinstance(self._bits, DeviceArray) else (CPU, 0)
+
+    def __dlpack__(self, stream: int | None = None) -> Any:
+        """A capsule of this array; the work that fills it must be done."""
+        bits = self._bits
+        pointer = bits.pointer if isinstance(bits, DeviceArray) else bits.ctypes.data
+        return _Export(bits, pointer, self.__dlpack_device__(), BFLOAT).capsule()
+
+
+def bits_of(producer: Any) -> Array:
+    """A copy of an array of BF16 in host memory, as UINT16.
+
+    Args:
+        producer: Has __dlpack__.
+
+    Raises:
+        ValueError: It is not C-contiguous, or its elements have another size.
+    """
+    there = from_dlpack(producer, np.dtype(np.uint16))
+    return np.frombuffer(ctypes.string_at(there.pointer, there.nbytes), np.uint16).reshape(there.shape)
 
 
 class _Export:
@@ -113,12 +148,12 @@ class _Export:
 
     _alive: dict[int, _Export] = {}  # noqa: RUF012
 
-    def __init__(self, array: DeviceArray) -> None:
+    def __init__(self, array: Array | DeviceArray, pointer: int, device: tuple[int, int], code: int) -> None:
         self._array = array
         self._shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
         self._deleter = _DELETER(self._delete)
-        code = _DataType(CODES[array.dtype.kind], array.dtype.itemsize * 8, 1)
-        tensor = _Tensor(array.pointer, _Device(CUDA, array.device), array.ndim, code, self._shape, None, 0)
+        elements = _DataType(code, array.dtype.itemsize * 8, 1)
+        tensor = _Tensor(pointer, _Device(*device), array.ndim, elements, self._shape, None, 0)
         self._managed = _ManagedTensor(tensor, None, self._deleter)
 
     def capsule(self) -> Any:

@@ -26,7 +26,7 @@ import triton_python_backend_utils as pb_utils
 
 from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
-from pinstream.dlpack import DeviceArray, from_dlpack
+from pinstream.dlpack import Bfloat16, DeviceArray, bits_of, from_dlpack
 from pinstream.engines import find_model_file, inspect, open_for_instance
 from pinstream.errors import InvalidRequest, PinstreamError
 from pinstream.loop import Answer, Loop
@@ -36,7 +36,7 @@ from pinstream.tensors import Array, TensorSpec
 from pinstream.trace import Tracer
 
 # Triton's types that a DLPack view cannot carry into NumPy: strings, and what DLPack of this NumPy does not know.
-NOT_IN_DLPACK = frozenset({"BYTES", "BOOL", "BF16"})
+NOT_IN_DLPACK = frozenset({"BYTES", "BOOL"})
 
 
 class TritonPythonModel:
@@ -70,6 +70,7 @@ class TritonPythonModel:
         complete(config, self._spec)
         self._max_batch_size = max_batch_size(config, self._spec)
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
+        self._bf16 = {tensor.name for tensor in (*self._spec.inputs, *self._spec.outputs) if tensor.dtype == "BF16"}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         self._recorder = _recorder(args, options)
         self._tracer = Tracer.from_environment(self._name)
@@ -135,6 +136,8 @@ class TritonPythonModel:
             if dtype is None:
                 raise InvalidRequest(f"the model has no input '{tensor.name()}'; it takes {', '.join(self._dtypes)}")
             return from_dlpack(tensor, dtype)
+        if tensor.name() in self._bf16:
+            return bits_of(tensor)
         if tensor.name() in self._copied_inputs:
             return np.asarray(tensor.as_numpy())
         return np.from_dlpack(tensor)
@@ -152,11 +155,17 @@ class TritonPythonModel:
             return _error(
                 str(answer.error), pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
             )
-        tensors = [_tensor(name, array) for name, array in answer.outputs.items()]
+        tensors = [self._tensor(name, array) for name, array in answer.outputs.items()]
         if not self._has_parameters or answer.times is None:
             return pb_utils.InferenceResponse(tensors)
         split = {f"pinstream_{stage}_us": round(s * 1e6) for stage, s in answer.times.stages.items()}
         return pb_utils.InferenceResponse(tensors, parameters=split)
+
+    def _tensor(self, name: str, array: Array | DeviceArray) -> Any:
+        array = array if isinstance(array, DeviceArray) else np.ascontiguousarray(array)
+        if name in self._bf16:
+            return pb_utils.Tensor.from_dlpack(name, Bfloat16(array))
+        return (pb_utils.Tensor.from_dlpack if isinstance(array, DeviceArray) else pb_utils.Tensor)(name, array)
 
     def _unexpected(self, error: Exception) -> Any:
         # The traceback is for the server's log; the client gets what it can act on.
@@ -225,12 +234,6 @@ def _log_to_triton() -> None:
 
 def _config_entry(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}
-
-
-def _tensor(name: str, array: Array | DeviceArray) -> Any:
-    if isinstance(array, DeviceArray):
-        return pb_utils.Tensor.from_dlpack(name, array)
-    return pb_utils.Tensor(name, np.ascontiguousarray(array))
 
 
 def _error(text: str, code: Any) -> Any:
