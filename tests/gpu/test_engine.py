@@ -101,9 +101,10 @@ def test_an_output_whose_shape_depends_on_the_data(build: BuildPlan, load: OpenP
             raise
         pytest.skip(f"this TensorRT has no kernel for it: {error}")
     engine = load(directory)
-    for x in ([0, 1, 0, 2, 0, 0], [0] * 6, [1] * 6):
-        data = np.array(x, np.float32)
-        got = Loop(engine).run([Request({"x": data}, 1, frozenset({"where"}))])[0]
+    # Several at once: each has to get the shape of its own batch.
+    sent = [np.array(x, np.float32) for x in ([0, 1, 0, 2, 0, 0], [0] * 6, [1] * 6, [1, 0, 0, 0, 0, 0])]
+    answers = Loop(engine).run([Request({"x": data}, 1, frozenset({"where"})) for data in sent])
+    for data, got in zip(sent, answers, strict=True):
         assert got.error is None
         np.testing.assert_array_equal(got.outputs["where"].copy(), np.array(np.nonzero(data)))
 

@@ -203,7 +203,7 @@ class TensorRTEngine(Engine):
         assert isinstance(slot, CudaSlot)
         if self._data_dependent(slot):
             slot.wait_compute()
-            slot.output_shapes = self._context_for(slot).found_output_shapes(slot.output_shapes)
+            slot.output_shapes = self._context_for(slot).found_output_shapes(slot)
             if self._options.output_memory == "cpu":
                 slot.copy_out(slot.wanted)
         if self._options.output_memory == "gpu":

@@ -58,7 +58,8 @@ class ProfileContext:
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
         self._output_shapes: dict[tuple[Shape, ...], dict[str, Shape]] = {}
-        self._allocators: dict[str, Any] = {}
+        # Of each slot's outputs whose shapes only the data tells: several batches are under way, each with its own.
+        self._allocators: dict[Staging, Any] = {}
         self._largest_values: list[Array] = []  # TensorRT has their addresses until the first batch
 
     def use_scratch(self, scratch: cuda.DeviceAllocation) -> None:
@@ -138,10 +139,9 @@ class ProfileContext:
             self._addresses[name] = address
 
     def _use_allocator(self, name: str, staging: Staging) -> None:
-        if name not in self._allocators:
-            self._allocators[name] = make_output_allocator(self._flavour)
-        self._allocators[name].staging = staging
-        if not self._context.set_output_allocator(name, self._allocators[name]):
+        if staging not in self._allocators:
+            self._allocators[staging] = make_output_allocator(self._flavour, staging)
+        if not self._context.set_output_allocator(name, self._allocators[staging]):
             raise EngineError(self._said(f"TensorRT refused an allocator for output '{name}'"))
 
     def enqueue(self, slot: CudaSlot, stream: cuda.Stream) -> None:
@@ -155,17 +155,20 @@ class ProfileContext:
         ask = getattr(self._context, "is_stream_capturable", None)
         return True if ask is None else bool(ask(stream.handle))
 
-    def found_output_shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-        """Output shapes after the run, the data-dependent ones included."""
-        return {name: self._allocators[name].shape if -1 in shape else shape for name, shape in shapes.items()}
+    def found_output_shapes(self, slot: CudaSlot) -> dict[str, Shape]:
+        """Output shapes of the slot's batch after its run, the data-dependent ones included."""
+        return {
+            name: self._allocators[slot.outputs[name]].shape if -1 in shape else shape
+            for name, shape in slot.output_shapes.items()
+        }
 
     def _said(self, text: str) -> str:
         reason = why(self._flavour)
         return f"{text}: {reason}{cuda.memory_advice_for(reason)}"
 
 
-def make_output_allocator(flavour: Flavour) -> Any:
-    """An allocator that lets one output grow the slot's buffer, and remembers the shape it got.
+def make_output_allocator(flavour: Flavour, staging: Staging) -> Any:
+    """An allocator that lets one output of one slot grow its buffer, and remembers the shape it got.
 
     The class is made here because its base class comes with the TensorRT that is found at run time.
     """
@@ -174,16 +177,14 @@ def make_output_allocator(flavour: Flavour) -> Any:
         def __init__(self) -> None:
             # TensorRT's base classes crash later where their own __init__ was not called.
             super().__init__()
-            self.staging: Staging | None = None
             self.shape: Shape = ()
 
         def reallocate_output_async(self, name: str, memory: int, size: int, alignment: int, stream: int) -> int:
             return self.reallocate_output(name, memory, size, alignment)
 
         def reallocate_output(self, name: str, memory: int, size: int, alignment: int) -> int:
-            assert self.staging is not None
             try:
-                return self.staging.grow(size)
+                return staging.grow(size)
             except EngineError as error:
                 # TensorRT swallows exceptions of callbacks; a null address makes it fail the batch.
                 LOGGER.error("output '%s': %s", name, error)
