@@ -117,3 +117,11 @@ def test_positive_integer() -> None:
     for text in ("0", "-1", "1.5", "many", ""):
         with pytest.raises(ValueError, match=r"parameter THREADS in config\.pbtxt: expected a whole number above 0"):
             positive_integer({"THREADS": text}, "THREADS", 2)
+
+
+@pytest.mark.parametrize("text", ['{"conf": "%s"}', '{"%s": 1}', '{"a": "%s"}'])
+def test_however_long_what_was_sent_is_the_error_is_not(text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Parameters({}, 300).of_request(text % ("x" * 100_000))
+    assert "xxx..." in str(caught.value)
+    assert len(str(caught.value)) < 400

@@ -10,6 +10,9 @@ from typing import Any
 
 from yolox_steps.errors import RequestError
 
+# Characters of what a client sent that an error repeats.
+LONGEST_SHOWN = 60
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -41,6 +44,12 @@ class _Range:
 
     def __str__(self) -> str:
         return f"{'a whole' if self.kind is int else 'a'} number from {self.lowest} to {self.highest}"
+
+
+def shown(value: object) -> str:
+    """What a client sent, as an error repeats it: its beginning. gRPC loses an answer whose error is too long."""
+    text = repr(value[:LONGEST_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 class Parameters:
@@ -77,9 +86,11 @@ class Parameters:
                 if self._ignored.fullmatch(name):
                     continue
                 names = ", ".join(f"{known_name} ({values})" for known_name, values in self._ranges.items())
-                raise RequestError(f"unknown request parameter {name!r} (given: {value!r}); known are {names}")
+                raise RequestError(
+                    f"unknown request parameter {shown(name)} (given: {shown(value)}); known are {names}"
+                )
             if value not in self._ranges[name]:
-                found = f"{value!r} ({type(value).__name__})"
+                found = f"{shown(value)} ({type(value).__name__})"
                 raise RequestError(f"request parameter {name!r}: expected {self._ranges[name]}, found {found}")
             known[name] = value
         return replace(self.defaults, **known) if known else self.defaults

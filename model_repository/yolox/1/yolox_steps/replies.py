@@ -32,9 +32,20 @@ def _reply(request: Any, step: Callable[[Any], list[Any]]) -> Any:
         return pb_utils.InferenceResponse(step(request))
     except RequestError as error:
         return _error(str(error), pb_utils.TritonError.INVALID_ARG)
+    except UnicodeDecodeError:
+        # HTTP hands over what a client sent; only when it is looked at does it turn out to be no text.
+        return _error("a parameter's name or value is not UTF-8; send text", pb_utils.TritonError.INVALID_ARG)
     except Exception as error:
-        pb_utils.Logger.log_error(f"request {request.request_id()!r}: {traceback.format_exc()}")
+        pb_utils.Logger.log_error(f"request {_id(request)}: {traceback.format_exc()}")
         return _error(f"internal error, {type(error).__name__}; see the server's log", pb_utils.TritonError.INTERNAL)
+
+
+def _id(request: Any) -> str:
+    """A request's id for the log, which its client chose."""
+    try:
+        return repr(request.request_id())
+    except UnicodeDecodeError:
+        return "of no UTF-8"
 
 
 def _error(message: str, code: int) -> Any:
