@@ -22,6 +22,7 @@ from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.leftovers import shm_prefix
+from pinstream_cli.triton.log import LogFile
 from pinstream_cli.triton.preflight import SHARED_MEMORY
 
 # Triton's log: 'I1122 18:22:00.022609 2344 model_lifecycle.cc:849] "successfully loaded 'yolox'"'.
@@ -126,23 +127,25 @@ class TritonServer:
     def _follow_log(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        with self._log_path.open("w", buffering=1) as log:
-            for line in self._process.stdout:
-                log.write(line)
-                self._read_line(line.rstrip("\n"))
+        log = LogFile(self._log_path)
+        # To the end whatever happens: Triton stands still, and says that it is ready, once nobody takes its log.
+        for line in self._process.stdout:
+            log.write(line)
+            self._read_line(line.rstrip("\n"))
+        log.close()
 
     def _read_line(self, line: str) -> None:
         failed = FAILED.search(line)
         # Before the start its reason becomes the error that ends the command: once is enough.
         if failed is None or self._started.is_set():
-            self._on_log(line)
+            _tell(self._on_log, line)
         if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
             self._tail.append(line)
             if (complaint := COMPLAINT.match(line)) and not self._started.is_set():
                 self._complaints.append(complaint[1])
         if loaded := LOADED.search(line):
             self.loaded.add(loaded[1])
-            self._on_ready(loaded[1], time.monotonic() - self._began)
+            _tell(self._on_ready, loaded[1], time.monotonic() - self._began)
         elif failed:
             self._failures[failed[1]] = TRACEBACK.sub("", failed[3])
         elif lost := LOST.search(line):
@@ -253,6 +256,13 @@ class TritonServer:
 
 def _refused(option: str, arguments: Sequence[str]) -> bool:
     return any(argument.lower() in (f"{option}=false", f"{option}=0") for argument in arguments)
+
+
+def _tell(listener: Callable[..., None], *what: object) -> None:
+    """Call back, and go on whatever comes of it: a terminal may be closed, a disk full."""
+    # rich ends the program where its pipe is broken.
+    with contextlib.suppress(Exception, SystemExit):
+        listener(*what)
 
 
 def _die_with_parent() -> None:
