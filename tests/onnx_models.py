@@ -164,3 +164,24 @@ def many_inputs(path: Path, count: int) -> Path:
     dims: Sequence[Dim] = ("batch", 2)
     inputs = [(name, TensorProto.FLOAT, dims) for name in names]
     return save(path, [helper.make_node("Sum", names, ["sum"])], inputs, [("sum", TensorProto.FLOAT, dims)])
+
+
+def as_wide_as_the_largest(path: Path) -> Path:
+    """INT64 `n` [batch,1] -> INT64 `counted` [batch, largest n of the batch], each row 0, 1, 2, ..."""
+    nodes = [
+        helper.make_node("ReduceMax", ["n"], ["largest"], keepdims=0),
+        helper.make_node("Range", ["zero", "largest", "one"], ["row"]),
+        helper.make_node("Shape", ["row"], ["width"]),
+        helper.make_node("Shape", ["n"], ["whole"]),
+        helper.make_node("Slice", ["whole", "first", "second"], ["items"]),
+        helper.make_node("Concat", ["items", "width"], ["shape"], axis=0),
+        helper.make_node("Expand", ["row", "shape"], ["counted"]),
+    ]
+    integers = {name: np.array(value, np.int64) for name, value in (("zero", 0), ("one", 1), ("first", [0]))}
+    return save(
+        path,
+        nodes,
+        [("n", TensorProto.INT64, ("batch", 1))],
+        [("counted", TensorProto.INT64, ("batch", "width"))],
+        {**integers, "second": np.array([1], np.int64)},
+    )

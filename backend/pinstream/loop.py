@@ -202,10 +202,7 @@ class Loop:
                 joined = answer.outputs[name] = np.empty((request.items, *part.shape[1:]), part.dtype)
             assert isinstance(joined, np.ndarray), "a request in several parts is joined on the host"
             if joined.shape[1:] != part.shape[1:]:
-                answer.error = EngineError(
-                    f"output '{name}' has shape {list(part.shape[1:])} in one part of the request and "
-                    f"{list(joined.shape[1:])} in another, so the parts cannot be joined; send fewer items a request"
-                )
+                answer.error = not_joined(name, part.shape[1:], joined.shape[1:])
                 return
             joined[piece.start : piece.start + piece.count] = part.copy() if isinstance(part, DeviceArray) else part
 
@@ -222,3 +219,11 @@ def check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], size: int)
                 f"output '{name}' has shape {list(array.shape)} for a batch of {size}: the model does not keep "
                 "the batch dimension; configure max_batch_size: 0 with the inputs' full dims"
             )
+
+
+def not_joined(name: str, part: Sequence[int], other: Sequence[int]) -> EngineError:
+    """The error of a request in several batches whose outputs have other shapes than each other's."""
+    return EngineError(
+        f"output '{name}' has shape {list(part)} in one part of the request and {list(other)} in another, so the parts "
+        "cannot be joined; send fewer items a request"
+    )

@@ -19,7 +19,7 @@ import numpy as np
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine
 from pinstream.errors import EngineError
-from pinstream.loop import check_batch_dimension
+from pinstream.loop import check_batch_dimension, not_joined
 from pinstream.metrics import BatchTimes
 from pinstream.pace import Pace
 from pinstream.shared import wire
@@ -92,6 +92,8 @@ class _Run(Submission):
 
     def deliver(self, outputs: Mapping[str, Array | DeviceArray], offset: int | None, start: int, count: int) -> None:
         """Copy into the slot's memory; see Submission."""
+        if self.left == self.items:  # the first of it; of an earlier run nothing counts any more
+            self._shapes, self._room = {}, {}
         for name in self.wanted:
             whole = outputs[name]
             rows = whole if offset is None else whole[offset : offset + count]
@@ -100,7 +102,10 @@ class _Run(Submission):
             if place is None:
                 self._room[name] = math.prod(shape) * self._server.dtypes[name].itemsize
                 continue
-            self._shapes[name] = list(shape)
+            other = self._shapes.setdefault(name, list(shape))
+            if other != list(shape):
+                self.error = not_joined(name, shape[1:], other[1:])
+                return
             (place if offset is None else place[start : start + count])[...] = _on_host(rows)
 
     def reply(self) -> None:

@@ -52,9 +52,8 @@ class SharedSlot:
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Make room for a batch; see base.Slot."""
-        self.reply, self.ran = None, []
+        self.reply, self.ran, self.shapes = None, [], dict(shapes)
         self._engine.check()
-        self.shapes = dict(shapes)
         self._make_room()
         self.places = {tensor.name: [] for tensor in self._engine.spec.inputs}
         self._views = {}

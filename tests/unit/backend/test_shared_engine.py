@@ -309,3 +309,46 @@ def test_a_part_of_too_many_tensors_fails_alone(tmp_path: Path, instance: Open) 
         (answer,) = Loop(engine).run([request])
         assert "set SHARE_ENGINE to off" in str(answer.error)
     assert not engine.failure
+
+
+def test_parts_of_a_request_that_cannot_be_joined_run_together(tmp_path: Path, instance: Open) -> None:
+    # Which widths meet in a batch is chance: a request that is cut in two by another's gets two of them.
+    model = onnx_models.as_wide_as_the_largest(tmp_path / "m.onnx")
+    engines = [instance(model, Options(max_batch_size=4, share_engine="on", lanes=1)) for _ in range(3)]
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        rng = np.random.default_rng(number)
+        for _ in range(150):
+            items, largest = int(rng.integers(2, 5)), int(rng.integers(1, 9))
+            request = Request({"n": np.full((items, 1), largest)}, items, frozenset({"counted"}))
+            (answer,) = Loop(engines[number]).run([request])
+            counted = np.asarray(answer.outputs["counted"]) if answer.error is None else np.zeros((0, 0))
+            if counted.shape[0] != items or not (counted == np.arange(counted.shape[1])).all():
+                wrong.append(answer.error or counted.copy())
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_process_that_cannot_be_started_again_says_why(tmp_path: Path, instance: Open, used_before: bool) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    engine = instance(model)
+    counted: list[BatchTimes] = []
+    loop = Loop(engine, lambda _, ran: counted.extend(ran))
+    request = Request({"row": rows(2, 3, 0)}, 2, frozenset({"doubled"}))
+    if used_before:
+        assert loop.run([request])[0].error is None
+    (process_id,) = engine_processes()
+    os.kill(process_id, signal.SIGKILL)
+    wait_until_gone()
+    model.write_bytes(b"broken")
+    answers = loop.run([request, request, request])
+    assert all("cannot be started again" in str(answer.error) for answer in answers)
+    assert sum(batch.failed for batch in counted) >= 3
+    wait_until_gone()
