@@ -7,7 +7,7 @@ optimisation profiles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pinstream.errors import ConfigError
@@ -102,13 +102,15 @@ def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
 
     Args:
         plans: One dynamic plan, or one plan a batch size; all of one network.
-        options: BUCKETS narrows the batch sizes, and makes a dynamic plan run in these only; graph_spec makes a dynamic
-            plan run in its sizes and the largest.
+        options: instance_group.profile leaves only what these profiles take. BUCKETS narrows the batch sizes, and makes
+            a dynamic plan run in these only; graph_spec makes a dynamic plan run in its sizes and the largest.
 
     Raises:
-        ConfigError: The plans are not of one network, or BUCKETS asks for sizes they do not have.
+        ConfigError: The plans are not of one network, or BUCKETS or instance_group.profile asks for what they do not
+            have.
     """
     _check_one_network(plans)
+    plans = [_narrowed(plan, options.profiles) for plan in plans]
     batch = None if _configured_unbatched(plans[0], options) else _batch_sizes(plans, options)
     drop = 1 if batch else 0
     inputs = tuple(_input_spec([plan.inputs[i] for plan in plans], drop) for i in range(len(plans[0].inputs)))
@@ -128,6 +130,19 @@ def _check_one_network(plans: Sequence[PlanInfo]) -> None:
             )
 
 
+def _narrowed(plan: PlanInfo, profiles: Sequence[int]) -> PlanInfo:
+    """The plan with only these profiles; all of them where none are named."""
+    if not profiles:
+        return plan
+    count = max(len(tensor.ranges) for tensor in plan.inputs)
+    if max(profiles) >= count:
+        raise ConfigError(
+            f"instance_group.profile is {max(profiles)}, and {plan.file} has profiles 0 to {count - 1}; change it"
+        )
+    inputs = (replace(t, ranges=tuple(t.ranges[i] for i in profiles)) for t in plan.inputs)
+    return replace(plan, inputs=tuple(inputs))
+
+
 def _configured_unbatched(plan: PlanInfo, options: Options) -> bool:
     return bool({(t.name, len(t.shape)) for t in plan.inputs} & set(options.unbatched_inputs))
 
@@ -140,12 +155,12 @@ def _input_spec(tensors: Sequence[PlanTensor], drop: int) -> TensorSpec:
 
 
 def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | None:
-    ranges = [_plan_batch(plan) for plan in plans]
-    if any(r is None for r in ranges):
+    found = [_plan_batches(plan) for plan in plans]
+    if not all(found):
         if len(plans) > 1:
             raise ConfigError(f"{', '.join(p.file for p in plans)} have no common batch dimension; serve one of them")
         return None
-    sizes = [r for r in ranges if r is not None]
+    sizes = sorted({interval for intervals in found for interval in intervals})
     largest = max(high for _, high in sizes)
     available = {n for low, high in sizes for n in range(low, high + 1)}
     if options.buckets:
@@ -162,20 +177,28 @@ def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | No
         if graphs and options.cuda_graphs != "off":
             return BatchSizes(tuple(sorted({*graphs, largest})))
         return BatchSizes((largest,), exact=True)
-    return BatchSizes(tuple(sorted(available)))
+    return BatchSizes(tuple(sorted({size for low, high in sizes for size in _steps(low, high)})))
+
+
+def _steps(low: int, high: int) -> set[int]:
+    """Sizes to run where not all from 1 on can be: each is warmed up and captured by itself, so not too many."""
+    return {low, high} | {1 << n for n in range(high.bit_length()) if low <= 1 << n <= high}
 
 
 def _describe(sizes: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{low} to {high}" if low < high else str(low) for low, high in sorted(sizes))
 
 
-def _plan_batch(plan: PlanInfo) -> tuple[int, int] | None:
-    """The smallest and largest batch of a plan; None where its tensors share no first dimension."""
+def _plan_batches(plan: PlanInfo) -> list[tuple[int, int]]:
+    """The smallest and largest batch of each of a plan's profiles; none where its tensors share no first dimension."""
     if any(t.host or not t.shape for t in (*plan.inputs, *plan.outputs)) or not plan.inputs:
-        return None
-    first = {t.shape[0] for t in (*plan.inputs, *plan.outputs)}
-    if len(first) > 1:
-        return None
-    lows = {min(r.min[0] for r in t.ranges) for t in plan.inputs}
-    highs = {max(r.max[0] for r in t.ranges) for t in plan.inputs}
-    return (lows.pop(), highs.pop()) if len(lows) == len(highs) == 1 else None
+        return []
+    if len({t.shape[0] for t in (*plan.inputs, *plan.outputs)}) > 1:
+        return []
+    found: list[tuple[int, int]] = []
+    for ranges in zip(*(t.ranges for t in plan.inputs), strict=True):
+        batches = {(r.min[0], r.max[0]) for r in ranges}
+        if len(batches) > 1:
+            return []
+        found += batches
+    return found

@@ -206,12 +206,23 @@ class Former:
                 batch.slot.put(name, arrays[0], None)
             return
         if not batch.parts:
-            batch.slot.begin({name: (batch.room, *arrays[0].shape[1:]) for name, arrays in inputs.items()})
+            self._begin(batch, part.submission, count)
         for name in inputs:
             offset = batch.count
             for rows in part.submission.rows(name, part.start, count):
                 batch.slot.put(name, rows, offset)
                 offset += len(rows)
+
+    def _begin(self, batch: Batch, first: Submission, count: int) -> None:
+        def begin(room: int) -> None:
+            batch.slot.begin({name: (room, *arrays[0].shape[1:]) for name, arrays in first.inputs.items()})
+
+        try:
+            begin(batch.room)
+        except EngineError:
+            # Of some shapes the engine takes fewer at once than of others: then this part goes by itself.
+            begin(count)
+            batch.room = count
 
     # Starting
 

@@ -15,10 +15,12 @@ from pinstream.engines.flavour import Flavour
 from pinstream.errors import ModelFileError
 from pinstream.plans import BuildSpec, cached_plan
 from pinstream.plans.timing import TimingCache
+from pinstream.preflight import Gpu
 from tests import onnx_models
 from tests.rtx import installed_rtx
 
 FLOAT = TensorProto.FLOAT
+ADA, H200 = Gpu("NVIDIA RTX 4090", "8.9"), Gpu("NVIDIA H200", "9.0")
 
 
 @pytest.fixture
@@ -40,11 +42,12 @@ import sys
 from pathlib import Path
 from pinstream.engines.flavour import load_flavour
 from pinstream.plans import BuildSpec, cached_plan
+from pinstream.preflight import Gpu
 built = []
 sys.stdin.readline()
 entry = cached_plan(
-    Path(sys.argv[1]), BuildSpec(batch_sizes=(1, 2)), load_flavour("tensorrt_rtx"), "8.9", Path(sys.argv[2]),
-    progress=lambda file, fraction: built.append(file),
+    Path(sys.argv[1]), BuildSpec(batch_sizes=(1, 2)), load_flavour("tensorrt_rtx"), Gpu("NVIDIA RTX 4090", "8.9"),
+    Path(sys.argv[2]), progress=lambda file, fraction: built.append(file),
 )
 print(entry, bool(built))
 """
@@ -74,16 +77,16 @@ def test_of_processes_that_ask_at_once_one_builds(rtx: Flavour, classifier: Path
 
 def test_the_cache_tells_models_options_and_gpus_apart(rtx: Flavour, classifier: Path, tmp_path: Path) -> None:
     cache, one = tmp_path / "cache", BuildSpec(batch_sizes=(1,))
-    first = cached_plan(classifier, one, rtx, "8.9", cache)
+    first = cached_plan(classifier, one, rtx, ADA, cache)
     stamp = (first / "model.plan").stat().st_mtime_ns
-    assert cached_plan(classifier, one, rtx, "8.9", cache) == first
+    assert cached_plan(classifier, one, rtx, ADA, cache) == first
     assert (first / "model.plan").stat().st_mtime_ns == stamp
     other = onnx_models.classifier(tmp_path / "other.onnx", seed=1)
     entries = {
         first,
-        cached_plan(classifier, one, rtx, "9.0", cache),
-        cached_plan(classifier, BuildSpec(max_batch=2), rtx, "8.9", cache),
-        cached_plan(other, one, rtx, "8.9", cache),
+        cached_plan(classifier, one, rtx, H200, cache),
+        cached_plan(classifier, BuildSpec(max_batch=2), rtx, ADA, cache),
+        cached_plan(other, one, rtx, ADA, cache),
     }
     assert len(entries) == 4
     assert all(entry.parent == cache / "plans" for entry in entries)
@@ -91,21 +94,21 @@ def test_the_cache_tells_models_options_and_gpus_apart(rtx: Flavour, classifier:
 
 def test_damaged_and_abandoned_entries_are_built_again(rtx: Flavour, classifier: Path, tmp_path: Path) -> None:
     cache, spec = tmp_path / "cache", BuildSpec(batch_sizes=(1,))
-    entry = cached_plan(classifier, spec, rtx, "8.9", cache)
+    entry = cached_plan(classifier, spec, rtx, ADA, cache)
     whole = (entry / "model.plan").stat().st_size
     (entry / "model.plan").write_bytes(b"vtrt")
     abandoned = entry.parent / f".{entry.name}-dead"
     abandoned.mkdir()
-    assert cached_plan(classifier, spec, rtx, "8.9", cache) == entry
+    assert cached_plan(classifier, spec, rtx, ADA, cache) == entry
     assert (entry / "model.plan").stat().st_size == whole
     assert not abandoned.exists()
     content = bytearray((entry / "model.plan").read_bytes())
     content[len(content) // 2] ^= 1
     (entry / "model.plan").write_bytes(content)
-    cached_plan(classifier, spec, rtx, "8.9", cache)
+    cached_plan(classifier, spec, rtx, ADA, cache)
     assert (entry / "model.plan").read_bytes() != content, "a bit that flipped"
     (entry / "model.json").write_text("{}")
-    cached_plan(classifier, spec, rtx, "8.9", cache)
+    cached_plan(classifier, spec, rtx, ADA, cache)
     assert sidecar.read(entry / "model.json").kind == "plan"
 
 
@@ -114,11 +117,11 @@ def test_a_failed_build_leaves_no_entry_and_an_unusable_cache_is_named(rtx: Flav
         tmp_path / "m.onnx", [helper.make_node("FooBar", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])]
     )
     with pytest.raises(ModelFileError, match="FooBar"):
-        cached_plan(model, BuildSpec(), rtx, "8.9", tmp_path / "cache")
+        cached_plan(model, BuildSpec(), rtx, ADA, tmp_path / "cache")
     assert [name for name in names(tmp_path / "cache" / "plans") if not name.endswith(".lock")] == []
     (tmp_path / "file").write_text("")
     with pytest.raises(ModelFileError, match=r"plan cache .*file cannot be used: .*name another directory"):
-        cached_plan(onnx_models.classifier(model), BuildSpec(), rtx, "8.9", tmp_path / "file")
+        cached_plan(onnx_models.classifier(model), BuildSpec(), rtx, ADA, tmp_path / "file")
 
 
 @pytest.mark.filterwarnings("ignore:.*[Tt]iming cache:DeprecationWarning")

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pinstream import sidecar
 from pinstream.engines import find_model_file, inspect
 from pinstream.engines.flavour import Flavour
 from pinstream.engines.plan_source import usable_plans
 from pinstream.errors import ModelFileError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan
-from pinstream.preflight import Gpu
+from pinstream.preflight import Gpu, check_plan, read_header
 from tests import onnx_models
 from tests.rtx import installed_rtx
 
 H200 = Gpu("NVIDIA H200", "9.0", "13.0")
+BLACKWELL = Gpu("NVIDIA GeForce RTX 5090", "12.0", "13.0")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,14 @@ def plans(flavour: Flavour, tmp_path: Path) -> Path:
     onnx = onnx_models.classifier(tmp_path / "classifier.onnx")
     build_plan(onnx, tmp_path / "plans", BuildSpec(batch_sizes=(1, 4)), flavour)
     return tmp_path / "plans"
+
+
+def say_of_tensorrt(directory: Path, **words: Any) -> None:
+    """Lets the sidecar tell of another build, as on another machine or with another TensorRT."""
+    path = directory / "model.json"
+    content = json.loads(path.read_text())
+    content["tensorrt"].update(words)
+    path.write_text(json.dumps(content))
 
 
 def test_all_plans_of_the_sidecar_are_the_model(flavour: Flavour, plans: Path) -> None:
@@ -74,6 +86,47 @@ def test_auto_build_builds_what_the_sidecar_wished_for_into_the_cache(
     assert all(file.is_relative_to(tmp_path / "cache") for file in files)
     again = usable_plans(plans / "model.b1.plan", options, flavour, H200)
     assert [f.stat().st_mtime_ns for f in again] == [f.stat().st_mtime_ns for f in files], "built once"
+
+
+def test_auto_build_builds_for_the_gpu_at_hand_and_not_for_those_there_were(flavour: Flavour, tmp_path: Path) -> None:
+    onnx = onnx_models.classifier(tmp_path / "classifier.onnx")
+    build_plan(onnx, tmp_path / "plans", BuildSpec(batch_sizes=(1,), compute_capabilities=("8.9",)), flavour)
+    say_of_tensorrt(tmp_path / "plans", version="1.3.0.1")
+    options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
+    (plan,) = usable_plans(find_model_file(tmp_path / "plans", options), options, flavour, BLACKWELL)
+    beside = sidecar.read(plan.parent / "model.json")
+    assert check_plan(plan, flavour, BLACKWELL, beside) == ""
+    header = read_header(plan)
+    assert header is not None
+    assert header.capabilities == (), "for every GPU"
+    section = beside.sections["tensorrt"]
+    assert (section["gpu"], section["compute_capability"]) == (BLACKWELL.name, "12.0")
+
+
+@pytest.mark.parametrize("wish", ["version_compatible", "hardware_compatible"])
+def test_what_only_tensorrt_can_build_is_asked_of_rtx_neither_by_auto_build_nor_by_the_command(
+    flavour: Flavour, plans: Path, tmp_path: Path, wish: str
+) -> None:
+    wished = {"batch_sizes": [4], "precision": "fp16", wish: True}
+    say_of_tensorrt(plans, flavour="tensorrt", version="10.13.0.35", options=wished, arguments=["--of-no-interest"])
+    model_file = find_model_file(plans, Options())
+    with pytest.raises(ModelFileError) as caught:
+        usable_plans(model_file, Options(), flavour, H200)
+    command = f"`pinstream build classifier.onnx --plan -o {plans} --precision fp16 --batch-sizes 4`"
+    assert str(caught.value).endswith(f"build it here: {command}")
+    options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
+    (plan,) = usable_plans(model_file, options, flavour, H200)
+    assert sidecar.read(plan.parent / "model.json").sections["tensorrt"]["options"]["precision"] == "fp16"
+
+
+def test_malformed_build_options_are_named(flavour: Flavour, plans: Path) -> None:
+    say_of_tensorrt(plans, options={"precision": "fp3"})
+    for options, text in (
+        (Options(), r"model\.json is malformed .*fp3.*`pinstream build MODEL\.onnx --plan -o"),
+        (Options(auto_build=True), r"model\.json has malformed build options .*fp3"),
+    ):
+        with pytest.raises(ModelFileError, match=text):
+            usable_plans(find_model_file(plans, options), options, flavour, H200)
 
 
 def test_an_onnx_file_is_no_plan_unless_it_may_be_built(flavour: Flavour, plans: Path, tmp_path: Path) -> None:

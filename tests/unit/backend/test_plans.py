@@ -18,7 +18,7 @@ from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan, parse_shape
 from pinstream.plans.graph import digest, inputs_of, outputs_of, read_graph, stated_precision
-from pinstream.plans.spec import PlanJob, plan_jobs
+from pinstream.plans.jobs import PlanJob, plan_jobs
 from pinstream.preflight import read_header, this_gpu
 from tests import onnx_models
 from tests.rtx import installed_rtx
@@ -333,6 +333,18 @@ def test_headers_name_version_size_and_compute_capabilities(rtx: Flavour, classi
         assert (header.flavour, header.version) == ("tensorrt_rtx", rtx.version)
         assert header.capabilities == found
         assert header.nbytes == built.sizes[0]
+
+
+def test_a_spec_of_another_machine_is_fitted_to_what_this_one_can_build(rtx: Flavour) -> None:
+    spec = BuildSpec(
+        max_batch=8, compute_capabilities=("8.9",), tf32=False, version_compatible=True, hardware_compatible=True
+    )
+    kept = BuildSpec(max_batch=8, tf32=False)
+    assert spec.fitted_to(rtx, "12.0") == kept
+    tensorrt = dataclasses.replace(rtx, name="tensorrt")
+    both = dataclasses.replace(kept, version_compatible=True, hardware_compatible=True)
+    assert spec.fitted_to(tensorrt, "8.6") == spec.fitted_to(tensorrt, "") == both
+    assert spec.fitted_to(tensorrt, "7.5") == dataclasses.replace(kept, version_compatible=True)
 
 
 def test_shapes_and_specs_are_checked_when_they_are_made() -> None:

@@ -74,3 +74,22 @@ def test_full_configured_dims_turn_batching_off() -> None:
 def test_the_sidecars_form_is_read_back() -> None:
     info = plan(1, 8)
     assert PlanInfo.from_json(info.to_json()) == info
+
+
+def with_profiles(*batches: tuple[int, int]) -> PlanInfo:
+    x = PlanTensor("x", "FP32", (-1, 4), tuple(Range((low, 4), (high, 4), (high, 4)) for low, high in batches))
+    return PlanInfo("model.plan", (x,), (PlanTensor("y", "FP32", (-1, 2)),))
+
+
+def test_only_what_the_configured_profiles_take_is_run() -> None:
+    two = with_profiles((1, 4), (8, 32))
+    assert model_spec([two], Options(profiles=(0,))).batch == BatchSizes((4,), exact=True)
+    with pytest.raises(ConfigError, match=r"batch sizes 32, which no plan has \(there are 1 to 4\)"):
+        model_spec([two], Options(profiles=(0,), buckets=(1, 32)))
+    with pytest.raises(ConfigError, match=r"profile is 2, and model\.plan has profiles 0 to 1"):
+        model_spec([two], Options(profiles=(2,)))
+
+
+def test_sizes_between_two_profiles_are_padded_to_the_larger() -> None:
+    assert model_spec([with_profiles((1, 4), (9, 32))], Options()).batch == BatchSizes((1, 2, 4, 9, 16, 32))
+    assert model_spec([with_profiles((1, 4), (5, 32))], Options()).batch == BatchSizes((32,), exact=True)

@@ -13,7 +13,7 @@ from pinstream.dlpack import DeviceArray
 from pinstream.errors import EngineError
 from pinstream.shared.forming import Former, Submission
 from pinstream.tensors import Array, BatchSizes
-from tests.host_engine import POISON, HostEngine
+from tests.host_engine import POISON, HostEngine, HostSlot
 
 WANTED = frozenset({"doubled"})
 bucketed = st.sets(st.integers(1, 12), min_size=1, max_size=4).map(lambda sizes: BatchSizes(tuple(sorted(sizes))))
@@ -148,4 +148,23 @@ def test_batches_fill_across_submissions_while_the_engine_is_busy() -> None:
     # 2, 8, 8, 8 and, nothing more to come, 6 as 4 and 2.
     assert engine.batches == 6
     assert len(former.finished) == 16
+    engine.close()
+
+
+def test_a_shape_of_which_fewer_are_taken_goes_by_itself() -> None:
+    class Slot(HostSlot):
+        def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+            rows, width = shapes["row"]
+            if rows * width > 8:
+                raise EngineError("no room")
+            super().begin(shapes)
+
+    engine = HostEngine(BatchSizes((8,), exact=True))
+    engine.slots = [Slot() for _ in engine.slots]
+    todo = [Rows([np.full((2, width), number, np.float32)], batched=True) for number, width in enumerate((1, 4, 1, 9))]
+    run(engine, todo, seed=0)
+    for submission in todo[:3]:
+        assert submission.error is None
+        np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    assert "no room" in str(todo[3].error)
     engine.close()
