@@ -24,14 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pinstream.engines.build_spec import BuildSpec
 from pinstream.engines.flavour import Flavour
-from pinstream.errors import ModelFileError
+from pinstream.errors import ConfigError, ModelFileError
 from pinstream.sidecar import FILE_NAME, MALFORMED, Sidecar, file_sha256
 
 _MAGICS = {b"vtrt": "tensorrt_rtx", b"ftrt": "tensorrt"}
 _RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0")
 _RTX_OTHERS = 1 << len(_RTX_CAPABILITIES)
 _HEADER_BYTES = 64
+# In commands, for the model that nobody can name.
+_SOURCE = "MODEL.onnx"
 # What people put in a plan's place, by how it starts.
 _FOREIGN = {
     b"\xff\xd8\xff": "a JPEG image",
@@ -121,27 +124,27 @@ def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar |
     """
     try:
         return _check_plan(path, flavour, gpu, sidecar)
-    except MALFORMED as error:
+    except (ConfigError, *MALFORMED) as error:
         raise ModelFileError(
             f"{path.parent / FILE_NAME} is malformed ({error!r}), so that {path.name} cannot be held against it; "
-            f"build it again: {_rebuild_command(path, None)}"
+            f"build it again: {_rebuild_command(path, _SOURCE, BuildSpec())}"
         ) from error
 
 
 def _check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None) -> str:
-    rebuild = _rebuild_command(path, sidecar)
+    rebuild = _rebuild_command(path, _source_of(sidecar), wishes_here(sidecar, flavour, gpu))
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; build it: {rebuild}")
     size = path.stat().st_size
-    if size == 0:
-        raise ModelFileError(f"{path} is empty; copy it again, or build it: {rebuild}")
     entry = _entry(path.name, sidecar)
     header = read_header(path)
     expected = int(entry.get("bytes") or (header.nbytes if header else 0))
+    whole = f"{expected:,} bytes" if expected else "a plan"
+    if size == 0:
+        raise ModelFileError(f"{path} is empty, not {whole}; copy it again, or build it: {rebuild}")
     if header is None:
         _refuse_foreign(path, flavour, rebuild)
     if size < (expected or _HEADER_BYTES):
-        whole = f"{expected:,}" if expected else "a plan"
         raise ModelFileError(
             f"{path} is cut off: it has {size:,} bytes of {whole}; copy it again, or build it: {rebuild}"
         )
@@ -239,13 +242,27 @@ def _refuse_foreign(path: Path, flavour: Flavour, rebuild: str) -> None:
         raise ModelFileError(f"{path} is {kind}, not a plan for {flavour}; build one: {rebuild}")
 
 
-def _rebuild_command(path: Path, sidecar: Sidecar | None) -> str:
-    sections: Mapping[str, Any] = sidecar.sections if sidecar else {}
-    source, built = sections.get("source") or {}, sections.get("tensorrt") or {}
-    words = ["pinstream", "build", str(source.get("file") or "MODEL.onnx"), "--plan", "-o", str(path.parent)]
-    # The GPU is this machine's now: the capabilities that were asked for then are left out.
-    arguments = [str(word) for word in built.get("arguments") or ()]
-    while "--compute-capability" in arguments:
-        at = arguments.index("--compute-capability")
-        del arguments[at : at + 2]
-    return f"`{shlex.join([*words, *arguments])}`"
+def wishes_here(sidecar: Sidecar | None, flavour: Flavour, gpu: Gpu | None) -> BuildSpec:
+    """How the plans of a sidecar are to be built for this machine.
+
+    Args:
+        sidecar: What `model.json` beside them says; without one, or where it says nothing, the defaults.
+        flavour: The TensorRT that is to build and load them.
+        gpu: The GPU that is to run them.
+
+    Raises:
+        ConfigError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError: The sidecar is malformed.
+    """
+    section = (sidecar.sections.get("tensorrt") if sidecar else None) or {}
+    spec = BuildSpec.from_json(section.get("options") or {})
+    return spec.fitted_to(flavour, gpu.compute_capability if gpu else "")
+
+
+def _rebuild_command(path: Path, source: str, spec: BuildSpec) -> str:
+    words = ["pinstream", "build", source, "--plan", "-o", str(path.parent), *spec.arguments()]
+    return f"`{shlex.join(words)}`"
+
+
+def _source_of(sidecar: Sidecar | None) -> str:
+    section = (sidecar.sections.get("source") if sidecar else None) or {}
+    return str(section.get("file") or _SOURCE)

@@ -182,7 +182,7 @@ def _sidecars() -> tuple[bytes, ...]:
     plan = {"file": "model.plan", "inputs": [tensor], "outputs": [tensor], "sha256": "0" * 64, "bytes": 100}
     sections = {
         "plans": [plan],
-        "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.4.0.76", "arguments": ["--fp16"]},
+        "tensorrt": {"flavour": "tensorrt_rtx", "version": "1.4.0.76", "options": {"precision": "fp16"}},
     }
     whole = sidecars.Sidecar("plan", "model.plan", "0" * 64, (entry,), (out,), ("cat", "dog"), sections)
     return (

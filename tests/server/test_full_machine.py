@@ -39,9 +39,11 @@ from pathlib import Path
 from pinstream.engines.flavour import load_flavour
 from pinstream.errors import ModelFileError
 from pinstream.plans import BuildSpec, build_plan, cached_plan
+from pinstream.preflight import Gpu
 from pinstream_cli.main import main
 onnx, disk = map(Path, sys.argv[1:])
 rtx, spec, out = load_flavour("tensorrt_rtx"), BuildSpec(batch_sizes=(1, 2, 4, 8)), disk / "plans"
+GPU = Gpu("NVIDIA RTX 4090", "8.9")
 
 def content():
     return {path.name: path.read_bytes() for path in disk.rglob("*") if path.is_file() and path.suffix != ".lock"}
@@ -52,7 +54,7 @@ before, status = content(), os.statvfs(disk)
 filled = content()
 for attempt in (
     lambda: build_plan(onnx, out, spec, rtx, cache_dir=disk),
-    lambda: cached_plan(onnx, spec, rtx, "8.9", disk / "cache"),
+    lambda: cached_plan(onnx, spec, rtx, GPU, disk / "cache"),
     lambda: main(["build", str(onnx), "--plan", "-o", str(out), "--batch-sizes", "1,2,4,8"], standalone_mode=False),
 ):
     try:
@@ -64,7 +66,7 @@ for attempt in (
     assert content() == filled, "what was there has changed, or something half written is left"
 (disk / "filler").unlink()
 build_plan(onnx, out, spec, rtx, cache_dir=disk)
-entry = cached_plan(onnx, spec, rtx, "8.9", disk / "cache")
+entry = cached_plan(onnx, spec, rtx, GPU, disk / "cache")
 assert {path.name for path in entry.iterdir()} == {path.name for path in out.iterdir()}
 """
 

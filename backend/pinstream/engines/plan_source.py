@@ -11,7 +11,7 @@ from pinstream.engines.flavour import Flavour
 from pinstream.engines.profiles import PlanInfo
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
-from pinstream.preflight import Gpu, check_plan
+from pinstream.preflight import Gpu, check_plan, wishes_here
 from pinstream.sidecar import Sidecar
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
@@ -96,17 +96,15 @@ def _built_plans(
     if gpu is None:
         raise ModelFileError(f"{reason}; AUTO_BUILD needs a GPU to build for, and there is none") from reason
     # Building needs the onnx package, which serving plans does not.
-    from pinstream.plans import BuildSpec, cached_plan
+    from pinstream.plans import cached_plan
 
     LOGGER.warning("AUTO_BUILD: %s", reason)
-    sidecar = read_sidecar(directory)
-    wishes = (sidecar.sections.get("tensorrt") or {}).get("options") if sidecar else None
     try:
-        spec = BuildSpec.from_json(wishes) if wishes else BuildSpec()
+        spec = wishes_here(read_sidecar(directory), flavour, gpu)
     except (ConfigError, *sidecars.MALFORMED) as error:
         raise ModelFileError(f"{directory / sidecars.FILE_NAME} has malformed build options ({error!r})") from error
     cache = Path(options.cache_dir) if options.cache_dir else None
-    built = cached_plan(onnx, spec, flavour, gpu.compute_capability, cache, progress=_log_progress)
+    built = cached_plan(onnx, spec, flavour, gpu, cache, progress=_log_progress)
     return _files_of(built)
 
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from pinstream import sidecar as sidecars
+from pinstream.engines.build_spec import BuildSpec
 from pinstream.engines.flavour import Flavour
 from pinstream.engines.profiles import PlanInfo, PlanTensor
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.plans import graph as graphs
 from pinstream.plans.builder import Progress, build_engine, uses_tf32
 from pinstream.plans.half import to_half
+from pinstream.plans.jobs import plan_jobs
 from pinstream.plans.locks import default_cache_dir
-from pinstream.plans.spec import BuildSpec, plan_jobs
 from pinstream.plans.timing import TimingCache
 from pinstream.preflight import Gpu, this_gpu
 from pinstream.sidecar import Sidecar, TensorEntry
@@ -59,6 +60,7 @@ def build_plan(
     spec: BuildSpec,
     flavour: Flavour,
     *,
+    gpu: Gpu | None = None,
     progress: Progress = lambda file, fraction: None,
     cache_dir: Path | None = None,
     sections: Mapping[str, Any] | None = None,
@@ -72,6 +74,7 @@ def build_plan(
         out: The directory to write into; made if it is not there. Plans of an earlier build are replaced.
         spec: How to build.
         flavour: The TensorRT to build with.
+        gpu: The GPU it is built on and for; the first of this machine if None.
         progress: Called with a plan file's name and how much of its build is done, 0 to 1.
         cache_dir: Where TensorRT's timing cache is kept; the user's cache directory if None.
         sections: What else the sidecar shall say.
@@ -87,7 +90,7 @@ def build_plan(
     precision = graphs.stated_precision(model)
     if spec.precision == "fp16":
         model, precision = _halved(model, onnx, spec), "fp16"
-    gpu = this_gpu()
+    gpu = gpu or this_gpu()
     if gpu is None and "current" in spec.compute_capabilities:
         raise ConfigError('there is no GPU here whose compute capability is "current"; name one, as in 8.9')
     timing = TimingCache(flavour, gpu.name if gpu else "none", cache_dir or default_cache_dir())

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pinstream.engines.build_spec import BuildSpec
 from pinstream.engines.flavour import Flavour, allow_tf32, register_plugins, why
 from pinstream.engines.plan_info import describe_network
 from pinstream.engines.profiles import PlanInfo
 from pinstream.errors import ConfigError, ModelFileError
-from pinstream.plans.spec import BuildSpec, PlanJob, Profile
+from pinstream.plans.jobs import PlanJob, Profile
 from pinstream.plans.timing import TimingCache
 
 # Called with the plan file's name and how much of the build is done, 0 to 1.

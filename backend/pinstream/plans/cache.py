@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
+from pinstream.engines.build_spec import BuildSpec
 from pinstream.engines.flavour import Flavour
 from pinstream.errors import ModelFileError
 from pinstream.plans import graph as graphs
 from pinstream.plans.build import build_plan
 from pinstream.plans.builder import Progress
 from pinstream.plans.locks import default_cache_dir, locked
-from pinstream.plans.spec import BuildSpec
+from pinstream.preflight import Gpu
 from pinstream.sidecar import file_sha256
 
 # Part of every key: a change of what a build makes must not meet plans of the old kind.
@@ -29,7 +30,7 @@ def cached_plan(
     onnx: Path,
     spec: BuildSpec,
     flavour: Flavour,
-    compute_capability: str,
+    gpu: Gpu,
     cache_dir: Path | None = None,
     *,
     progress: Progress = lambda file, fraction: None,
@@ -42,7 +43,7 @@ def cached_plan(
         onnx: The model.
         spec: How to build.
         flavour: The TensorRT that will load the plans.
-        compute_capability: Of the GPU that will run them, as in "9.0".
+        gpu: The GPU that will run them; for `tensorrt` it is CUDA's current device, on which it builds.
         cache_dir: Where plans are kept; the user's cache directory if None.
         progress: As build_plan's.
 
@@ -56,7 +57,7 @@ def cached_plan(
         "format": _FORMAT,
         "flavour": flavour.name,
         "version": flavour.version,
-        "compute_capability": compute_capability,
+        "compute_capability": gpu.compute_capability,
         "onnx": graphs.digest(onnx),
         # What the model's maker wrote beside it goes into the plans' sidecar.
         "sidecar": _digest_if_there(onnx.parent / sidecars.FILE_NAME),
@@ -64,11 +65,11 @@ def cached_plan(
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     root = cache_dir or default_cache_dir()
-    entry = root / "plans" / f"{flavour.name}-{flavour.version}-{compute_capability}-{digest[:24]}"
+    entry = root / "plans" / f"{flavour.name}-{flavour.version}-{gpu.compute_capability}-{digest[:24]}"
     try:
         with locked(entry):
             if not _is_whole(entry):
-                _build(onnx, spec, flavour, entry, root, progress)
+                _build(onnx, spec, flavour, gpu, entry, root, progress)
     except OSError as error:
         remedy = "make room there" if error.errno == errno.ENOSPC else "make it writable"
         where = f" ({error.filename})" if error.filename else ""
@@ -78,13 +79,15 @@ def cached_plan(
     return entry
 
 
-def _build(onnx: Path, spec: BuildSpec, flavour: Flavour, entry: Path, root: Path, progress: Progress) -> None:
+def _build(
+    onnx: Path, spec: BuildSpec, flavour: Flavour, gpu: Gpu, entry: Path, root: Path, progress: Progress
+) -> None:
     # What is there is damaged, or was left by a process that died; the lock says that nobody is at it.
     for old in (entry, *entry.parent.glob(f".{entry.name}-*")):
         shutil.rmtree(old, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
-        build_plan(onnx, scratch, spec, flavour, progress=progress, cache_dir=root)
+        build_plan(onnx, scratch, spec, flavour, gpu=gpu, progress=progress, cache_dir=root)
         os.rename(scratch, entry)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
