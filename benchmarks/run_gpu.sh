@@ -82,17 +82,19 @@ if wants compare; then
 fi
 wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 2 --out "$GPU/timeline"
 if wants latency; then
-  # One request at a time: a single instance that looks for the GPU all the time beside the detector as it is, and beside
-  # an empty model that takes as long as a batch of one, the least that any Python model can do; and all of them again
-  # where no core ever sleeps.
-  detector "$WORK/one/single" 1 'optimization { cuda { busy_wait_events: true } }'
+  # One request at a time: a single instance that looks for the GPU all the time, the detector as it is and with its engine
+  # looking all the time as well, and an empty model that takes as long as a batch of one, the least that any Python model
+  # can do; and all of them again where no core ever sleeps.
+  looking='optimization { cuda { busy_wait_events: true } }'
+  detector "$WORK/one/single" 1 "$looking"
+  detector "$WORK/peers/detector_looking" "$INSTANCES" "$looking"
   rm -rf "$WORK/peers/spinning"; mkdir -p "$WORK/peers"; cp -r benchmarks/peers/empty "$WORK/peers/spinning"
   printf 'parameters { key: "SPIN_US" value { string_value: "%s" } }\n' "$BATCH_US" >> "$WORK/peers/spinning/config.pbtxt"
   one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
-  one+=(--peer "$WORK/models/detector" --batch 1 --concurrency 1)
+  one+=(--peer "$WORK/models/detector" --peer "$WORK/peers/detector_looking" --batch 1 --concurrency 1)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
-  measure latency 70 20 $bench compare "${one[@]}" --json "$GPU/latency.json"
-  measure latency-awake 70 20 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"
+  measure latency 80 25 $bench compare "${one[@]}" --json "$GPU/latency.json"
+  measure latency-awake 80 25 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
