@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
 from rich import box
@@ -15,7 +17,6 @@ from rich.table import Table
 
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.options import integers_option
-from pinstream_cli.build_error import BuildError
 from pinstream_cli.errors import CommandError
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
@@ -50,7 +51,8 @@ def tune(
 
     MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then --out says
     where its config.pbtxt goes. Tried are instances, queue delay, and on a GPU slots and batch sizes, on the CPU the
-    shares of the cores. What gains nothing beyond the spread is left as it was.
+    shares of the cores. What gains nothing beyond the spread is left as it was. The file that was there, with its
+    comments, is kept beside the new one as config.pbtxt.before.
     """
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -65,7 +67,7 @@ def tune(
             with console.status("starting Triton") as status, bench(tuned, console) as trying:
                 trying.window_s, trying.batch = window, batch
                 outcome = _search(trying, tuned, concurrencies, p99_ms, limit, status.update)
-    except (CommandError, BuildError) as error:
+    except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
     except CannotLoad as error:
@@ -81,14 +83,26 @@ def tune(
     elif outcome.best is outcome.trials[0] and file == tuned.file:
         click.echo(f"{file} stays as it is.")
     else:
-        write(outcome.best.settings.apply(tuned.config), comment, file)
-        click.echo(f"wrote {file}")
+        _write(outcome.best.settings.apply(tuned.config), comment, file)
+
+
+def _write(config: Any, comment: str, file: Path) -> None:
+    try:
+        kept = write(config, comment, file)
+    except CommandError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    click.echo(f"wrote {file}" + (f"; what was there, with its comments, is {kept.name}" if kept else ""))
 
 
 def _search(
-    trying: Bench, tuned: Tuned, concurrencies: tuple[int, ...], target: float | None, limit: float, say: object
+    trying: Bench,
+    tuned: Tuned,
+    concurrencies: tuple[int, ...],
+    target: float | None,
+    limit: float,
+    say: Callable[[str], None],
 ) -> Outcome:
-    assert callable(say)
     ends = time.monotonic() + limit
 
     def load(settings: Settings) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,18 +69,39 @@ def place(tuned: Tuned, repository: Path) -> None:
             link_or_copy(file, version / file.name)
 
 
-def write(config: Any, comment: str, file: Path) -> None:
-    """Write a configuration, each line of `comment` marked as such above it.
+def write(config: Any, comment: str, file: Path) -> Path | None:
+    """Write a configuration, each line of `comment` marked as such above it, in one step.
+
+    Returns:
+        Where the file that was there is kept, since its own comments are not in the new one; None where there was none.
 
     Raises:
-        CommandError: The file cannot be written.
+        CommandError: The file cannot be written; it is as it was.
     """
     lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    file = file.resolve()
+    written = file.with_name(f".{file.name}.new")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(lines + text_format.MessageToString(config))
+        written.write_text(lines + text_format.MessageToString(config))
+        kept = _keep(file)
+        if kept is not None:
+            shutil.copymode(kept, written)
+        os.replace(written, file)
     except OSError as error:
+        written.unlink(missing_ok=True)
         raise CommandError(f"{file} cannot be written: {error.strerror}") from None
+    return kept
+
+
+def _keep(file: Path) -> Path | None:
+    """Copy what is there beside it; what an earlier run kept stays."""
+    if not file.exists():
+        return None
+    endings = itertools.chain(("before",), (f"before-{number}" for number in itertools.count(2)))
+    kept = next(path for end in endings if not (path := file.with_name(f"{file.name}.{end}")).exists())
+    shutil.copy2(file, kept)
+    return kept
 
 
 def _parse(text: str, where: Path) -> Any:

@@ -21,7 +21,7 @@ class Settings:
     """What is tuned; None leaves what the configuration says.
 
     Attributes:
-        instances: Of the model.
+        instances: Of the model; of each of its instance groups, where it has several.
         delay_us: Longest time that dynamic batching waits for more requests, microseconds.
         buckets: Batch sizes that run.
         slots: Batches in flight.
@@ -52,8 +52,9 @@ class Settings:
         if self.instances is not None:
             if not changed.instance_group:
                 changed.instance_group.add()
-            del changed.instance_group[1:]
-            changed.instance_group[0].count = self.instances
+            # A group may stand for a GPU of its own.
+            for group in changed.instance_group:
+                group.count = self.instances
         if self.delay_us is not None:
             changed.dynamic_batching.max_queue_delay_microseconds = self.delay_us
         for key in ("buckets", "slots", "lanes", "threads"):

@@ -12,7 +12,7 @@ from pinstream.options import Options
 from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
-from pinstream_cli.tuning.model import find
+from pinstream_cli.tuning.model import find, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, search
 from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
 
@@ -73,6 +73,54 @@ def test_a_target_that_nothing_meets_is_said_and_approached() -> None:
     assert outcome.best.settings == Settings(instances=1)
 
 
+class Noisy:
+    """A model whose first window of some settings tells another p99 than those that follow."""
+
+    def __init__(self, rates: dict[int | None, float], p99_ms: dict[int | None, tuple[float, float]]) -> None:
+        self._rates = rates
+        self._p99_ms = p99_ms
+        self._loaded: int | None = None
+        self._measured: set[int | None] = set()
+
+    def load(self, settings: Settings) -> None:
+        self._loaded = settings.instances
+
+    def measure(self, concurrency: int) -> Sample:
+        p99_ms = self._p99_ms[self._loaded][self._loaded in self._measured]
+        self._measured.add(self._loaded)
+        return Sample(self._rates[self._loaded], p99_ms / 2, p99_ms)
+
+    def tuned(self, target_ms: float) -> Outcome:
+        step = [{"instances": count} for count in self._rates if count is not None]
+        return search(self.load, self.measure, [step], (8,), target_ms)
+
+
+def test_a_lucky_window_does_not_meet_the_target() -> None:
+    outcome = Noisy({None: 100.0, 4: 130.0}, {None: (20.0, 21.0), 4: (45.0, 400.0)}).tuned(50.0)
+    assert outcome.best.settings == Settings()
+    first, lucky = outcome.trials
+    assert first.sample is not None
+    assert first.sample.p99_ms == 21.0
+    assert lucky.sample is not None
+    assert lucky.sample.p99_ms == 400.0
+    assert not lucky.within
+
+
+def test_a_lucky_window_does_not_meet_the_target_where_nothing_else_does() -> None:
+    outcome = Noisy({None: 100.0, 4: 130.0}, {None: (90.0, 90.0), 4: (45.0, 400.0)}).tuned(50.0)
+    assert outcome.best.settings == Settings()
+    assert not outcome.best.within
+
+
+def test_the_next_best_has_its_turn_where_the_best_misses_the_target() -> None:
+    p99_ms = {None: (20.0, 20.0), 2: (30.0, 31.0), 4: (45.0, 400.0)}
+    outcome = Noisy({None: 100.0, 2: 120.0, 4: 130.0}, p99_ms).tuned(50.0)
+    assert outcome.best.settings == Settings(instances=2)
+    assert outcome.best.sample is not None
+    assert outcome.best.sample.p99_ms == 31.0
+    assert outcome.best in outcome.trials
+
+
 def test_what_is_tried_on_a_gpu() -> None:
     tried = [change for step in steps(PLAN, Options(), on_gpu=True, cores=4) for change in step]
     assert {"instances": 4} in tried
@@ -120,3 +168,32 @@ def test_only_models_of_ours_are_tuned(tmp_path: Path) -> None:
     (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
     with pytest.raises(CommandError, match="has backend python"):
         find(tmp_path / "m", None, tmp_path)
+
+
+def test_every_group_of_instances_is_tuned() -> None:
+    text = "instance_group [ { kind: KIND_GPU gpus: [0] count: 1 }, { kind: KIND_GPU gpus: [1] count: 2 } ]"
+    changed = Settings(instances=4).apply(text_format.Parse(text, model_config_pb2.ModelConfig()))
+    assert [(list(group.gpus), group.count) for group in changed.instance_group] == [([0], 4), ([1], 4)]
+
+
+def test_what_was_there_is_kept_beside_what_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "config.pbtxt"
+    file.write_text('# Ask Kim.\nbackend: "pinstream"\n')
+    file.chmod(0o640)
+    config = text_format.Parse(file.read_text(), model_config_pb2.ModelConfig())
+
+    assert write(config, "Tuned.", file) == tmp_path / "config.pbtxt.before"
+    assert (tmp_path / "config.pbtxt.before").read_text() == '# Ask Kim.\nbackend: "pinstream"\n'
+    assert file.read_text() == '# Tuned.\nbackend: "pinstream"\n'
+    assert file.stat().st_mode & 0o777 == 0o640
+
+    assert write(config, "Tuned again.", file) == tmp_path / "config.pbtxt.before-2"
+    assert (tmp_path / "config.pbtxt.before").read_text().startswith("# Ask Kim.")
+    assert write(config, "New.", tmp_path / "new" / "config.pbtxt") is None
+
+
+def test_what_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").mkdir()
+    with pytest.raises(CommandError, match="cannot be written"):
+        write(model_config_pb2.ModelConfig(), "Tuned.", tmp_path / "config.pbtxt")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.pbtxt"]
