@@ -37,25 +37,26 @@ from pinstream_cli.benchmark.suites import sweep as sweep_suite
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Source
 from pinstream_cli.benchmark.timeline import record
-from pinstream_cli.build_error import BuildError
 from pinstream_cli.errors import CommandError
+from pinstream_cli.options import FiniteRange
 
 UNDER_WAY = "Requests under way at the same time."
 
 
 @click.group()
 def bench() -> None:
-    r"""Measure the server and its detector against the bare engine.
+    """Measure the server and its detector against the bare engine.
 
     Drives Triton's perf_analyzer: the one named by the environment variable PERF_ANALYZER, the one on PATH, or one
     that is fetched once into the cache directory.
 
     \b
-    pinstream bench engine --model yolox_nano.onnx
-    pinstream bench serve --model yolox_nano.onnx --batch 1,8 --concurrency 1,2,4
-    pinstream bench ensemble --model yolox_nano.onnx --image dog.jpg --json ensemble.json
-    pinstream bench compare --model yolox_nano.onnx --plot plots
-    """
+    Examples:
+      pinstream bench engine --model yolox_nano.onnx
+      pinstream bench serve --model yolox_nano.onnx --batch 1,8 --concurrency 1,2,4
+      pinstream bench ensemble --model yolox_nano.onnx --image dog.jpg --json ensemble.json
+      pinstream bench compare --model yolox_nano.onnx --plot plots
+    """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
 
 
 @bench.command()
@@ -142,8 +143,8 @@ def sweep(transport: str, **given: Any) -> None:
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
 @click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1), help=UNDER_WAY)
 @transport_option
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.3), help="How long the load lasts.")
-@click.option("--show", default=100.0, show_default=True, type=click.FloatRange(1), help="Milliseconds to draw.")
+@click.option("--seconds", default=3.0, show_default=True, type=FiniteRange(0.3), help="How long the load lasts.")
+@click.option("--show", default=100.0, show_default=True, type=FiniteRange(1), help="Milliseconds to draw.")
 @click.option("--out", type=PATH, required=True, help="Directory for the picture and its data.")
 @shape_option
 def timeline(
@@ -188,7 +189,7 @@ def _name(files: Sequence[Path]) -> None:
 def _errors_in_a_line() -> Iterator[None]:
     try:
         yield
-    except (CommandError, BuildError) as error:
+    except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """`pinstream build`: an official YOLOX export in, a proven serving graph and its sidecar out.
 
-The steps: recognise the export, fuse the serving graph, verify it against the export, write both files. A plan is made
-from the fused graph, so its step belongs between fusing and writing.
+The steps: recognise the export, fuse the serving graph, verify it against the export, quantize it if that is asked for,
+write both files. With --plan, TensorRT plans are made from that graph, or from any other model as it is: build_plan.py.
 """
 
 from __future__ import annotations

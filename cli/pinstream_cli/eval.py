@@ -21,6 +21,7 @@ from pinstream_cli.evaluation.classes import match_classes
 from pinstream_cli.evaluation.precision import MOST_DETECTIONS, measure
 from pinstream_cli.evaluation.report import Evaluation, Row, as_json, class_table, summary_table
 from pinstream_cli.evaluation.run import Encode, as_it_is, detect_all, jpeg
+from pinstream_cli.options import SECONDS, FiniteRange
 from pinstream_client import Detector, PinstreamError
 
 # Failed images that are listed one by one; the result file has them all.
@@ -48,9 +49,9 @@ def _qualities(ctx: click.Context, param: click.Parameter, text: str | None) -> 
     "--serve", "served", type=click.Path(path_type=Path), help="Serve this model meanwhile, as `pinstream serve` does."
 )
 @click.option("-m", "--model", default="yolox", show_default=True, help="Name of the ensemble on the server.")
-@click.option("--conf", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Lowest score.")
+@click.option("--conf", default=0.01, show_default=True, type=FiniteRange(0, 1), help="Lowest score.")
 @click.option(
-    "--iou", default=0.65, show_default=True, type=click.FloatRange(0, 1), help="Overlap above which NMS drops a box."
+    "--iou", default=0.65, show_default=True, type=FiniteRange(0, 1), help="Overlap above which NMS drops a box."
 )
 @click.option(
     "--max-det", default=MOST_DETECTIONS, show_default=True, type=click.IntRange(1), help="Most objects per image."
@@ -61,7 +62,7 @@ def _qualities(ctx: click.Context, param: click.Parameter, text: str | None) -> 
     "--timeout",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Seconds for each request.",
 )
 @click.option(

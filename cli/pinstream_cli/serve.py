@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pinstream_cli.errors import CommandError
+from pinstream_cli.options import SECONDS
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Access, Endpoints, TritonServer
 from pinstream_cli.triton.access import exposures, is_public, read_key, read_tls
@@ -58,7 +59,7 @@ LAST_ANSWERS_S = 5.0
     "--startup-timeout",
     default=180.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Seconds until every model must be ready.",
 )
 @click.option("--restart", is_flag=True, help="Start again when the server, or the process of a model, has died.")

@@ -18,6 +18,7 @@ from rich.table import Table
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.options import integers_option
 from pinstream_cli.errors import CommandError
+from pinstream_cli.options import FiniteRange
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
 from pinstream_cli.tuning.server import Bench, bench
@@ -29,12 +30,12 @@ PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.option("--name", help="Take MODEL as a plain model of this name, YOLOX or not.")
-@click.option("--p99-ms", type=click.FloatRange(0, min_open=True), help="What p99 may be at most.  [default: anything]")
+@click.option("--p99-ms", type=FiniteRange(0, min_open=True), help="What p99 may be at most.  [default: anything]")
 @click.option("--out", type=PATH, help="The config.pbtxt to write.  [default: the model directory's own]")
 @integers_option("--concurrency", "concurrencies", "1,4,16,64,128", "Requests under way at the same time.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
-@click.option("--window", default=1.0, show_default=True, type=click.FloatRange(0.3), help="Seconds of a window.")
-@click.option("--limit", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds to try things in.")
+@click.option("--window", default=1.0, show_default=True, type=FiniteRange(0.3), help="Seconds of a window.")
+@click.option("--limit", default=600.0, show_default=True, type=FiniteRange(1), help="Seconds to try things in.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
 def tune(
     model: Path,

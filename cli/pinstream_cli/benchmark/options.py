@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pinstream_cli.benchmark.served import TRANSPORTS
-
-Command = Callable[..., Any]
+from pinstream_cli.options import Command, FiniteRange, together
 
 
 def _integers(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
@@ -30,17 +28,6 @@ def _shapes(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) 
             raise click.BadParameter(f"{text!r} is no NAME:DIM,DIM,...")
         shapes[name] = tuple(map(int, dims.split(",")))
     return shapes
-
-
-def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Several options as one decorator, in this order."""
-
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 def integers_option(option: str, name: str, default: str, text: str) -> Callable[[Command], Command]:
@@ -68,19 +55,19 @@ model_options = together(
 )
 plan_options = together(
     click.option("--repetitions", default=5, show_default=True, type=click.IntRange(1), help="Windows of each row."),
-    click.option("--window", default=3.0, show_default=True, type=click.FloatRange(0.3), help="Seconds of a window."),
+    click.option("--window", default=3.0, show_default=True, type=FiniteRange(0.3), help="Seconds of a window."),
     click.option(
         "--reference-window",
         default=0.0,
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         help="Seconds of a window of the reference and of the warm-up.  [default: those of --window]",
     ),
-    click.option("--limit", default=0.0, type=click.FloatRange(0), help="Seconds after which what is there has to do."),
+    click.option("--limit", default=0.0, type=FiniteRange(0), help="Seconds after which what is there has to do."),
     click.option(
         "--foreign",
         default=0.05,
         show_default=True,
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         help="Measure a window again in which other processes took a larger share of the CPU.",
     ),
 )
