@@ -12,7 +12,7 @@
 | OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
 | PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan |
 | VERSION_COMPATIBLE | true, false | false | TensorRT: allow plans that bring host code along |
-| AUTO_BUILD | true, false | false | TensorRT: build the plan from the model.onnx beside it where it does not fit |
+| AUTO_BUILD | true, false | false | TensorRT: build a missing or unfit plan from the model.onnx beside it |
 | CACHE_DIR | a path | ~/.cache/pinstream | TensorRT: where built plans and JIT caches are kept |
 | VERIFY | true, false | false | Load only files whose SHA-256 the sidecar has, and that nobody else can write |
 
@@ -60,7 +60,7 @@ class Options:
         output_memory: cpu or gpu.
         plugins: Plugin libraries.
         version_compatible: Whether a plan may bring host code along.
-        auto_build: Whether to build a plan that does not fit.
+        auto_build: Whether to build a plan that is missing or does not fit.
         cache_dir: Where built plans and JIT caches are kept; empty for the user's cache directory.
         priority: Of the streams: high, normal or low.
         graph_batch_sizes: Batch sizes of `graph_spec`, ascending.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.plan_source import described_plans, read_sidecar
+from pinstream.engines.plan_source import ONNX_FILE, described_plans, read_sidecar
 from pinstream.engines.profiles import model_spec
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
@@ -15,7 +15,7 @@ from pinstream.verify import verify_model
 
 __all__ = ["Engine", "Slot", "find_model_file", "inspect", "open_engine", "open_for_instance"]
 
-MODEL_FILENAMES = ("model.plan", "model.onnx")
+MODEL_FILENAMES = ("model.plan", ONNX_FILE)
 
 
 def find_model_file(model_dir: Path, options: Options) -> Path:
@@ -25,20 +25,30 @@ def find_model_file(model_dir: Path, options: Options) -> Path:
         model_dir: `<repository>/<model>/<version>`.
         options: Names the file; else it is the sidecar's, else model.plan, else model.onnx.
 
+    Returns:
+        A file that is there; or with AUTO_BUILD the plan that is not, where there is a model.onnx to build it from. An
+        empty plan is left to whoever loads it, who knows the command that builds it again.
+
     Raises:
-        ModelFileError: There is none, or it is empty.
+        ModelFileError: There is none, or it is an empty ONNX file.
     """
     names = _candidates(model_dir, options)
-    for name in names:
-        path = model_dir / name
+    for path in (model_dir / name for name in names):
         if path.is_file():
-            if path.stat().st_size == 0:
+            if path.stat().st_size == 0 and not _is_plan(path, options):
                 raise ModelFileError(f"{path} is empty; copy the model there again")
             return path
+    plan = model_dir / names[0]
+    if options.auto_build and _is_plan(plan, options) and (model_dir / ONNX_FILE).is_file():
+        return plan
     there = ", ".join(sorted(p.name for p in model_dir.iterdir())) if model_dir.is_dir() else "no such directory"
     raise ModelFileError(
         f"no {' or '.join(names)} in {model_dir} (there is: {there or 'nothing'}); put the model there"
     )
+
+
+def _is_plan(path: Path, options: Options) -> bool:
+    return path.suffix != ".onnx" and options.engine != "onnxruntime"
 
 
 def _candidates(model_dir: Path, options: Options) -> Sequence[str]:

@@ -89,7 +89,8 @@ def _greeted(channel: socket.socket) -> wire.Message | None:
 
 def _address(model_file: Path, options: Options) -> str:
     """One server's one load of one model on one GPU: its instances have the same parent, file and settings."""
-    stat = model_file.stat()
+    # A plan that AUTO_BUILD has yet to build is not there.
+    stat = (model_file if model_file.exists() else model_file.parent).stat()
     identity = [os.getppid(), str(model_file.resolve()), stat.st_mtime_ns, stat.st_size, asdict(options)]
     return f"\0pinstream-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}"
 

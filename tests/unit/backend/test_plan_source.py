@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 
 from pinstream import sidecar
-from pinstream.engines import find_model_file, inspect
+from pinstream.engines import find_model_file, inspect, open_for_instance
 from pinstream.engines.flavour import Flavour
 from pinstream.engines.plan_source import usable_plans
-from pinstream.errors import ModelFileError
+from pinstream.errors import EngineError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan
 from pinstream.preflight import Gpu, check_plan, read_header
@@ -127,6 +128,71 @@ def test_malformed_build_options_are_named(flavour: Flavour, plans: Path) -> Non
     ):
         with pytest.raises(ModelFileError, match=text):
             usable_plans(find_model_file(plans, options), options, flavour, H200)
+
+
+def test_an_empty_plan_is_refused_with_what_it_should_be_and_the_command(flavour: Flavour, plans: Path) -> None:
+    first = plans / "model.b1.plan"
+    nbytes = first.stat().st_size
+    first.write_bytes(b"")
+    with pytest.raises(ModelFileError) as caught:
+        usable_plans(find_model_file(plans, Options()), Options(), flavour, H200)
+    command = f"`pinstream build classifier.onnx --plan -o {plans} --batch-sizes 1,4`"
+    assert str(caught.value) == f"{first} is empty, not {nbytes:,} bytes; copy it again, or build it: {command}"
+    (plans / "model.json").unlink()
+    first.rename(plans / "model.plan")
+    with pytest.raises(
+        ModelFileError, match=r"model\.plan is empty, not a plan; .*`pinstream build MODEL\.onnx --plan"
+    ):
+        usable_plans(find_model_file(plans, Options()), Options(), flavour, H200)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("beside", [False, True])
+def test_auto_build_builds_a_first_plan_that_is_empty_or_missing(
+    flavour: Flavour, plans: Path, tmp_path: Path, missing: bool, beside: bool
+) -> None:
+    options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
+    first = plans / "model.b1.plan"
+    if not beside:
+        (plans / "model.json").unlink()
+        options = dataclasses.replace(options, model_filename=first.name)
+    first.write_bytes(b"")
+    if missing:
+        first.unlink()
+    model_file = find_model_file(plans, options)
+    assert model_file == first
+    files = usable_plans(model_file, options, flavour, H200)
+    assert [f.name for f in files] == [f"model.b{n}.plan" for n in ((1, 4) if beside else (1, 4, 8, 16, 32))]
+    assert all(f.is_relative_to(tmp_path / "cache") for f in files)
+
+
+def test_a_shared_engine_is_asked_for_a_plan_that_is_yet_to_be_built(flavour: Flavour, plans: Path) -> None:
+    (plans / "model.b1.plan").unlink()
+    (plans / "model.onnx").write_bytes(b"no model")
+    options = Options(auto_build=True, share_engine="on")
+    # The engine's process says so: no GPU to build for, or no model to build from.
+    with pytest.raises((EngineError, ModelFileError), match=r"GPU|is not an ONNX model"):
+        open_for_instance(find_model_file(plans, options), options)
+
+
+def test_a_missing_plan_that_nothing_can_be_built_from_is_missing(flavour: Flavour, plans: Path) -> None:
+    (plans / "model.b1.plan").unlink()
+    with pytest.raises(
+        ModelFileError, match=r"no model\.b1\.plan in .*there is: model\.b4\.plan, model\.json, model\.onnx"
+    ):
+        find_model_file(plans, Options())
+    (plans / "model.onnx").unlink()
+    with pytest.raises(ModelFileError, match=r"no model\.b1\.plan in"):
+        find_model_file(plans, Options(auto_build=True))
+
+
+def test_an_empty_onnx_file_is_no_plan_to_build(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ModelFileError, match=r"model\.onnx is empty"):
+        find_model_file(tmp_path, Options(auto_build=True))
+    (tmp_path / "model.plan").touch()
+    with pytest.raises(ModelFileError, match=r"model\.plan is empty; copy the model"):
+        find_model_file(tmp_path, Options(engine="onnxruntime"))
 
 
 def test_an_onnx_file_is_no_plan_unless_it_may_be_built(flavour: Flavour, plans: Path, tmp_path: Path) -> None:
