@@ -292,7 +292,8 @@ def build(
         with console.status("building") as status:
             report = make(out, progress=status.update)
     except BuildError as error:
-        click.echo(f"error: {error}", err=True)
+        more = "; for any other model add --plan" if isinstance(error, NotYoloxError) and not plan else ""
+        click.echo(f"error: {error}{more}", err=True)
         sys.exit(2)
     console.print(summary(report))
     if report.hint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from pinstream_cli.triton import (
     leftovers,
 )
 from pinstream_cli.triton.preflight import gpu_count
+from pinstream_cli.triton.repository import CONFIG
 from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
@@ -130,11 +132,34 @@ def _check_model(model: Path, name: str | None) -> None:
         )
     if not model.exists():
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
+    if model.is_dir() and not (model / sidecars.FILE_NAME).is_file():
+        _check_level(model)
+
+
+def _check_level(directory: Path) -> None:
+    """See that a directory in which nothing was built is not a repository, or a model of one."""
+    if (directory / CONFIG).is_file():
+        raise CommandError(
+            f"--model {directory} is a model of a repository: {CONFIG} lies in it; name its parent, "
+            f"--model-repository {_parent(directory)}"
+        )
+    if any(directory.glob(f"*/{CONFIG}")):
+        raise CommandError(f"--model {directory} is a model repository; name it with --model-repository {directory}")
+
+
+def _parent(directory: Path) -> str:
+    """What a directory lies in, also where it is named as "." or "..", and of a link where the link is."""
+    return os.path.dirname(os.path.abspath(directory))
 
 
 def _check_repository(repository: Path, extra: Sequence[str]) -> None:
     if not repository.is_dir():
         raise CommandError(f"--model-repository {repository} is not a directory")
+    if (repository / CONFIG).is_file():
+        raise CommandError(
+            f"--model-repository {repository} is a model: {CONFIG} lies in it; name its parent, "
+            f"--model-repository {_parent(repository)}"
+        )
     holds_models = any(entry.is_dir() and not entry.name.startswith(".") for entry in repository.iterdir())
     # With these modes models may come later.
     if not holds_models and not any(argument.startswith("--model-control-mode") for argument in extra):

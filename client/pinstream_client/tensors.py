@@ -29,7 +29,12 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"'{self.name}' {self.dtype} [{', '.join('?' if size < 0 else str(size) for size in self.shape)}]"
+        return f"'{self.name}' {self.dtype} {self.sizes}"
+
+    @property
+    def sizes(self) -> str:
+        """The shape in words; ? where any size goes."""
+        return f"[{', '.join('?' if size < 0 else str(size) for size in self.shape)}]"
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def fitting(spec: TensorSpec, value: Any) -> NDArray[Any]:
     array = _as_bytes(spec, value) if spec.dtype == "BYTES" else _of_type(spec, value)
     sizes = zip(array.shape, spec.shape, strict=False)
     if array.ndim != len(spec.shape) or any(found != size >= 0 for found, size in sizes):
-        raise InvalidRequest(f"input {spec} was given {_described(array)}: expected a shape like the first")
+        raise InvalidRequest(f"input {spec} was given {_described(array)}: expected shape {spec.sizes}")
     return array
 
 

@@ -274,6 +274,22 @@ def test_an_empty_repository(start: Callable[..., Serve], tmp_path: Path) -> Non
     assert "holds no models" in failing(start, "--model-repository", tmp_path)
 
 
+def test_a_model_where_its_repository_belongs(start: Callable[..., Serve], tmp_path: Path) -> None:
+    (tmp_path / "classifier").mkdir()
+    (tmp_path / "classifier" / "config.pbtxt").write_text('backend: "pinstream"')
+    for option in ("--model-repository", "--model"):
+        line = failing(start, option, tmp_path / "classifier")
+        assert line.endswith(f"name its parent, --model-repository {tmp_path}\n")
+        assert "is a model" in line
+
+
+def test_a_repository_where_a_model_belongs(start: Callable[..., Serve], tmp_path: Path) -> None:
+    (tmp_path / "classifier").mkdir()
+    (tmp_path / "classifier" / "config.pbtxt").write_text('backend: "pinstream"')
+    line = failing(start, "--model", tmp_path)
+    assert line.endswith(f"is a model repository; name it with --model-repository {tmp_path}\n")
+
+
 def test_a_repository_that_is_filled_later(start: Callable[..., Serve], tmp_path: Path) -> None:
     serve = start("--model-repository", tmp_path, "--model-control-mode=explicit")
     serve.wait_for("Stop with Ctrl-C")

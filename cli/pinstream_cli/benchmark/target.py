@@ -198,7 +198,9 @@ def locate(source: Source, scratch: Path) -> tuple[Path, str]:
         if not versions:
             raise CommandError(f"{source.repository / source.name} has no version directory")
         return max(versions, key=lambda version: int(version.name)), source.name
-    if source.model is None or not source.model.exists():
+    if source.model is None:
+        raise CommandError("nothing to measure; name a model with --model, or --model-repository with --name")
+    if not source.model.exists():
         raise CommandError(f"--model {source.model} does not exist; name an ONNX file or what `pinstream build` made")
     if source.model.is_dir():
         return source.model, source.name or DETECTOR

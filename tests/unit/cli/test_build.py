@@ -133,6 +133,7 @@ def test_bad_input_is_one_line_and_exit_code_2(export: Path, tmp_path: Path) -> 
         ([tmp_path / "text.onnx", *out], "not an ONNX model"),
         ([tmp_path, *out], "is a directory"),
         ([classifier, *out], "not a YOLOX export"),
+        ([classifier, *out], "for any other model add --plan"),
         ([export, "-o", tmp_path / "text.jpg"], "is a file; choose a directory with -o"),
         ([export, "-o", tmp_path / "text.jpg" / "below"], "is a file; choose a directory with -o"),
         ([export, *out, "--candidates", 0], "--candidates must be 1 to 3840"),

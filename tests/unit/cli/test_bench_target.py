@@ -1,0 +1,33 @@
+"""What `pinstream bench` is to measure, before there is a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pinstream_cli.benchmark.target import Source, locate
+from pinstream_cli.errors import CommandError
+from pinstream_cli.main import main
+
+
+@pytest.mark.parametrize("suite", ["engine", "serve", "compare", "sweep"])
+def test_nothing_to_measure(suite: str) -> None:
+    result = CliRunner().invoke(main, ["bench", suite])
+    assert result.exit_code == 2
+    wanted = "nothing to measure; name a model with --model, or --model-repository with --name"
+    assert result.stderr == f"error: {wanted}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (Source(Path("none.onnx")), "--model none.onnx does not exist"),
+        (Source(None, None, Path("models")), "--model-repository needs --name"),
+        (Source(None, "none", Path("models")), "models/none has no version directory"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path: Path, source: Source, words: str) -> None:
+    with pytest.raises(CommandError, match=words):
+        locate(source, tmp_path)
