@@ -15,13 +15,15 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pinstream_cli.detect.connection import connection, connection_options, told
+from pinstream_cli.detect.options import server_options
 from pinstream_cli.errors import CommandError
 from pinstream_cli.evaluation.annotations import Annotations, read_annotations
 from pinstream_cli.evaluation.classes import match_classes
 from pinstream_cli.evaluation.precision import MOST_DETECTIONS, measure
 from pinstream_cli.evaluation.report import Evaluation, Row, as_json, class_table, summary_table
 from pinstream_cli.evaluation.run import Encode, as_it_is, detect_all, jpeg
-from pinstream_cli.options import SECONDS, FiniteRange
+from pinstream_cli.options import FiniteRange
 from pinstream_client import Detector, PinstreamError
 
 # Failed images that are listed one by one; the result file has them all.
@@ -43,12 +45,10 @@ def _qualities(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 )
 @click.option("--images", required=True, type=click.Path(path_type=Path), help="The folder its file names are in.")
 @click.option(
-    "-u", "--url", default="localhost", show_default=True, help="[grpc://|http://]HOST[:PORT]; port 8001 or 8000."
-)
-@click.option(
     "--serve", "served", type=click.Path(path_type=Path), help="Serve this model meanwhile, as `pinstream serve` does."
 )
-@click.option("-m", "--model", default="yolox", show_default=True, help="Name of the ensemble on the server.")
+@server_options(timeout_s=60.0)
+@connection_options
 @click.option("--conf", default=0.01, show_default=True, type=FiniteRange(0, 1), help="Lowest score.")
 @click.option(
     "--iou", default=0.65, show_default=True, type=FiniteRange(0, 1), help="Overlap above which NMS drops a box."
@@ -58,14 +58,6 @@ def _qualities(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 )
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1), help="Images under way at once.")
 @click.option(
-    "-t",
-    "--timeout",
-    default=60.0,
-    show_default=True,
-    type=SECONDS,
-    help="Seconds for each request.",
-)
-@click.option(
     "--jpeg-quality",
     "qualities",
     callback=_qualities,
@@ -73,7 +65,22 @@ def _qualities(ctx: click.Context, param: click.Parameter, text: str | None) -> 
     help="Evaluate again with every image sent as JPEG of these qualities.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result file here.")
-def eval(url: str, served: Path | None, model: str, concurrency: int, timeout: float, **given: Any) -> None:
+def eval(
+    annotations: Path,
+    images: Path,
+    served: Path | None,
+    url: str,
+    protocol: Any,
+    model: str,
+    timeout: float,
+    conf: float,
+    iou: float,
+    max_det: int,
+    concurrency: int,
+    qualities: tuple[int, ...],
+    json_file: Path | None,
+    **how: Any,
+) -> None:
     """Measure the average precision of a service on annotated images.
 
     The defaults are those that YOLOX itself is evaluated with.
@@ -86,16 +93,20 @@ def eval(url: str, served: Path | None, model: str, concurrency: int, timeout: f
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        truth = read_annotations(given["annotations"], given["images"])
+        truth = read_annotations(annotations, images)
+        way_in = connection(**how)
+        if served is not None and way_in["tls"]:
+            raise CommandError("--serve starts a server that is not encrypted; leave out the --tls options")
         with (
-            _service(served, url, console) as address,
-            Detector(address, model=model, timeout=timeout, in_flight=concurrency) as detector,
+            _service(served, url, protocol, console) as address,
+            Detector(address, protocol, model=model, timeout=timeout, in_flight=concurrency, **way_in) as detector,
         ):
-            evaluation = _evaluate(detector, truth, given, console)
-        if given["json_file"] is not None:
-            _write(given["json_file"], as_json(evaluation, shlex.join(["pinstream", *sys.argv[1:]])))
+            thresholds = {"conf": conf, "iou": iou, "max_det": max_det}
+            evaluation = _evaluate(detector, truth, thresholds, qualities, console)
+        if json_file is not None:
+            _write(json_file, as_json(evaluation, _command(how["headers"])))
     except (CommandError, PinstreamError) as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {told(error)}", err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
@@ -107,7 +118,7 @@ def eval(url: str, served: Path | None, model: str, concurrency: int, timeout: f
 
 
 @contextlib.contextmanager
-def _service(model: Path | None, url: str, console: Console) -> Iterator[str]:
+def _service(model: Path | None, url: str, protocol: str | None, console: Console) -> Iterator[str]:
     """Where the service is: one that runs already, or one that runs as long as it is evaluated."""
     if model is None:
         yield url
@@ -118,15 +129,17 @@ def _service(model: Path | None, url: str, console: Console) -> Iterator[str]:
     except ModuleNotFoundError as error:
         raise CommandError(f"--serve needs the module '{error.name}': pip install \"pinstream[server]\"") from None
     with serving(model, endpoints=Endpoints.free(), console=console) as server:
-        yield f"grpc://{server.endpoints.grpc_url}"
+        at = server.endpoints
+        yield f"http://{at.http_url}" if protocol == "http" else f"grpc://{at.grpc_url}"
 
 
-def _evaluate(detector: Detector, truth: Annotations, given: dict[str, Any], console: Console) -> Evaluation:
-    thresholds = {name: given[name] for name in ("conf", "iou", "max_det")}
+def _evaluate(
+    detector: Detector, truth: Annotations, thresholds: dict[str, Any], qualities: Sequence[int], console: Console
+) -> Evaluation:
     detector.check_ready()
     classes = match_classes(detector.class_names(), truth.categories)
     ways: list[tuple[str, Encode]] = [("as they are", as_it_is)]
-    ways += [(f"JPEG {quality}", jpeg(quality)) for quality in given["qualities"]]
+    ways += [(f"JPEG {quality}", jpeg(quality)) for quality in qualities]
     rows = []
     with _progress(console) as bar:
         for name, as_sent in ways:
@@ -137,6 +150,14 @@ def _evaluate(detector: Detector, truth: Annotations, given: dict[str, Any], con
                 raise CommandError(f"every image failed; image {first}: {outcome.failed[first]}")
             rows.append(Row(name, outcome, measure(truth, outcome.detections, classes.categories)))
     return Evaluation(truth, str(detector.address), detector.model, thresholds, rows, classes.notes)
+
+
+def _command(headers: Sequence[tuple[str, str]]) -> str:
+    """The command line as the result file keeps it: a header may be a secret, and is left out."""
+    words = ["pinstream", *sys.argv[1:]]
+    for name, value in headers:
+        words = [word.replace(value, "...") if value and name in word else word for word in words]
+    return shlex.join(words)
 
 
 def _progress(console: Console) -> Progress:

@@ -187,5 +187,12 @@ def _announce(console: Console, endpoints: Endpoints, access: Access, models: Co
     console.print(f"  HTTP     http://{endpoints.http_url}")
     console.print(f"  metrics  http://{endpoints.metrics_url}/metrics")
     # Only the YOLOX service answers it.
-    hint = f"Try:  pinstream detect IMAGE -u {scheme}{endpoints.grpc_url}      " if "yolox" in models else ""
-    console.print(f"{hint}Stop with Ctrl-C.")
+    command = f"pinstream detect IMAGE -u {scheme}{endpoints.grpc_url}{_way_in(access)}"
+    hint = f"Try:  {command}      " if "yolox" in models else ""
+    console.print(f"{hint}Stop with Ctrl-C.", soft_wrap=True)
+
+
+def _way_in(access: Access) -> str:
+    """The options that a client needs to be let in."""
+    certificate = " --tls-cert FILE --tls-key FILE" if access.tls and access.tls.client_ca else ""
+    return certificate + (" --api-key-file FILE" if access.api_key else "")

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 
 from pinstream_cli.detect import formats
-from pinstream_cli.detect.connection import connection, connection_options
+from pinstream_cli.detect.connection import connection, connection_options, told
 from pinstream_cli.detect.options import server_options, threshold_options
 from pinstream_cli.detect.report import FORMATS
 from pinstream_cli.detect.session import Wishes, detect_all
@@ -27,7 +27,7 @@ PATH = click.Path(path_type=Path)
     epilog="Exit codes: 0 all done, 1 some images failed, 2 no usable server or a wrong command line, 130 interrupted."
 )
 @click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path(allow_dash=True))
-@server_options
+@server_options()
 @connection_options
 @threshold_options
 @click.option("-o", "--out", type=PATH, help="Write annotated pictures (PNG) and videos (MP4) into this directory.")
@@ -110,7 +110,7 @@ def detect(
         ) as detector:
             problems = detect_all(detector, wishes)
     except (PinstreamError, CommandError) as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {told(error)}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from pinstream_client import TLS
+from pinstream_cli.options import Command, together
+from pinstream_client import TLS, AccessDenied
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def connection_options(command: Command) -> Command:
     """Adds the options; the command hands what comes of them, as keyword arguments, to `connection`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return together(*_OPTIONS)(command)
 
 
 def connection(
@@ -45,6 +43,11 @@ def connection(
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together; give both.")
     return {"headers": given or None, "tls": TLS(*files) if any(files) else False}
+
+
+def told(error: Exception) -> str:
+    """What the command line says of an error: beside a refusal, the options that get in."""
+    return f"{error} (--api-key-file FILE, or -H NAME:VALUE)" if isinstance(error, AccessDenied) else str(error)
 
 
 def _read_headers(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from pinstream_cli.detect.connection import told
 from pinstream_cli.view.guard import add_headers, only_this_machine
 from pinstream_cli.view.service import Service
 from pinstream_client import (
@@ -67,7 +68,7 @@ async def _detect(request: web.Request) -> web.Response:
     except web.HTTPRequestEntityTooLarge:
         return _refusal(413, f"the image is too large: expected at most {MOST_BYTES // 2**20} MB")
     except PinstreamError as error:
-        return _refusal(_status(error), str(error))
+        return _refusal(_status(error), told(error))
     return web.json_response(found.to_dict())
 
 

@@ -24,7 +24,7 @@ HOST = "127.0.0.1"
 
 
 @click.command(epilog="Exit codes: 0 stopped with Ctrl-C, 2 a port that is taken or a wrong command line.")
-@server_options
+@server_options()
 @connection_options
 @click.option(
     "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Of the page; 0: a free one."

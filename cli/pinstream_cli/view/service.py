@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from pinstream_cli.detect.connection import told
 from pinstream_cli.view.metrics import Metrics, read_metrics
 from pinstream_client import AsyncDetector, Detections, ModelTiming, PinstreamError, Statistics
 
@@ -108,7 +109,7 @@ class Service:
         try:
             statistics = await self._ask()
         except PinstreamError as error:
-            self.state = replace(self.state, ready=False, reason=str(error), requests_per_s=0.0, metrics=None)
+            self.state = replace(self.state, ready=False, reason=told(error), requests_per_s=0.0, metrics=None)
             self._before = _Counters()
             return
         now = _Counters(time.monotonic(), statistics, await self._read_metrics(session))

@@ -1,9 +1,10 @@
-"""`pinstream detect` and `pinstream view` with a server that asks for a key."""
+"""`pinstream detect`, `pinstream view` and `pinstream eval` with a server that asks for a key."""
 
 from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ def test_key_and_headers_let_detect_in(closed: Running, protocol: str, key_file:
     refused = detect(demo_picture, "-i", protocol, "-u", url)
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "refused access" in refused.stderr
+    assert "--api-key-file FILE" in refused.stderr
     for ways in (["--api-key-file", key_file], ["-H", f"pinstream-key: {KEY}"]):
         name = ways[1]
         if protocol == "grpc" and ways[0] == "-H":
@@ -62,6 +64,31 @@ def test_key_lets_the_page_in(closed: Running, key_file: Path, demo_picture: Pat
             time.sleep(0.2)
         request = urllib.request.Request(f"http://{netloc}/api/detect", demo_picture.read_bytes())
         assert len(json.load(urllib.request.urlopen(request))["detections"]) > 5
+
+
+def test_key_lets_eval_in(closed: Running, key_file: Path, demo_picture: Path) -> None:
+    annotations = {
+        "images": [{"id": 1, "file_name": demo_picture.name}],
+        "categories": [{"id": 1, "name": "cube"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50]}],
+    }
+    file = key_file.with_name("annotations.json")
+    file.write_text(json.dumps(annotations))
+    of_picture = ["--annotations", str(file), "--images", str(demo_picture.parent), "-i", "http", "-u", closed.http_url]
+    refused = CliRunner().invoke(main, ["eval", *of_picture])
+    assert refused.exit_code == 2
+    assert "--api-key-file FILE" in refused.stderr
+    let_in = CliRunner().invoke(main, ["eval", *of_picture, "--api-key-file", str(key_file)])
+    assert let_in.exit_code == 0, let_in.stderr
+    assert "1 images in" in let_in.stdout
+
+
+def test_the_page_says_how_to_get_in(closed: Running, demo_picture: Path) -> None:
+    with viewing(closed.http_url, closed.metrics_url, "-i", "http") as netloc:
+        request = urllib.request.Request(f"http://{netloc}/api/detect", demo_picture.read_bytes())
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request)
+        assert "--api-key-file FILE" in json.load(caught.value)["error"]
 
 
 def test_key_that_others_can_read_is_refused(key_file: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from pinstream_cli.eval import _command
 from pinstream_cli.main import main
 from tests.network import closed_port
 
@@ -90,3 +92,17 @@ def test_qualities_that_are_none_are_refused(folder: Path, text: str) -> None:
 
 def test_a_model_to_serve_that_is_not_there_is_one_line(folder: Path) -> None:
     assert "--model" in refused(folder, "--serve", str(folder / "none.onnx"))
+
+
+def test_a_server_that_eval_starts_is_not_encrypted(folder: Path) -> None:
+    line = refused(folder, "--serve", str(folder), "--tls-ca", str(folder / "ca.pem"))
+    assert "--serve starts a server that is not encrypted" in line
+
+
+@pytest.mark.parametrize("words", [["-H", "authorization: Bearer abc "], ["--header=authorization:Bearer abc"]])
+def test_the_result_file_has_no_headers(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["pinstream", "eval", *words, "--images", "pictures"])
+    told = _command([("authorization", "Bearer abc")])
+    assert "abc" not in told
+    assert told.endswith("--images pictures")
+    assert "authorization" in told
