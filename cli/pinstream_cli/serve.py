@@ -112,7 +112,7 @@ def serve(
             control=_wants_control(triton_arguments) and not is_public(host),
         )
         endpoints = Endpoints(host, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
-        for line in exposures(host, access):
+        for line in exposures(host, access, triton_arguments):
             console.print(f"[red bold]PUBLIC[/] {line}", soft_wrap=True)
         start = partial(
             serving,

@@ -88,6 +88,22 @@ def test_model_control_needs_the_other_key(keyed: Running) -> None:
     assert http_status(keyed, "/v2/logging") == 403
 
 
+def test_a_restriction_of_the_users_own_opens_nothing(classifier: Path) -> None:
+    own = ["--grpc-restricted-protocol=health:mine=secret", "--http-restricted-api=statistics:mine=secret"]
+    access = Access(admin_key=ADMIN_KEY)
+    with running(classifier, access=access, extra=own) as started, grpc.insecure_channel(started.grpc_url) as channel:
+        server = stub(channel)
+        infer(server)
+        unload = service_pb2.RepositoryModelUnloadRequest(model_name="classifier")
+        region = service_pb2.SystemSharedMemoryRegisterRequest(name="x", key="/x", byte_size=64)
+        assert "restricted" in refused(lambda: server.RepositoryModelUnload(unload))
+        assert "restricted" in refused(lambda: server.SystemSharedMemoryRegister(region))
+        assert "restricted" in refused(lambda: server.ServerLive(service_pb2.ServerLiveRequest()))
+        assert http_status(started, "/v2/models/classifier/stats") == 403
+        assert http_status(started, "/v2/logging") == 403
+        infer(server)
+
+
 def test_by_default_anybody_here_infers_and_nobody_does_anything_else(classifier: Path) -> None:
     with running(classifier, access=Access()) as started, grpc.insecure_channel(started.grpc_url) as channel:
         server = stub(channel)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.arguments import values_of
 
 # Triton's groups of calls. Health stays open: probes have no keys, and it tells no more than that something is there.
 INFERENCE = ("inference", "metadata", "model-config", "statistics")
@@ -24,6 +25,7 @@ CLIENT_SHM = ("shared-memory",)
 API_HEADER, ADMIN_HEADER, CLOSED_HEADER = "pinstream-key", "pinstream-admin-key", "pinstream-closed"
 # Triton puts this before the header's name over gRPC.
 GRPC_PREFIX = "triton-grpc-protocol-"
+KEY_OPTIONS = {API_HEADER: "--api-key-file", ADMIN_HEADER: "--admin-key-file"}
 RESTRICTIONS = ("--grpc-restricted-protocol", "--http-restricted-api")
 SHORTEST_KEY = 16
 
@@ -65,9 +67,31 @@ class Access:
         """As tritonserver's command line has it.
 
         Args:
-            given: The user's own arguments for tritonserver, whose restrictions win over these.
+            given: The user's own arguments for tritonserver. Groups of calls that they restrict are left to them.
+
+        Raises:
+            CommandError: They restrict a group that a key is asked for.
         """
-        return [*self._encryption(), *(f"{option}={rule}" for option in _free(given) for rule in self._rules())]
+        rules = [f"{option}={rule}" for option in RESTRICTIONS for rule in self._rules(option, given)]
+        return [*self._encryption(), *rules]
+
+    def leaves_open(self, group: str, given: Sequence[str] = ()) -> bool:
+        """Whether everybody who reaches the server may make the calls of a group, over gRPC or HTTP.
+
+        Args:
+            group: As Triton calls it.
+            given: The user's own arguments for tritonserver.
+
+        Raises:
+            CommandError: They restrict a group that a key is asked for.
+        """
+        if self.tls is not None and self.tls.client_ca is not None:
+            return False
+        # Beside TLS, HTTP is for this machine alone.
+        reached = RESTRICTIONS if self.tls is None else RESTRICTIONS[:1]
+        return any(
+            group not in _groups_of((*self._rules(option, given), *values_of(option, given))) for option in reached
+        )
 
     def _encryption(self) -> list[str]:
         if self.tls is None:
@@ -77,8 +101,23 @@ class Access:
             return ["--grpc-use-ssl=true", *files]
         return ["--grpc-use-ssl-mutual=true", *files, f"--grpc-root-cert={self.tls.client_ca}"]
 
-    def _rules(self) -> list[str]:
-        """Groups, a header's name and its value, as Triton writes them."""
+    def _rules(self, option: str, given: Sequence[str]) -> list[str]:
+        """Groups, a header's name and its value, as Triton writes them: none twice, which Triton would refuse."""
+        theirs = _groups_of(values_of(option, given))
+        rules = []
+        for groups, header, value in self._restrictions():
+            both = [group for group in groups if group in theirs]
+            if both and header in KEY_OPTIONS:
+                raise CommandError(
+                    f"{option} restricts {', '.join(both)}, for which {KEY_OPTIONS[header]} asks for a key; "
+                    f"leave out one of the two, or {', '.join(both)} in {option}"
+                )
+            if rest := [group for group in groups if group not in theirs]:
+                rules.append(f"{','.join(rest)}:{header}={value}")
+        return rules
+
+    def _restrictions(self) -> list[tuple[Sequence[str], str, str]]:
+        """Groups of calls, the header that is asked for and its value."""
         closed: list[str] = []
         rules: list[tuple[Sequence[str], str, str]] = []
         if self.api_key:
@@ -92,12 +131,12 @@ class Access:
             closed += CONTROL
         if closed:
             rules.append((closed, CLOSED_HEADER, secrets.token_urlsafe(32)))
-        return [f"{','.join(groups)}:{name}={value}" for groups, name, value in rules]
+        return rules
 
 
-def _free(given: Sequence[str]) -> list[str]:
-    """The options of Triton's restrictions that the user has not set."""
-    return [option for option in RESTRICTIONS if not any(argument.startswith(option) for argument in given)]
+def _groups_of(rules: Sequence[str]) -> set[str]:
+    """The groups of calls that rules as Triton writes them are for."""
+    return {group.strip() for rule in rules for group in rule.partition(":")[0].split(",")}
 
 
 def is_public(host: str) -> bool:
@@ -108,18 +147,27 @@ def is_public(host: str) -> bool:
         return host != "localhost"
 
 
-def exposures(host: str, access: Access) -> list[str]:
-    """What a server on `host` lets everybody do who reaches it, a line each; none for this machine alone."""
+def exposures(host: str, access: Access, given: Sequence[str] = ()) -> list[str]:
+    """What a server on `host` lets everybody do who reaches it, a line each; none for this machine alone.
+
+    Args:
+        host: Where it listens.
+        access: What it lets in.
+        given: The user's own arguments for tritonserver.
+
+    Raises:
+        CommandError: They restrict a group that a key is asked for.
+    """
     if not is_public(host):
         return []
     lines = []
     if access.tls is None:
         lines.append("nothing is encrypted: pictures, answers and keys can be read on the way (--tls-cert, --tls-key)")
-    if not access.api_key and (access.tls is None or access.tls.client_ca is None):
+    if access.leaves_open("inference", given):
         lines.append("everybody can infer (--api-key-file, or --tls-client-ca for gRPC)")
-    if access.control and not access.admin_key:
+    if access.leaves_open("model-repository", given):
         lines.append("everybody can load, replace and unload models, which is running code here (--admin-key-file)")
-    if access.client_shm and not access.api_key:
+    if access.leaves_open("shared-memory", given):
         lines.append("everybody can have the server open shared memory of this machine (--api-key-file)")
     if access.tls is None:
         lines.append("everybody can read the metrics")

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.arguments import values_of
 
 SHARED_MEMORY = Path("/dev/shm")
 # Where the NVIDIA driver tells of itself.
 DRIVER = Path("/proc/driver/nvidia")
 MIB = 1 << 20
+ADDRESSES = ("--http-address", "--grpc-address", "--metrics-address")
 HOST_REMEDY = "give one of its addresses, 127.0.0.1 for this machine only, or 0.0.0.0 for all of them"
 
 
@@ -63,11 +65,17 @@ def resolve(host: str) -> tuple[int, str]:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """See that what goes on to tritonserver are options and their values, nothing by itself.
+    """See that what goes on to tritonserver are options and their values, nothing by itself, and no addresses.
 
     Raises:
-        CommandError: Naming the argument that belongs to no option.
+        CommandError: Naming the argument that belongs to no option, or sets an address.
     """
+    for option in ADDRESSES:
+        if values := values_of(option, arguments):
+            # Who is let in depends on it.
+            raise CommandError(
+                f"{option} {values[0]} would listen where --host does not say so; give --host, or --public"
+            )
     before = ""
     for argument in arguments:
         # "--log-verbose 1" is an option and its value, "--log-verbose=1 1" has one word too many.

@@ -1,0 +1,101 @@
+"""Who is let in, as it stands on tritonserver's command line and in the lines that begin with PUBLIC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.access import Access, Tls, exposures
+from pinstream_cli.triton.preflight import check_arguments
+
+KEY, OTHER = "an-api-key-for-the-tests", "an-admin-key-for-the-tests"
+GRPC, HTTP = "--grpc-restricted-protocol", "--http-restricted-api"
+EVERYWHERE = "0.0.0.0"
+
+
+def asked(access: Access, *given: str) -> dict[tuple[str, str], str]:
+    """The header that each group of calls asks for: (option, group) -> name, of the user's restrictions as well."""
+    headers: dict[tuple[str, str], str] = {}
+    for argument in (*access.arguments(given), *given):
+        option, _, rule = argument.partition("=")
+        groups, _, header = rule.partition(":")
+        for group in groups.split(","):
+            assert (option, group) not in headers, "Triton refuses a group that is restricted twice"
+            headers[option, group] = header.partition("=")[0]
+    return headers
+
+
+@pytest.mark.parametrize("option", [GRPC, HTTP])
+def test_a_restriction_of_the_users_own_leaves_all_others_in_place(option: str) -> None:
+    own = f"{option}=health:x=y"
+    headers = asked(Access(api_key=KEY), own)
+    assert headers.pop((option, "health")) == "x"
+    assert headers == asked(Access(api_key=KEY))
+    assert headers[option, "inference"] == "pinstream-key"
+    assert headers[option, "model-repository"] == headers[option, "shared-memory"] == "pinstream-closed"
+
+
+def test_what_is_closed_may_be_opened_with_a_header_of_ones_own() -> None:
+    headers = asked(Access(api_key=KEY), f"{GRPC}=shared-memory,logging:mine=secret")
+    assert headers[GRPC, "shared-memory"] == headers[GRPC, "logging"] == "mine"
+    assert headers[HTTP, "shared-memory"] == headers[GRPC, "trace"] == "pinstream-closed"
+
+
+@pytest.mark.parametrize(
+    ("access", "given", "words"),
+    [
+        (
+            Access(api_key=KEY),
+            [f"{GRPC}=health,inference:x=y"],
+            f"{GRPC} restricts inference, for which --api-key-file",
+        ),
+        (Access(api_key=KEY), [GRPC, "inference:x=y"], "restricts inference"),
+        (Access(api_key=KEY), ["--http-restr=metadata, statistics:x=y"], f"{HTTP} restricts metadata, statistics, "),
+        (Access(api_key=KEY, client_shm=True), [f"{HTTP}=shared-memory:x=y"], "--api-key-file"),
+        (Access(admin_key=OTHER), [f"{GRPC}=model-repository:x=y"], "--admin-key-file"),
+    ],
+)
+def test_a_key_and_a_restriction_of_the_same_calls_are_refused(access: Access, given: list[str], words: str) -> None:
+    with pytest.raises(CommandError, match="leave out one of the two") as caught:
+        access.arguments(given)
+    assert words in str(caught.value)
+    with pytest.raises(CommandError, match="leave out one of the two"):
+        exposures(EVERYWHERE, access, given)
+
+
+@pytest.mark.parametrize(
+    ("access", "given", "exposed"),
+    [
+        (Access(), [], {"infer"}),
+        (Access(api_key=KEY), [], set()),
+        (Access(api_key=KEY), [f"{GRPC}=health:x=y"], set()),
+        (Access(control=True), [], {"infer", "load"}),
+        (Access(control=True, admin_key=OTHER), [], {"infer"}),
+        (Access(control=True, api_key=KEY, client_shm=True), [], {"load"}),
+        (Access(client_shm=True), [], {"infer", "have"}),
+        # One of the two ways in is enough.
+        (Access(control=True), [f"{GRPC}=inference,model-repository:x=y"], {"infer", "load"}),
+        (Access(control=True), [f"{o}=inference,model-repository:x=y" for o in (GRPC, HTTP)], set()),
+    ],
+)
+def test_what_everybody_can_do_is_said(access: Access, given: list[str], exposed: set[str]) -> None:
+    lines = exposures(EVERYWHERE, access, given)
+    assert {line.split()[2].strip(",") for line in lines if line.startswith("everybody can")} == exposed | {"read"}
+    assert exposures("127.0.0.1", access, given) == []
+
+
+def test_with_tls_only_grpc_is_reached_from_elsewhere() -> None:
+    tls = Tls(Path("cert.pem"), Path("key.pem"))
+    assert len(exposures(EVERYWHERE, Access(tls), [])) == 1
+    assert exposures(EVERYWHERE, Access(tls), [f"{GRPC}=inference:x=y"]) == []
+    mutual = Tls(Path("cert.pem"), Path("key.pem"), Path("ca.pem"))
+    assert exposures(EVERYWHERE, Access(mutual, control=True), []) == []
+
+
+@pytest.mark.parametrize("given", [["--http-address=0.0.0.0"], ["--grpc-a", "::"], ["--metrics-address", "0.0.0.0"]])
+def test_an_address_behind_the_back_of_host_is_refused(given: list[str]) -> None:
+    with pytest.raises(CommandError, match="give --host, or --public"):
+        check_arguments(given)
+    check_arguments(["--log-verbose=1", "--http-thread-count", "4", "--metrics-config=counter_latencies=true"])
