@@ -12,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -208,7 +207,7 @@ def main() -> None:
     files = [file.read_bytes() for file in sorted(options.pictures.glob("*.jpg"))]
     result = {
         "suite": "gpu-decoding",
-        "command": shlex.join(["python", *sys.argv]),
+        "command": environment.command(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": environment.commit(),
         "machine": environment.machine(),

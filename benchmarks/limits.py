@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -97,7 +96,7 @@ def main() -> None:
     rows = in_memory() + (on_the_gpu() if torch.cuda.is_available() else [])
     result = {
         "suite": "limits",
-        "command": shlex.join(["python", *sys.argv]),
+        "command": environment.command(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": environment.commit(),
         "machine": environment.machine(),

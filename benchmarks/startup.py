@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import sys
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -64,7 +65,7 @@ def main() -> None:
         rows += [start(arguments.service, "warm", cache) for _ in range(arguments.repetitions)]
     result = {
         "suite": "startup",
-        "command": f"python benchmarks/startup.py {arguments.service.name} --out benchmarks/results/startup-gpu.json",
+        "command": environment.command(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": os.environ.get("PINSTREAM_COMMIT") or environment.commit(),
         "machine": environment.machine(),

@@ -29,7 +29,7 @@ import onnxruntime as ort
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from pinstream_cli.benchmark.environment import commit, machine
+from pinstream_cli.benchmark import environment
 from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
@@ -284,9 +284,9 @@ def main(seconds: float, seed: int, out: Path | None) -> None:
     """Kill and damage what can be, under load, again and again."""
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m tests.chaos", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(),
+        "command": environment.command(["python", "-m", "tests.chaos", *sys.argv[1:]]),
+        "commit": environment.commit(),
+        "machine": environment.machine(),
         **chaos(seconds, seed),
     }
     text = json.dumps(report, indent=1) + "\n"

@@ -29,7 +29,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from pinstream_cli.benchmark.environment import commit, machine
+from pinstream_cli.benchmark import environment
 from tests.server.running import Running, running
 from tests.server.test_plain_models import metrics
 
@@ -290,9 +290,9 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         after = service.peak(mix, peak_s, max(peaks, key=lambda clients: peaks[clients]))
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m tests.load", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": {**machine(), "load_average": os.getloadavg()[1]},
+        "command": environment.command(["python", "-m", "tests.load", *sys.argv[1:]]),
+        "commit": environment.commit(),
+        "machine": {**environment.machine(), "load_average": os.getloadavg()[1]},
         "seconds": seconds,
         "factor": factor,
         "idle_p50_ms": round(idle * 1e3, 1),

@@ -27,7 +27,7 @@ import onnxruntime as ort
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from pinstream_cli.benchmark.environment import commit, machine
+from pinstream_cli.benchmark import environment
 from tests import onnx_models
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM
@@ -266,9 +266,9 @@ def main(seconds: float, every_s: float, modes: tuple[str, ...], pause_s: float,
         reports = list(pool.map(lambda mode: soak(seconds, every_s, mode, pause_s), modes))
     described = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m tests.soak", *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": machine(),
+        "command": environment.command(["python", "-m", "tests.soak", *sys.argv[1:]]),
+        "commit": environment.commit(),
+        "machine": environment.machine(),
         "reports": reports,
     }
     text = json.dumps(described, indent=1) + "\n"

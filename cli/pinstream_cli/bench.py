@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -208,7 +207,7 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
         with console.status("") as status:
             setup = _setup(given, console, status.update)
             result = suite(setup)
-        content = as_json(result, shlex.join(["pinstream", *sys.argv[1:]]), setup.plan)
+        content = as_json(result, environment.command(["pinstream", *sys.argv[1:]]), setup.plan)
         _write(result, content, given["json_file"], destination)
         if given["plots"] is not None:
             plots.draw(content, given["plots"])

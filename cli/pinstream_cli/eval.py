@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pinstream_cli.benchmark import environment
 from pinstream_cli.detect.connection import connection, connection_options, told
 from pinstream_cli.detect.options import server_options
 from pinstream_cli.errors import CommandError
@@ -157,7 +157,7 @@ def _command(headers: Sequence[tuple[str, str]]) -> str:
     words = ["pinstream", *sys.argv[1:]]
     for name, value in headers:
         words = [word.replace(value, "...") if value and name in word else word for word in words]
-    return shlex.join(words)
+    return environment.command(words)
 
 
 def _progress(console: Console) -> Progress:

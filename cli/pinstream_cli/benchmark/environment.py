@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,19 @@ def _imported_tensorrt() -> dict[str, str]:
     except ModelFileError:
         return {}
     return {flavour.name: flavour.version}
+
+
+# Where a file of a command lies on the machine that measured: nothing of it means anything elsewhere.
+_DIRECTORIES = re.compile(r"(?<![^=,:])(?:/|(?:\.\./)+)(?:[^/,]+/)*(?=[^/,])")
+
+
+def command(words: Sequence[str]) -> str:
+    """A command line as a result keeps it: of files at absolute paths and above the working directory, the names alone.
+
+    Args:
+        words: The program and its arguments. A path is a word, follows `--option=`, or is one of several with commas.
+    """
+    return shlex.join(_DIRECTORIES.sub("", word) if "://" not in word else word for word in words)
 
 
 def _cpu_model() -> str:

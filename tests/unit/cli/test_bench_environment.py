@@ -23,6 +23,24 @@ def test_machine() -> None:
     assert machine["cpu"]
 
 
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("/home/me/models/yolox.onnx", "yolox.onnx"),
+        ("../../models/yolox.onnx", "yolox.onnx"),
+        ("/home/me/service/", "service/"),
+        ("--json=/tmp/out.json", "--json=out.json"),
+        ("/a/one.jpg,../b/two.jpg", "one.jpg,two.jpg"),
+        ("models/yolox.onnx", "models/yolox.onnx"),
+        ("1,8", "1,8"),
+        ("https://host:8000/v2", "https://host:8000/v2"),
+        ("two words", "'two words'"),
+    ],
+)
+def test_a_kept_command_does_not_tell_where_files_lie(word: str, kept: str) -> None:
+    assert environment.command(["pinstream", "bench", word]) == f"pinstream bench {kept}"
+
+
 def test_versions() -> None:
     versions = environment.versions(tritonserver="2.51.0")
     assert versions["tritonserver"] == "2.51.0"
