@@ -17,44 +17,80 @@ from pinstream.sidecar import FILE_NAME, Sidecar, SidecarError, file_sha256, rea
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def verify_model(model_file: Path) -> None:
+def verify_model(model_file: Path, *, is_onnx: bool) -> None:
     """Hold a model's files against its sidecar, and their owners against this process.
 
     Args:
         model_file: The file that is to be loaded; the sidecar lies beside it.
+        is_onnx: Whether it is an ONNX file, which may keep weights in other files.
 
     Raises:
         ModelFileError: There is no sidecar, it does not list a file or lists another content, or others than this
-            process' user and root can write the file, the sidecar or their directory.
+            process' user and root can write the file, the sidecar or their directory; or an ONNX file keeps weights
+            elsewhere than beside it.
     """
     path = model_file.parent / FILE_NAME
     try:
         sidecar = read(path)
     except SidecarError as error:
         raise ModelFileError(f"VERIFY is set, and {error}; build the model again with `pinstream build`") from error
-    digests = _digests(sidecar)
+    digests = _digests(sidecar, model_file.name)
     if model_file.name not in digests:
         raise ModelFileError(
             f"VERIFY is set, and {path} does not list {model_file.name}; it lists {', '.join(digests)}"
         )
-    for name, expected in digests.items():
-        _check_owner(model_file.parent / name)
-        if file_sha256(model_file.parent / name) != expected:
-            raise ModelFileError(
-                f"VERIFY is set, and {model_file.parent / name} is not the file that {FILE_NAME} lists: its SHA-256 "
-                "differs; copy both again, or build the model again"
-            )
+    _check_files(model_file.parent, digests)
+    if is_onnx:
+        # After the file itself: only what is known to be the model is read.
+        _check_weights(model_file, digests)
     for place in (path, model_file.parent):
         _check_owner(place)
 
 
-def _digests(sidecar: Sidecar) -> dict[str, str]:
-    """SHA-256 of every file that the sidecar lists."""
+def _check_weights(model_file: Path, digests: Mapping[str, str]) -> None:
+    """See that every file that an ONNX file keeps weights in lies beside it and is listed."""
+    # Needed for ONNX files alone.
+    from pinstream.plans.graph import external_files, read_graph
+
+    for location in external_files(read_graph(model_file)):
+        name = str(Path(location))
+        if Path(name).name != name:
+            raise ModelFileError(
+                f"VERIFY is set, and {model_file} keeps weights in {location!r}; they must lie in its own directory, "
+                "or in the file itself"
+            )
+        if name not in digests:
+            raise ModelFileError(
+                f"VERIFY is set, and {model_file} keeps weights in {name}, which {FILE_NAME} does not list; put its "
+                f"SHA-256 under external_data, or the weights into {model_file.name}"
+            )
+
+
+def _check_files(directory: Path, digests: Mapping[str, str]) -> None:
+    for name, expected in digests.items():
+        _check_owner(directory / name)
+        try:
+            found = file_sha256(directory / name)
+        except OSError as error:
+            raise ModelFileError(f"VERIFY is set, and {directory / name} cannot be read: {error.strerror}") from error
+        if found != expected:
+            raise ModelFileError(
+                f"VERIFY is set, and {directory / name} is not the file that {FILE_NAME} lists: its SHA-256 "
+                "differs; copy both again, or build the model again"
+            )
+
+
+def _digests(sidecar: Sidecar, wanted: str) -> dict[str, str]:
+    """SHA-256 of every file that the sidecar lists; of the ONNX file that plans are built from where it is wanted."""
     digests = {sidecar.file: sidecar.sha256}
-    plans = sidecar.sections.get("plans")
-    for plan in plans if isinstance(plans, list) else []:
-        if isinstance(plan, Mapping) and Path(str(plan.get("file"))).name == plan.get("file"):
-            digests[str(plan["file"])] = str(plan.get("sha256"))
+    onnx = sidecar.sections.get("onnx")
+    if isinstance(onnx, Mapping) and onnx.get("file") == wanted:
+        digests.setdefault(wanted, str(onnx.get("sha256")))
+    for section in ("plans", "external_data"):
+        entries = sidecar.sections.get(section)
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, Mapping) and Path(str(entry.get("file"))).name == entry.get("file"):
+                digests[str(entry["file"])] = str(entry.get("sha256"))
     return digests
 
 

@@ -81,9 +81,10 @@ def open_engine(model_file: Path, options: Options) -> Engine:
     Raises:
         ModelFileError: The file is not what the engine can load, or with VERIFY not what was built.
     """
+    is_onnx = _engine_name(model_file, options) == "onnxruntime"
     if options.verify:
-        verify_model(model_file)
-    if _engine_name(model_file, options) == "onnxruntime":
+        verify_model(model_file, is_onnx=is_onnx or model_file.suffix == ".onnx")
+    if is_onnx:
         from pinstream.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(model_file, options)

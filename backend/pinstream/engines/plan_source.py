@@ -13,6 +13,7 @@ from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.preflight import Gpu, check_plan, wishes_here
 from pinstream.sidecar import Sidecar
+from pinstream.verify import verify_model
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 ONNX_FILE = "model.onnx"
@@ -95,6 +96,8 @@ def _built_plans(
         raise ModelFileError(f"{reason}; AUTO_BUILD would build it, but there is no {ONNX_FILE} beside it") from reason
     if gpu is None:
         raise ModelFileError(f"{reason}; AUTO_BUILD needs a GPU to build for, and there is none") from reason
+    if options.verify:
+        verify_model(onnx, is_onnx=True)
     # Building needs the onnx package, which serving plans does not.
     from pinstream.plans import cached_plan
 

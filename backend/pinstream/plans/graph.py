@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,16 +130,27 @@ def digest(path: Path) -> str:
 
 
 def external_files(model: Any) -> list[str]:
-    """Names of the files, beside the model's, that its weights lie in."""
+    """Names of the files that its weights lie in, wherever in the model: as they stand there, from its directory."""
     return sorted(
         {
             entry.value
-            for tensor in model.graph.initializer
+            for tensor in _tensors_in(model)
             if tensor.data_location == TensorProto.EXTERNAL
             for entry in tensor.external_data
             if entry.key == "location"
         }
     )
+
+
+def _tensors_in(message: Any) -> Iterator[Any]:
+    """Every tensor of a model: initializers, sparse ones, attributes, and those of subgraphs and functions."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Sequence) else (value,):
+                yield from _tensors_in(part)
 
 
 def metadata(model: Any, key: str) -> str | None:

@@ -71,6 +71,19 @@ def test_auto_build_without_the_onnx_says_so(flavour: Flavour, plans: Path) -> N
         usable_plans(plans / "model.b1.plan", Options(auto_build=True), flavour, H200)
 
 
+def test_auto_build_builds_from_nothing_that_verify_does_not_vouch_for(
+    flavour: Flavour, plans: Path, tmp_path: Path
+) -> None:
+    say_of_tensorrt(plans, version="1.3.0.1")
+    options = Options(auto_build=True, verify=True, cache_dir=str(tmp_path / "cache"))
+    built_from = (plans / "model.onnx").read_bytes()
+    onnx_models.classifier(plans / "model.onnx", seed=1)
+    with pytest.raises(ModelFileError, match=r"VERIFY is set, and .*model\.onnx is not the file"):
+        usable_plans(plans / "model.b1.plan", options, flavour, BLACKWELL)
+    (plans / "model.onnx").write_bytes(built_from)
+    assert usable_plans(plans / "model.b1.plan", options, flavour, BLACKWELL)
+
+
 def test_auto_build_without_a_gpu_says_so(flavour: Flavour, plans: Path) -> None:
     (plans / "model.b4.plan").unlink()
     with pytest.raises(ModelFileError, match="AUTO_BUILD needs a GPU"):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import os
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from pinstream import sidecar as sidecars
 from pinstream.engines import open_engine
 from pinstream.errors import ModelFileError
 from pinstream.options import Options
+from pinstream.plans.graph import external_files
 from tests import onnx_models
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,6 +71,84 @@ def test_what_belongs_to_another_user_is_refused(model: Path) -> None:
         pytest.skip("needs root, to give a file away")
     os.chown(model, 12345, -1)
     assert "belongs to user 12345" in refusal(model)
+
+
+@pytest.fixture
+def weights(model: Path) -> Path:
+    """The weights of the model, in a file of their own that the sidecar lists."""
+    file = model.with_name("w.data")
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location=file.name, size_threshold=0)
+    listed = {"external_data": [{"file": file.name, "sha256": sidecars.file_sha256(file)}]}
+    vouch(model, listed)
+    file.chmod(0o644)
+    return file
+
+
+def vouch(model: Path, sections: dict[str, Any]) -> None:
+    """Write a sidecar for the file as it is."""
+    sidecar = sidecars.Sidecar("onnx", model.name, sidecars.file_sha256(model), (), (), sections=sections)
+    sidecars.write(model.with_name("model.json"), sidecar)
+    model.with_name("model.json").chmod(0o644)
+
+
+def test_weights_in_a_file_of_their_own_are_loaded_where_they_are_listed(model: Path, weights: Path) -> None:
+    open_engine(model, VERIFY).close()
+
+
+def test_weights_that_were_swapped_are_refused(model: Path, weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[::-1])
+    open_engine(model, Options()).close()
+    assert "w.data is not the file that model.json lists: its SHA-256 differs" in refusal(model)
+
+
+def test_weights_that_the_sidecar_does_not_list_are_refused(model: Path, weights: Path) -> None:
+    vouch(model, {})
+    assert "keeps weights in w.data, which model.json does not list" in refusal(model)
+
+
+def test_weights_that_others_can_write_or_own_are_refused(model: Path, weights: Path) -> None:
+    weights.chmod(0o666)
+    assert f"others can write {weights}" in refusal(model)
+    weights.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(weights, 12345, -1)
+        assert "belongs to user 12345" in refusal(model)
+
+
+def test_weights_that_are_missing_are_named(model: Path, weights: Path) -> None:
+    weights.unlink()
+    assert "w.data cannot be looked at" in refusal(model)
+    weights.mkdir(mode=0o755)
+    assert "w.data cannot be read" in refusal(model)
+
+
+@pytest.mark.parametrize("location", ["../w.data", "sub/w.data", "/etc/passwd"])
+def test_weights_elsewhere_are_refused(model: Path, weights: Path, location: str) -> None:
+    graph = onnx.load(model, load_external_data=False)
+    for entry in graph.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+    model.write_bytes(graph.SerializeToString())
+    vouch(model, {"external_data": [{"file": location, "sha256": "0" * 64}]})
+    assert f"keeps weights in {location!r}" in refusal(model)
+
+
+def test_weights_are_found_wherever_a_graph_has_tensors() -> None:
+    """In constants, in branches, in sparse initializers and in functions, not among the initializers alone."""
+
+    def tensor(location: str) -> TensorProto:
+        made = TensorProto(name=location, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+        made.external_data.add(key="location", value=location)
+        return made
+
+    constant = helper.make_node("Constant", [], ["c"], value=tensor("constant"))
+    branch = helper.make_graph([constant], "then", [], [], [tensor("branch")])
+    graph = helper.make_graph([helper.make_node("If", ["x"], ["y"], then_branch=branch)], "g", [], [], [tensor("top")])
+    graph.sparse_initializer.add().values.CopyFrom(tensor("sparse"))
+    whole = helper.make_model(graph)
+    inner = helper.make_node("Constant", [], ["f"], value=tensor("function"))
+    whole.functions.append(helper.make_function("own", "F", [], ["f"], [inner], whole.opset_import))
+    assert external_files(whole) == ["branch", "constant", "function", "sparse", "top"]
 
 
 def test_nothing_here_evaluates_or_unpickles_what_it_reads() -> None:
