@@ -35,8 +35,9 @@ class TritonInstall:
         env = dict(os.environ)
         # The stub finds its packages through the python3 that is first on PATH, and ignores PYTHONPATH.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-        # The stub links libpythonX.Y.so of the Python it belongs to, which may not be where the loader looks.
-        libraries = [sysconfig.get_config_var("LIBDIR") or "", env.get("LD_LIBRARY_PATH", "")]
+        # The stub links libpythonX.Y.so of the Python it belongs to, which may not be where the loader looks. Last: it
+        # may be the system's own directory, and a container's own CUDA driver has to be found before the host's there.
+        libraries = [env.get("LD_LIBRARY_PATH", ""), sysconfig.get_config_var("LIBDIR") or ""]
         env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         # Without these every decoded image is a fresh mmap, page-faulted anew: a third of the preprocessing time.
         env.setdefault("MALLOC_MMAP_THRESHOLD_", str(256 << 20))
