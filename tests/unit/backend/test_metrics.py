@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pinstream import metrics
@@ -90,3 +91,15 @@ def test_every_metric_is_documented() -> None:
     made = {name for name, _ in registry.series} | {"pinstream_batches"}
     documented = {line.split("|")[1].strip() for line in (metrics.__doc__ or "").splitlines() if "pinstream_" in line}
     assert made == documented
+
+
+def test_the_page_on_metrics_has_the_same_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    rows = [line.replace("`", "") for line in (metrics.__doc__ or "").splitlines() if line.startswith("| pinstream_")]
+    shown = [_without_unit(line.replace("`", "")) for line in page.splitlines() if line.startswith("| `pinstream_")]
+    assert shown == rows
+
+
+def _without_unit(row: str) -> str:
+    name, kind, _unit, what = (cell.strip() for cell in row.strip("|").split("|"))
+    return f"| {name} | {kind} | {what} |"
