@@ -1,7 +1,7 @@
 """Where the tests find model and image files that are too large, or not ours, to be kept in the repository.
 
-They lie in `shared/` beside the checkout, or in the directory that PINSTREAM_TEST_MODELS names (models and images in
-one place). Tests that need them are skipped where they are not there.
+They lie in the directory that PINSTREAM_TEST_MODELS names (models and images in one place), else in `models` and
+`images` of a directory `shared` beside the checkout. Tests that need them are skipped where they are not there.
 """
 
 import os
@@ -27,5 +27,5 @@ def _find(name: str, kind: str) -> Path:
     directory = Path(given) if given else _BESIDE / kind
     path = directory / name
     if not path.is_file():
-        pytest.skip(f"needs {name}: put it into ../shared/{kind}, or name its directory with PINSTREAM_TEST_MODELS")
+        pytest.skip(f"needs {name}: name its directory with PINSTREAM_TEST_MODELS, or see CONTRIBUTING.md")
     return path
