@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
+from pinstream_cli.serve import serve
 from pinstream_cli.triton.shared_memory import needs
 from tests import onnx_models
 
@@ -47,3 +49,16 @@ def test_shared_memory_is_at_least_what_the_doctor_reckons(tmp_path: Path) -> No
     assert given is not None
     needed = sum(model.needed for model in models)
     assert int(given[1]) * MIB >= needed, "\n".join(map(str, models))
+
+
+def test_every_argument_of_the_containers_command_is_one_of_serves_own() -> None:
+    # What serve does not know goes to tritonserver, which ends with it.
+    command = re.search(r"^CMD (\[.*?\])$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE | re.DOTALL)
+    assert command is not None
+    program, subcommand, *arguments = json.loads(command[1].replace("\\\n", ""))
+    assert (program, subcommand) == ("pinstream", "serve")
+    known = {option for parameter in serve.params for option in parameter.opts}
+    assert {argument.partition("=")[0] for argument in arguments} <= known
+    given = serve.make_context("serve", list(arguments)).params
+    assert given["restart"]
+    assert given["triton_arguments"] == ()
