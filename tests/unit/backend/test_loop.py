@@ -116,3 +116,25 @@ def test_a_model_that_does_not_keep_the_batch_is_an_error_and_not_a_mix_up(tmp_p
     # By itself a request of one item is fine; what may never happen is an answer made from a neighbour's data.
     for i, answer in enumerate(answers):
         np.testing.assert_array_equal(output(answer, "y"), [[i, i]])
+
+
+def test_parts_of_a_request_that_have_other_widths_are_an_error(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    # One row for each item, and as many columns as the batch has items.
+    model = onnx_models.save(
+        tmp_path / "gram.onnx",
+        [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), helper.make_node("MatMul", ["x", "t"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", 2])],
+        [("y", TensorProto.FLOAT, ["n", "m"])],
+    )
+    engine = open_engine(model, Options(max_batch_size=4))
+    answer = Loop(engine).run([Request({"x": np.ones((5, 2), np.float32)}, 5, frozenset({"y"}))])[0]
+    engine.close()
+    assert "cannot be joined" in str(answer.error)
+
+
+def test_a_batch_that_fails_is_observed_as_failed(doubling: Engine) -> None:
+    seen: list[BatchTimes] = []
+    Loop(doubling, observe=lambda times, ran: seen.append(times)).run([rows(1, width=13)])
+    assert [(times.failed, times.items) for times in seen] == [(True, 1)]
