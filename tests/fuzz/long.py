@@ -72,13 +72,18 @@ def run_chunk(name: str, first: int, count: int) -> Chunk:
         child = context.Process(target=_child, args=(target, first, count, sending), daemon=True)
         child.start()
         sending.close()
-        tried = _follow(receiving, total)
+        done, tried = _follow(receiving, total)
         child.join(PATIENCE_S)
-        if tried is None:
+        if done:
             break
-        # The child has ended, or hangs, within this input.
+        # The child has ended, or hangs, within this input, or before its first one.
         how = "took too long" if child.is_alive() else f"ended the process with code {child.exitcode}"
         child.kill()
+        if tried is None:
+            # The next child would fare no better, and what did not run may not pass.
+            total.failures.append(Failure(first, f"{how} before this input: {count} were not tried"))
+            total.outcomes["fault"] += 1
+            break
         total.failures.append(Failure(tried, how))
         total.outcomes["fault"] += 1
         count -= tried + 1 - first
@@ -86,21 +91,21 @@ def run_chunk(name: str, first: int, count: int) -> Chunk:
     return total
 
 
-def _follow(receiving: Connection, total: Chunk) -> int | None:
-    """Read a child's notes until it is done; the number of the input that it never came back from, or None."""
+def _follow(receiving: Connection, total: Chunk) -> tuple[bool, int | None]:
+    """Read a child's notes to their end: whether it is done, and the number of the last input it has tried, if any."""
     seed: int | None = None
     while True:
         try:
             if not receiving.poll(PATIENCE_S):
-                return seed
+                return False, seed
             kind, value = receiving.recv()
         except EOFError:
-            return seed
+            return False, seed
         if kind == "trying":
             seed = value
         elif kind == "done":
             total.add(value)
-            return None
+            return True, seed
         else:
             total.outcomes[value] += 1
 

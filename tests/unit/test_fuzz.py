@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from tests.fuzz import long
 from tests.fuzz.long import run_chunk
 from tests.fuzz.pictures import corpus, liars
 from tests.fuzz.targets import TARGETS
@@ -29,3 +32,15 @@ def test_every_picture_of_the_corpus_is_read_and_every_liar_refused_or_bounded()
     for data in liars():
         with pytest.raises(RequestError):
             decode(data, 10_000)
+
+
+def _dies_at_once(*_: object) -> None:
+    os._exit(139)
+
+
+def test_what_did_not_run_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long, "_child", _dies_at_once)
+    done = run_chunk("everything", 7, 100)
+    assert [(failure.seed, failure.text) for failure in done.failures] == [
+        (7, "ended the process with code 139 before this input: 100 were not tried")
+    ]
