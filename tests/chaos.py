@@ -169,10 +169,14 @@ def engine(scene: Scene) -> None:
     before = scene.restarts()
     found = subprocess.run(["pgrep", "-f", "pinstream/engine_process.py"], capture_output=True, text=True, check=False)
     own = {*stubs_of(scene.serve)}
+    killed = 0
     for pid in map(int, found.stdout.split()):
         with contextlib.suppress(OSError):
             if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in own:
                 os.kill(pid, signal.SIGKILL)
+                killed += 1
+    if not killed:
+        scene.faults.append("no engine's process was found to be killed")
     threading.Event().wait(2)
     if scene.restarts() > before:
         scene.faults.append("the death of an engine's process restarted the server")
@@ -258,6 +262,8 @@ def inflict(scene: Scene, name: str) -> float:
 def chaos(seconds: float, seed: int) -> dict[str, Any]:
     """Faults in random order until the time is up; `faults` is empty where all is well."""
     rng = random.Random(seed)
+    # Which of several processes is killed.
+    random.seed(seed)
     began, back = time.monotonic(), {name: list[float]() for name in FAULTS}
     directory = Path(tempfile.mkdtemp())
     with Scene(directory) as scene:
