@@ -6,6 +6,7 @@ pipe before it is tried. Repeat a single input with `python -m tests.fuzz.long -
 
 from __future__ import annotations
 
+import datetime
 import json
 import multiprocessing
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import click
 
+from pinstream_cli.benchmark import environment
 from tests.fuzz.served import run_served
 from tests.fuzz.targets import TARGETS, Target, everything
 from yolox_steps.decode import mute_decoders
@@ -169,7 +171,13 @@ def main(inputs: int | None, served: int, first: int, only: str | None, out: Pat
     }
     if served and not only:
         report["served"] = run_served(0, served)
-    text = json.dumps(report, indent=2) + "\n"
+    about = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": environment.command(["python", "-m", "tests.fuzz.long", *sys.argv[1:]]),
+        "commit": environment.commit(),
+        "machine": environment.machine(),
+    }
+    text = json.dumps({**about, **report}, indent=2) + "\n"
     if out:
         out.write_text(text)
     else:
