@@ -29,6 +29,10 @@ class Reached(Protocol):
     def http_url(self) -> str:
         """host:port of HTTP."""
 
+    @property
+    def metrics_url(self) -> str:
+        """URL of the Prometheus metrics."""
+
 
 @dataclass(frozen=True)
 class Running:

@@ -53,6 +53,11 @@ class Serve:
         return self.endpoints.http_url
 
     @property
+    def metrics_url(self) -> str:
+        """URL of the Prometheus metrics."""
+        return f"http://{self.endpoints.host}:{self.endpoints.metrics}/metrics"
+
+    @property
     def text(self) -> str:
         return "".join(self.lines)
 

@@ -239,7 +239,7 @@ def test_a_cancelled_request_is_not_answered_and_costs_its_neighbours_nothing(pl
     assert "CANCELLED" in next(str(o.status()) for o in done if isinstance(o, InferenceServerException))
 
 
-def metrics(server: Running) -> dict[str, float]:
+def metrics(server: Reached) -> dict[str, float]:
     """All series of the server by name and labels."""
     with urllib.request.urlopen(server.metrics_url, timeout=10) as answer:
         lines = answer.read().decode().splitlines()

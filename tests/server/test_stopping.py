@@ -15,14 +15,25 @@ from tritonclient.utils import InferenceServerException
 from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind
+from tests.server.test_plain_models import metrics
 
-IN_FLIGHT, ITEMS = 4, 8
+IN_FLIGHT, ITEMS, INSTANCES = 4, 8, 1
 # Triton's own exit timeout; a supervisor's grace has to be longer.
 GRACE_S = 30.0
 
 
+def wait_for_waiting(serve: Serve, count: int) -> None:
+    """Until so many requests wait at the server for an instance."""
+    name = 'nv_inference_pending_request_count{model="slow",version="1"}'
+    deadline = time.monotonic() + GRACE_S
+    while metrics(serve).get(name, 0) < count:
+        assert time.monotonic() < deadline, metrics(serve)
+        time.sleep(0.02)
+
+
 def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..., Serve], tmp_path: Path) -> None:
-    onnx_models.slow(add_model(tmp_path / "models", "slow", ONE_LINE + f"max_batch_size: {ITEMS}\n"))
+    config = f"max_batch_size: {ITEMS}\ninstance_group {{ count: {INSTANCES} kind: KIND_CPU }}\n"
+    onnx_models.slow(add_model(tmp_path / "models", "slow", ONE_LINE + config))
     serve = start("--model-repository", tmp_path / "models")
     serve.wait_for("Stop with Ctrl-C")
     sent = np.random.default_rng(0).normal(size=(ITEMS, 512, 512)).astype(np.float32)
@@ -37,8 +48,8 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         begun = time.monotonic()
         calls = [pool.submit(ask, ITEMS) for _ in range(IN_FLIGHT)]
-        # All of them are at the server, and none is done.
-        threading.Event().wait(0.3)
+        # All of them are at the server, each sent in whole, and none is done.
+        wait_for_waiting(serve, IN_FLIGHT - INSTANCES)
         assert not any(call.done() for call in calls), "the model is too fast for this test"
         serve.process.terminate()
         refused = []
