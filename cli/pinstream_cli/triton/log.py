@@ -28,7 +28,7 @@ class LogFile:
         """Add a line, with its end."""
         try:
             self._open().write(line)
-            self._written += len(line)
+            self._written += len(line.encode())
         except OSError:
             self.close()
 
@@ -37,7 +37,7 @@ class LogFile:
             self.close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
         if self._file is None:
-            self._file = self._path.open("a", buffering=1)
+            self._file = self._path.open("a", buffering=1, encoding="utf-8")
             self._written = self._file.tell()
         return self._file
 

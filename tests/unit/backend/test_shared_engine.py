@@ -64,6 +64,15 @@ def answers(engine: Engine, arrays: list[Array], name: str = "row") -> list[Arra
     return found
 
 
+def side_by_side(work: Callable[[int], None], count: int) -> None:
+    """Run `work` in so many threads, each with its number."""
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def rows(items: int, width: int, seed: int) -> Array:
     return np.random.default_rng(seed).normal(size=(items, width)).astype(np.float32)
 
@@ -99,11 +108,7 @@ def test_instances_share_one_process_and_never_each_others_rows(tmp_path: Path, 
                 if not np.array_equal(answer, array * 2):
                     wrong.append(f"instance {number}, round {i}")
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(work, 4)
     assert wrong == []
 
 
@@ -327,11 +332,7 @@ def test_parts_of_a_request_that_cannot_be_joined_run_together(tmp_path: Path, i
             if counted.shape[0] != items or not (counted == np.arange(counted.shape[1])).all():
                 wrong.append(answer.error or counted.copy())
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    side_by_side(work, 3)
     assert wrong == []
 
 

@@ -20,6 +20,14 @@ def test_the_newest_lines_are_kept_and_no_more_than_twice_the_bound(tmp_path: Pa
     assert len(kept) > 100
 
 
+def test_the_bound_is_of_bytes_whatever_is_written(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "t.log", most_bytes=1000)
+    for _ in range(100):
+        log.write("\ufffd" * 30 + "\n")
+        assert (tmp_path / "t.log").stat().st_size <= 1000 + 91
+    log.close()
+
+
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "t.log"
     path.symlink_to("/dev/full")
