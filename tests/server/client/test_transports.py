@@ -108,7 +108,11 @@ def test_asyncio_client_goes_on_in_another_loop(url: str, picture: bytes) -> Non
 
 def test_server_timings_are_there_when_asked_for(url: str, picture: bytes) -> None:
     with Detector(url, timeout=TIMEOUT_S, server_timings=True) as detector:
-        timings = {timing.model: timing for timing in detector.detect(picture).server_timings}
+        for _ in range(5):
+            timings = {timing.model: timing for timing in detector.detect(picture).server_timings}
+            # Over HTTP a server goes on with what a client gave up, here in the tests before, and counts that as well.
+            if timings["yolox_detector"].requests == 1:
+                break
     assert next(iter(timings)) == "yolox"
     assert timings["yolox_detector"].requests == 1
     assert 0 < timings["yolox_detector"].compute_ms < timings["yolox"].total_ms
