@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from pinstream.dlpack import DeviceArray
 from pinstream.errors import InvalidRequest
-from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
+from pinstream.tensors import Array, BatchSizes, ModelSpec, Shape, TensorSpec
 
 
 def _never() -> bool:
@@ -121,20 +121,21 @@ def plan_batches(requests: Sequence[Request], sizes: BatchSizes | None) -> list[
     """
     if sizes is None:
         return [Batch((Piece(i, 0, 1, 0),), 1, 1) for i in range(len(requests))]
-    groups = _by_item_shapes(requests) if len(requests) > 1 else [[0]] * len(requests)
+    groups = _by_item_shapes(requests) if len(requests) != 1 or sizes.profiles else {(): [0]}
     batches: list[Batch] = []
-    for members in groups:
-        layout = _lay_out(tuple(requests[i].items for i in members), sizes)
+    for shapes, members in groups.items():
+        layout = _lay_out(tuple(requests[i].items for i in members), sizes.of_shapes(dict(shapes)))
         batches += layout if len(groups) == 1 else _renumbered(layout, members)
     return batches
 
 
-def _by_item_shapes(requests: Sequence[Request]) -> list[list[int]]:
-    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+def _by_item_shapes(requests: Sequence[Request]) -> dict[tuple[tuple[str, Shape], ...], list[int]]:
+    """Numbers of the requests whose items may share a batch, by the item shapes of their inputs."""
+    groups: dict[tuple[tuple[str, Shape], ...], list[int]] = {}
     for i, request in enumerate(requests):
-        signature = tuple(array.shape[1:] for _, array in sorted(request.inputs.items()))
-        groups.setdefault(signature, []).append(i)
-    return list(groups.values())
+        shapes = tuple((name, array.shape[1:]) for name, array in sorted(request.inputs.items()))
+        groups.setdefault(shapes, []).append(i)
+    return groups
 
 
 @lru_cache(maxsize=4096)

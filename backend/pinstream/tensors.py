@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
 
 # Triton's data types and how NumPy holds them. BF16 has no NumPy type: it travels as its bits.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -29,6 +31,10 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
 }
+
+
+def _between(smallest: Shape, shape: Shape, largest: Shape) -> bool:
+    return all(low <= d <= high for low, d, high in zip(smallest, shape, largest, strict=True))
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,7 @@ class TensorSpec:
     def within_bounds(self, shape: Iterable[int]) -> bool:
         """Whether an item of `shape` lies in the bounds of some profile."""
         shape = tuple(shape)
-        return not self.bounds or any(
-            all(low <= d <= high for low, d, high in zip(smallest, shape, largest, strict=True))
-            for smallest, largest in self.bounds
-        )
+        return not self.bounds or any(_between(smallest, shape, largest) for smallest, largest in self.bounds)
 
     @property
     def config_dtype(self) -> str:
@@ -86,6 +89,25 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one optimisation profile takes.
+
+    Attributes:
+        smallest: Its smallest batch.
+        largest: Its largest batch.
+        bounds: By input name, the smallest and largest item shape.
+    """
+
+    smallest: int
+    largest: int
+    bounds: tuple[tuple[str, Shape, Shape], ...]
+
+    def takes(self, shapes: Mapping[str, Shape]) -> bool:
+        """Whether items of these shapes, by input name, lie inside."""
+        return all(_between(low, shapes[name], high) for name, low, high in self.bounds)
 
 
 @dataclass(frozen=True)
@@ -99,6 +121,7 @@ class BatchSizes:
         costs: Measured time of each bucket in any one unit; without it, a fixed share plus a share per item.
         best: The most items worth running at once on an exact engine, where that was measured; 0 for the largest. On a
             CPU a larger batch can be slower an item, once it outgrows the caches.
+        profiles: Where items of some shapes run in other batch sizes than items of others: what takes which.
     """
 
     buckets: tuple[int, ...]
@@ -106,11 +129,38 @@ class BatchSizes:
     lanes: int = 1
     costs: tuple[float, ...] = ()
     best: int = 0
+    profiles: tuple[Profile, ...] = ()
 
     @property
     def largest(self) -> int:
         """The most items one run takes."""
         return self.buckets[-1]
+
+    def of_shapes(self, shapes: Mapping[str, Shape]) -> BatchSizes:
+        """The sizes that items of these shapes, by input name, run in; all where no profile says otherwise."""
+        return _sizes_of_shapes(self, tuple(shapes.items())) if self.profiles else self
+
+
+@lru_cache(maxsize=1024)
+def _sizes_of_shapes(sizes: BatchSizes, shapes: tuple[tuple[str, Shape], ...]) -> BatchSizes:
+    every = replace(sizes, profiles=())
+    taking = [profile for profile in sizes.profiles if profile.takes(dict(shapes))]
+    if sizes.exact:
+        largest = max((profile.largest for profile in taking), default=0)
+        if all(any(p.smallest <= n <= p.largest for p in taking) for n in range(1, largest + 1)) and largest:
+            return replace(every, buckets=(largest,), best=min(sizes.best, largest))
+        found = {n for p in taking for n in steps(p.smallest, p.largest)}
+        return BatchSizes(tuple(sorted(found)), lanes=sizes.lanes) if found else every
+    chosen = [i for i, size in enumerate(sizes.buckets) if any(p.smallest <= size <= p.largest for p in taking)]
+    if not chosen:
+        return every
+    costs = tuple(sizes.costs[i] for i in chosen) if sizes.costs else ()
+    return replace(every, buckets=tuple(sizes.buckets[i] for i in chosen), costs=costs)
+
+
+def steps(low: int, high: int) -> set[int]:
+    """Sizes to run where not all from 1 on can be: each is warmed up and captured by itself, so not too many."""
+    return {low, high} | {1 << n for n in range(high.bit_length()) if low <= 1 << n <= high}
 
 
 @dataclass(frozen=True)

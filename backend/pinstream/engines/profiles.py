@@ -12,9 +12,7 @@ from typing import Any
 
 from pinstream.errors import ConfigError
 from pinstream.options import Options
-from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
-
-Shape = tuple[int, ...]
+from pinstream.tensors import BatchSizes, ModelSpec, Profile, Shape, TensorSpec, steps
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,19 @@ def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
     drop = 1 if batch else 0
     inputs = tuple(_input_spec([plan.inputs[i] for plan in plans], drop) for i in range(len(plans[0].inputs)))
     outputs = tuple(TensorSpec(t.name, t.dtype, t.shape[drop:]) for t in plans[0].outputs)
+    if batch and any(not tensor.is_static for tensor in inputs):
+        batch = replace(batch, profiles=_profiles(plans))
     return ModelSpec(inputs, outputs, batch)
+
+
+def _profiles(plans: Sequence[PlanInfo]) -> tuple[Profile, ...]:
+    """What each profile takes, where they differ in the batch."""
+    found = [
+        Profile(*batch, tuple((t.name, t.ranges[i].min[1:], t.ranges[i].max[1:]) for t in plan.inputs))
+        for plan in plans
+        for i, batch in enumerate(_plan_batches(plan))
+    ]
+    return tuple(found) if len({(profile.smallest, profile.largest) for profile in found}) > 1 else ()
 
 
 def _check_one_network(plans: Sequence[PlanInfo]) -> None:
@@ -177,12 +187,7 @@ def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | No
         if graphs and options.cuda_graphs != "off":
             return BatchSizes(tuple(sorted({*graphs, largest})))
         return BatchSizes((largest,), exact=True)
-    return BatchSizes(tuple(sorted({size for low, high in sizes for size in _steps(low, high)})))
-
-
-def _steps(low: int, high: int) -> set[int]:
-    """Sizes to run where not all from 1 on can be: each is warmed up and captured by itself, so not too many."""
-    return {low, high} | {1 << n for n in range(high.bit_length()) if low <= 1 << n <= high}
+    return BatchSizes(tuple(sorted({size for low, high in sizes for size in steps(low, high)})))
 
 
 def _describe(sizes: Sequence[tuple[int, int]]) -> str:

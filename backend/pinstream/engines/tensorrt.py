@@ -32,14 +32,14 @@ from pinstream.engines.flavour import (
     register_plugins,
 )
 from pinstream.engines.plan_source import read_sidecar, usable_plans
-from pinstream.engines.profiles import PlanInfo, PlanTensor, Shape, model_spec
+from pinstream.engines.profiles import PlanInfo, PlanTensor, model_spec
 from pinstream.engines.registered import RegisteredMemory
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, load_plan
 from pinstream.errors import ConfigError, EngineError
 from pinstream.options import Options
 from pinstream.preflight import this_gpu
-from pinstream.tensors import NUMPY_DTYPES, Array
+from pinstream.tensors import NUMPY_DTYPES, Array, Shape
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 DEFAULT_SLOTS = 3

@@ -11,9 +11,9 @@ import numpy as np
 from pinstream import cuda
 from pinstream.engines.cuda_slot import CudaSlot, Staging
 from pinstream.engines.flavour import Flavour, why
-from pinstream.engines.profiles import PlanInfo, Range, Shape
+from pinstream.engines.profiles import PlanInfo, Range
 from pinstream.errors import EngineError
-from pinstream.tensors import NUMPY_DTYPES, Array
+from pinstream.tensors import NUMPY_DTYPES, Array, Shape
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 # Combinations of input shapes whose output shapes are remembered: clients may send any there are.

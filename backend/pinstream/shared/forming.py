@@ -18,7 +18,7 @@ from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
 from pinstream.metrics import BatchTimes
-from pinstream.tensors import Array
+from pinstream.tensors import Array, BatchSizes
 
 
 class Submission(ABC):
@@ -43,7 +43,7 @@ class Submission(ABC):
         self.inputs = inputs
         self.items = items
         self.wanted = wanted
-        self.item_shapes = tuple(arrays[0].shape[1:] for _, arrays in sorted(inputs.items()))
+        self.item_shapes = {name: arrays[0].shape[1:] for name, arrays in inputs.items()}
         self.left = items
         self.error: EngineError | None = None
         self.blameless = True
@@ -90,15 +90,20 @@ class Part:
 
 @dataclass(eq=False)
 class Batch:
-    """A slot being filled, or on its way."""
+    """A slot being filled, or on its way, in one of `sizes`; None where the model does not batch."""
 
     slot: Slot
-    room: int
+    sizes: BatchSizes | None
     parts: list[Part] = field(default_factory=list)
     count: int = 0
     size: int = 0
     began: float = field(default_factory=time.perf_counter)
     gather: float = 0.0
+
+    @property
+    def room(self) -> int:
+        """The most items that go in."""
+        return (self.sizes.best or self.sizes.largest) if self.sizes else 1
 
     @property
     def full(self) -> bool:
@@ -110,6 +115,10 @@ class Batch:
         first = self.parts[0].submission
         alike = first.item_shapes == submission.item_shapes
         return first is submission or (alike and not (first.alone or submission.alone))
+
+
+def _size(count: int, sizes: BatchSizes) -> int:
+    return count if sizes.exact else next(size for size in sizes.buckets if size >= count)
 
 
 class Former:
@@ -128,7 +137,6 @@ class Former:
         self.finished: deque[Submission] = deque()
         self._engine = engine
         self._sizes = engine.spec.batch
-        self._room = (self._sizes.best or self._sizes.largest) if self._sizes else 1
         self._lanes = self._sizes.lanes if self._sizes else 1
         self._free = deque(engine.slots)
         self._waiting: deque[Part] = deque()
@@ -167,7 +175,8 @@ class Former:
             if self._filling is None:
                 if not self._free:
                     return
-                self._filling = Batch(self._free.popleft(), self._room)
+                sizes = self._sizes.of_shapes(part.submission.item_shapes) if self._sizes else None
+                self._filling = Batch(self._free.popleft(), sizes)
             self._put(self._filling, part)
 
     def _close_filling(self) -> None:
@@ -206,23 +215,12 @@ class Former:
                 batch.slot.put(name, arrays[0], None)
             return
         if not batch.parts:
-            self._begin(batch, part.submission, count)
+            batch.slot.begin({name: (batch.room, *arrays[0].shape[1:]) for name, arrays in inputs.items()})
         for name in inputs:
             offset = batch.count
             for rows in part.submission.rows(name, part.start, count):
                 batch.slot.put(name, rows, offset)
                 offset += len(rows)
-
-    def _begin(self, batch: Batch, first: Submission, count: int) -> None:
-        def begin(room: int) -> None:
-            batch.slot.begin({name: (room, *arrays[0].shape[1:]) for name, arrays in first.inputs.items()})
-
-        try:
-            begin(batch.room)
-        except EngineError:
-            # Of some shapes the engine takes fewer at once than of others: then this part goes by itself.
-            begin(count)
-            batch.room = count
 
     # Starting
 
@@ -235,7 +233,7 @@ class Former:
         """The batch being filled, as it is: its cheapest first run; what does not fit that goes into the next."""
         assert self._filling is not None
         batch, self._filling = self._filling, None
-        over = batch.count - split(batch.count, self._sizes)[0][0] if self._sizes else 0
+        over = batch.count - split(batch.count, batch.sizes)[0][0] if batch.sizes else 0
         for part in reversed(batch.parts):
             moved = min(over, part.count)
             if not moved:
@@ -250,8 +248,8 @@ class Former:
     def _start(self, batch: Batch) -> None:
         wanted = frozenset[str]().union(*(part.submission.wanted for part in batch.parts))
         try:
-            if self._sizes:
-                batch.size = self._size(batch.count)
+            if batch.sizes:
+                batch.size = _size(batch.count, batch.sizes)
                 batch.slot.cut(batch.size)
             self._engine.enqueue(batch.slot, wanted)
         except EngineError as error:
@@ -259,10 +257,6 @@ class Former:
             return
         self._running += 1
         self.started.append(batch)
-
-    def _size(self, count: int) -> int:
-        assert self._sizes is not None
-        return count if self._sizes.exact else next(size for size in self._sizes.buckets if size >= count)
 
     # Ending
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pinstream.batching import Request, check_request, plan_batches, split
 from pinstream.errors import InvalidRequest
-from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
+from pinstream.tensors import Array, BatchSizes, ModelSpec, Profile, TensorSpec
 
 PIXELS = TensorSpec("pixels", "FP32", (3, -1))
 TEXT = TensorSpec("text", "BYTES", (1,))
@@ -98,6 +98,18 @@ def test_every_item_of_every_request_lies_in_exactly_one_place(
         assert offsets == list(range(batch.count))
         assert batch.count <= batch.size
         assert len({requests[p.request].inputs["pixels"].shape[1:] for p in batch.pieces}) == 1
+
+
+def test_a_request_of_a_shape_of_which_fewer_run_at_once_is_split() -> None:
+    profiles = (
+        Profile(1, 8, (("pixels", (3, 1), (3, 4)),)),
+        Profile(1, 2, (("pixels", (3, 5), (3, 9)),)),
+    )
+    for sizes in (BatchSizes((8,), exact=True, profiles=profiles), BatchSizes((1, 2, 8), profiles=profiles)):
+        assert [b.count for b in plan_batches([request(6, width=4)], sizes)] == [6]
+        assert max(b.size for b in plan_batches([request(6, width=9)], sizes)) == 2
+        both = plan_batches([request(6, width=4), request(3, width=9)], sizes)
+        assert sorted(b.count for b in both) == [1, 2, 6]
 
 
 def test_without_a_batch_dimension_every_request_is_a_run() -> None:

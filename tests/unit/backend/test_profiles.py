@@ -7,7 +7,7 @@ import pytest
 from pinstream.engines.profiles import PlanInfo, PlanTensor, Range, model_spec
 from pinstream.errors import ConfigError
 from pinstream.options import Options
-from pinstream.tensors import BatchSizes
+from pinstream.tensors import BatchSizes, Profile
 
 
 def plan(low: int, high: int, file: str = "model.plan", dtype: str = "FP32", width: int = 4) -> PlanInfo:
@@ -93,3 +93,38 @@ def test_only_what_the_configured_profiles_take_is_run() -> None:
 def test_sizes_between_two_profiles_are_padded_to_the_larger() -> None:
     assert model_spec([with_profiles((1, 4), (9, 32))], Options()).batch == BatchSizes((1, 2, 4, 9, 16, 32))
     assert model_spec([with_profiles((1, 4), (5, 32))], Options()).batch == BatchSizes((32,), exact=True)
+
+
+def by_width(*batches: tuple[int, int]) -> PlanInfo:
+    """Each profile takes twice the width of the one before."""
+    ranges = [Range((low, 4 << i), (high, 4 << i), (high, (8 << i) - 1)) for i, (low, high) in enumerate(batches)]
+    return PlanInfo(
+        "model.plan", (PlanTensor("x", "FP32", (-1, -1), tuple(ranges)),), (PlanTensor("y", "FP32", (-1, 2)),)
+    )
+
+
+def sizes_of(plan: PlanInfo, width: int, options: Options | None = None) -> BatchSizes:
+    batch = model_spec([plan], options or Options()).batch
+    assert batch
+    return batch.of_shapes({"x": (width,)})
+
+
+def test_a_shape_runs_in_the_sizes_of_the_profiles_that_take_it() -> None:
+    plan = by_width((1, 32), (1, 8), (3, 6))
+    assert sizes_of(plan, 4) == BatchSizes((32,), exact=True)
+    assert sizes_of(plan, 15) == BatchSizes((8,), exact=True)
+    assert sizes_of(plan, 16) == BatchSizes((3, 4, 6))
+    # What no profile takes is the engine's to refuse.
+    assert sizes_of(plan, 99) == BatchSizes((32,), exact=True)
+
+
+def test_a_shape_runs_in_the_configured_sizes_that_its_profiles_take() -> None:
+    plan = by_width((1, 32), (1, 8))
+    assert sizes_of(plan, 8, Options(buckets=(1, 4, 16))) == BatchSizes((1, 4))
+    measured = BatchSizes((1, 4, 16), costs=(1.0, 2.0, 5.0), profiles=(Profile(1, 8, (("x", (8,), (15,)),)),))
+    assert measured.of_shapes({"x": (8,)}) == BatchSizes((1, 4), costs=(1.0, 2.0))
+
+
+def test_profiles_of_equal_batches_change_nothing() -> None:
+    batch = model_spec([by_width((1, 8), (1, 8))], Options()).batch
+    assert batch == BatchSizes((8,), exact=True)

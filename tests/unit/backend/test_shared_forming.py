@@ -6,13 +6,14 @@ import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinstream.dlpack import DeviceArray
 from pinstream.errors import EngineError
 from pinstream.shared.forming import Former, Submission
-from pinstream.tensors import Array, BatchSizes
+from pinstream.tensors import Array, BatchSizes, Profile
 from tests.host_engine import POISON, HostEngine, HostSlot
 
 WANTED = frozenset({"doubled"})
@@ -151,17 +152,21 @@ def test_batches_fill_across_submissions_while_the_engine_is_busy() -> None:
     engine.close()
 
 
-def test_a_shape_of_which_fewer_are_taken_goes_by_itself() -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_shape_of_which_fewer_are_taken_at_once_runs_in_more_batches(exact: bool) -> None:
+    taken = {1: 8, 4: 2}
+
     class Slot(HostSlot):
         def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
             rows, width = shapes["row"]
-            if rows * width > 8:
+            if rows > taken.get(width, 0):
                 raise EngineError("no room")
             super().begin(shapes)
 
-    engine = HostEngine(BatchSizes((8,), exact=True))
+    profiles = tuple(Profile(1, most, (("row", (width,), (width,)),)) for width, most in taken.items())
+    engine = HostEngine(BatchSizes((8,) if exact else (1, 2, 8), exact=exact, profiles=profiles))
     engine.slots = [Slot() for _ in engine.slots]
-    todo = [Rows([np.full((2, width), number, np.float32)], batched=True) for number, width in enumerate((1, 4, 1, 9))]
+    todo = [Rows([np.full((5, width), number, np.float32)], batched=True) for number, width in enumerate((1, 4, 1, 9))]
     run(engine, todo, seed=0)
     for submission in todo[:3]:
         assert submission.error is None
