@@ -85,7 +85,12 @@ class Bench:
         self._loaded = None
         self._client.unload_model(self._tuned.name)
         deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while self._state() != "UNAVAILABLE" and time.monotonic() < deadline:
+        while (state := self._state()) != "UNAVAILABLE":
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"'{self._tuned.name}' is {state} {LOAD_TIMEOUT_S:.0f} s after it was to be unloaded",
+                    "look into the server's log for what holds it, and run tune again",
+                )
             time.sleep(0.05)
 
     def _state(self) -> str:
