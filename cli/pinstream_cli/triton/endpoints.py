@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from pinstream_cli.triton.preflight import resolve
 
 # Reached where one listens on all addresses.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# The first and last port that Linux gives to outgoing connections.
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,9 @@ class Endpoints:
 
     @classmethod
     def free(cls) -> Endpoints:
-        """Three ports of 127.0.0.1 that nobody listens on."""
+        """Three ports of 127.0.0.1 that nobody listens on, nor will by chance before the server does."""
         with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.socket()) for _ in range(3)]
-            for s in sockets:
-                s.bind(("127.0.0.1", 0))
-            ports = [s.getsockname()[1] for s in sockets]
+            ports = [_take_port(stack.enter_context(socket.socket())) for _ in range(3)]
         return cls("127.0.0.1", ports[0], ports[1], ports[2])
 
     def arguments(self) -> list[str]:
@@ -79,6 +80,18 @@ class Endpoints:
             f"--grpc-port={self.grpc}",
             f"--metrics-port={self.metrics}",
         ]
+
+
+def _take_port(taken: socket.socket) -> int:
+    """Bind to a port that outgoing connections never get; to any where there is no such port."""
+    first_outgoing = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else 0
+    candidates = range(first_outgoing - 12_000, first_outgoing)
+    for port in random.sample(candidates, 50) if candidates.start > 1024 else ():
+        with contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
+    taken.bind(("127.0.0.1", 0))
+    return int(taken.getsockname()[1])
 
 
 def _url(host: str, port: int) -> str:

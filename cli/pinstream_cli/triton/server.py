@@ -99,6 +99,7 @@ class TritonServer:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._started = threading.Event()
+        self._ready = False
         self._failures: dict[str, str] = {}
         self._complaints: list[str] = []
         self._wrong_option = ""
@@ -141,7 +142,7 @@ class TritonServer:
             _tell(self._on_log, line)
         if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
             self._tail.append(line)
-            if (complaint := COMPLAINT.match(line)) and not self._started.is_set():
+            if (complaint := COMPLAINT.match(line)) and not self._ready:
                 self._complaints.append(complaint[1])
         if loaded := LOADED.search(line):
             self.loaded.add(loaded[1])
@@ -172,6 +173,7 @@ class TritonServer:
                     f"Triton was not ready within {timeout_s:.0f} s; its last words: {self._last_words()}; "
                     "give it longer with --startup-timeout, or look at the whole log with --verbose"
                 )
+        self._ready = True
 
     def _listens(self) -> bool:
         try:
