@@ -47,6 +47,9 @@ def test_bytes_cut_short_cost_their_sender_only(server: Running) -> None:
         # As many at once as gather well, and not so many that the neighbour waits too long among them.
         for _ in range(20):
             calls = [stub.ModelInfer.future(request, timeout=30) for _ in range(50)]
-            assert {call.code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
+            answers = {(call.code(), call.details()) for call in calls}
+            # On a machine that has no time for it, some may have waited longer than they are let wait.
+            refused = {code for code, text in answers if "timeout expired" not in text}
+            assert refused == {grpc.StatusCode.INVALID_ARGUMENT}, answers
     assert neighbour.answered > 0
     assert neighbour.wrong == []
