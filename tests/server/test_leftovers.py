@@ -37,16 +37,17 @@ def test_the_next_serve_clears_away_what_a_killed_one_left(
         killed.wait_for("Stop with Ctrl-C")
         alive.wait_for("Stop with Ctrl-C")
         group = tritonserver(killed)
+        assert left_behind(killed), "it has nothing to leave, so that nothing below shows anything"
         killed.process.kill()
         os.killpg(group, signal.SIGKILL)
         killed.process.wait(10)
         wait_until(lambda: not Path(f"/proc/{group}").exists())
-        assert left_behind(killed), "it left nothing, so that nothing below shows anything"
         assert len(list(tmp_path.glob("pinstream-*"))) == 3
 
         after = start("--model", classifier, env=env)
         after.wait_for("Stop with Ctrl-C")
-        assert after.text.count("left by a serve that was killed") >= 2
+        # The directory for certain. /dev/shm is everybody's: a serve of another test may have been there before.
+        assert "left by a serve that was killed" in after.text
         assert not left_behind(killed)
         assert left_behind(alive)
         assert foreign.exists()
