@@ -39,9 +39,16 @@ def test_the_arithmetic_holds_against_a_real_server(tmp_path: Path) -> None:
     with running(repositories=[tmp_path]) as server, grpc.InferenceServerClient(server.grpc_url) as client:
         tensor = grpc.InferInput("x", list(data.shape), "FP32")
         tensor.set_data_from_numpy(data)
+
+        def region_sizes() -> list[int]:
+            return sorted(region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*"))
+
+        # Until an instance has held as many at once as it can, which a busy machine may not give it at first.
         with ThreadPoolExecutor(6) as pool:
-            list(pool.map(lambda _: client.infer("wide", [tensor]), range(40)))
-        sizes = sorted(region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*"))
+            for _ in range(5):
+                list(pool.map(lambda _: client.infer("wide", [tensor]), range(40)))
+                if max(sizes := region_sizes()) >= told["wide"].needed / 2 - 3 * MIB:
+                    break
     regions = {"classifier": sizes[:1], "wide": sizes[1:]}
     for name, found in regions.items():
         assert len(found) == told[name].instances
