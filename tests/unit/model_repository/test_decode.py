@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import subprocess
 import sys
@@ -24,9 +25,14 @@ from yolox_steps.errors import RequestError
 HEIGHT, WIDTH = 60, 96
 
 
-@pytest.fixture(autouse=True)
-def decoding_process() -> Iterator[None]:
+@pytest.fixture(autouse=True, params=["simplejpeg", "OpenCV alone"])
+def decoding_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The switches of a decoding process, and the test process's own ones back afterwards."""
+    assert decoding.fast_decode_jpeg is not None, (
+        "simplejpeg is not installed, so that half of these tests show nothing"
+    )
+    if request.param != "simplejpeg":
+        monkeypatch.setattr(decoding, "fast_decode_jpeg", None)
     threads, level, pillow_limit = cv2.getNumThreads(), cv2.getLogLevel(), Image.MAX_IMAGE_PIXELS
     prepare_process()
     yield
@@ -296,6 +302,52 @@ def test_a_picture_turned_upright_has_its_sides_the_other_way_round() -> None:
 def test_a_reduced_picture_is_the_picture_made_smaller() -> None:
     image, _ = decode_to_fit(encoded(plain(1664, 1664), "JPEG", quality=100), DEFAULT_MAX_PIXELS, 416, 416)
     assert np.abs(image - bgr(plain(1664, 1664).resize((416, 416), Image.Resampling.BOX))).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (17, 33), (101, 203), (640, 481)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_every_jpeg_has_the_pixels_that_opencv_gives_it(size: tuple[int, int], mode: str) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)
+    image = Image.fromarray(cv2.GaussianBlur(noise, (5, 5), 1.5)).convert(mode)
+    for quality, progressive, subsampling in itertools.product((30, 95), (False, True), (0, 1, 2)):
+        chroma = {} if mode == "L" else {"subsampling": subsampling}
+        data = encoded(image, "JPEG", quality=quality, progressive=progressive, **chroma)
+        for height in (size[0], -(-size[0] // 2), -(-size[0] // 4), -(-size[0] // 8)):
+            found, _ = decode_to_fit(data, DEFAULT_MAX_PIXELS, height, 4096)
+            reduction = next(by for by in (1, 2, 4, 8) if found.shape[0] == -(-size[0] // by))
+            flags = {1: cv2.IMREAD_COLOR, **decoding._REDUCED}[reduction]
+            np.testing.assert_array_equal(found, cv2.imdecode(np.frombuffer(data, np.uint8), flags))
+
+
+def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), "JPEG", exif=exif.tobytes())
+    at = data.index(b"Exif") + 6
+    assert decode(data, DEFAULT_MAX_PIXELS).shape == (WIDTH, HEIGHT, 3)
+    assert decode(data[:at] + b"\xff" * 8 + data[at + 8 :], DEFAULT_MAX_PIXELS).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_damaged_jpegs_are_taken_or_refused_the_same_with_and_without_simplejpeg(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library, rng = decoding.fast_decode_jpeg, np.random.default_rng(4)
+    whole = encoded(picture(), "JPEG", quality=80)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(data), 1 + rng.integers(4)):
+            data[at] = rng.integers(256)
+        found = []
+        for used in (library, None):
+            monkeypatch.setattr(decoding, "fast_decode_jpeg", used)
+            try:
+                found.append(decode(bytes(data), DEFAULT_MAX_PIXELS).tobytes())
+            except RequestError as error:
+                found.append(str(error).encode())
+                refused += 1
+        assert found[0] == found[1]
+    assert 20 < refused < 580
 
 
 def plain(height: int, width: int) -> Image.Image:

@@ -17,6 +17,13 @@ from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, Unidenti
 
 from yolox_steps.errors import NO_BYTES, RequestError
 
+try:
+    import simplejpeg
+
+    fast_decode_jpeg = simplejpeg.decode_jpeg
+except ImportError:  # OpenCV gives the same pixels, later
+    fast_decode_jpeg = None
+
 FORMATS = tuple(
     plugin.format
     for plugin in (
@@ -45,6 +52,8 @@ _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS, _PNG_END = b"IDAT", b"IEND"
 _ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
+# With several pictures in one file, Pillow calls a JPEG an MPO.
+_JPEG = frozenset({"JPEG", "MPO"})
 _END_OF_JPEG = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
 
@@ -130,7 +139,27 @@ def _reduction(header: _Header, height: int, width: int) -> int:
 
 
 def _pixels(data: bytes, header: _Header, reduction: int) -> npt.NDArray[np.uint8]:
-    # OpenCV applies the orientation of JPEG and PNG, and of WebP in some versions only: there it is done here.
+    image = _by_simplejpeg(data, header, reduction)
+    if image is None:
+        image = _by_opencv(data, header, reduction)
+    return upright(image, header.orientation or 1)
+
+
+def _by_simplejpeg(data: bytes, header: _Header, reduction: int) -> npt.NDArray[np.uint8] | None:
+    """A JPEG's pixels, to the last bit those of OpenCV; None for what only OpenCV reads (CMYK, damaged), or refuses."""
+    if fast_decode_jpeg is None or header.format not in _JPEG:
+        return None
+    smaller = {"min_height": -(-header.height // reduction), "min_width": -(-header.width // reduction)}
+    try:
+        pixels: npt.NDArray[np.uint8] = fast_decode_jpeg(
+            data, "BGR", min_factor=reduction, **(smaller if reduction > 1 else {})
+        )
+    except ValueError:
+        return None
+    return pixels
+
+
+def _by_opencv(data: bytes, header: _Header, reduction: int) -> npt.NDArray[np.uint8]:
     flags = _REDUCED.get(reduction, cv2.IMREAD_COLOR)
     if header.orientation is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
@@ -142,7 +171,7 @@ def _pixels(data: bytes, header: _Header, reduction: int) -> npt.NDArray[np.uint
         image = None
     if image is None:
         raise RequestError(f"cut short or damaged: found {_found(data)}; the header can be read, the pixels cannot")
-    return upright(image, header.orientation or 1)  # type: ignore[arg-type]  # OpenCV's stubs do not say UINT8
+    return image  # type: ignore[return-value]  # OpenCV's stubs do not say UINT8
 
 
 def _plain_png(data: bytes) -> bytes:
@@ -185,7 +214,7 @@ def upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.ui
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of itself; `orientation` is EXIF's where decoding has to be told, else None."""
+    """What a file says of itself; `orientation` is EXIF's, None where OpenCV turns the picture by itself (PNG, BMP)."""
 
     format: str | None
     width: int
@@ -201,7 +230,9 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
         with Image.open(io.BytesIO(data), formats=FORMATS) as header:
             width, height = header.size
             file_format = header.format
-            orientation = header.getexif().get(_ORIENTATION_TAG, 1) if file_format == "WEBP" else None
+            orientation = _jpeg_orientation(header) if file_format in _JPEG else None
+            if file_format == "WEBP":
+                orientation = header.getexif().get(_ORIENTATION_TAG, 1)
     except UnidentifiedImageError:
         raise RequestError(
             f"no image: found {_found(data)}; expected the content of one JPEG, PNG, BMP or WebP file"
@@ -214,9 +245,20 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
             f"too large: found {width} x {height} = {width * height} pixels, allowed are {max_pixels}; send it "
             "smaller, or raise MAX_IMAGE_PIXELS in yolox_preprocess/config.pbtxt"
         )
-    if file_format in ("JPEG", "MPO") and data.rfind(_END_OF_JPEG, _first_scan(data)) < 0:
+    if file_format in _JPEG and data.rfind(_END_OF_JPEG, _first_scan(data)) < 0:
         raise RequestError(f"cut short: found {_found(data)}, and no end-of-image marker; send the whole JPEG file")
     return _Header(file_format, width, height, orientation)
+
+
+def _jpeg_orientation(header: Image.Image) -> int:
+    """EXIF's orientation, and nothing of what other metadata claims; upright where EXIF is damaged, as with OpenCV."""
+    exif = Image.Exif()
+    try:
+        exif.load(header.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION_TAG, 1))
+    # Pillow's reading of damaged bytes leads to all sorts.
+    except Exception:
+        return 1
 
 
 def _first_scan(data: bytes) -> int:
