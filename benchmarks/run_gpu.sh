@@ -98,8 +98,8 @@ if wants latency; then
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
-  part decoding 60 python3 benchmarks/gpu_decoding.py --pictures "$WORK/pictures" --plans "$WORK/plans640" \
-    --out "$GPU/gpu-decoding.json"
+  part decoding 80 python3 benchmarks/decoding.py --pictures "$WORK/pictures" --plans "$WORK/plans640" \
+    --out "$GPU/decoding.json"
 fi
 if wants ensemble; then
   images=(); for file in "$WORK"/pictures/*.jpg; do images+=(--image "$file"); done

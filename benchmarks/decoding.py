@@ -1,7 +1,8 @@
-"""Whether JPEG had better be decoded on the GPU: nvImageCodec against OpenCV, alone and beside the detector.
+"""What decodes JPEG fastest: OpenCV, simplejpeg, or nvImageCodec on the GPU; alone and beside the detector.
 
+    python benchmarks/decoding.py --pictures DIR --out benchmarks/results/decoding-cpu.json
     pip install nvidia-nvimgcodec-cu13 nvidia-nvjpeg      (the number is CUDA's)
-    python benchmarks/gpu_decoding.py --pictures DIR --plans DIR --out benchmarks/results/gpu/gpu-decoding.json
+    python benchmarks/decoding.py --pictures DIR --plans DIR --out benchmarks/results/gpu/decoding.json
 
 As the service does, processes of their own decode, and pictures end up on the host, where they are letterboxed.
 """
@@ -15,7 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from pinstream.engines import find_model_file, open_engine
 from pinstream.options import Options
@@ -30,7 +32,7 @@ from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import EngineLoop
 
 BATCH = 32
-SECONDS, ROUNDS = 1.0, 3
+SECONDS, ROUNDS = 1.0, 5
 # A GPU's contexts take turns, so few processes may be better than many.
 GPU_PROCESSES = (1, 2, 4)
 START_S = 60.0
@@ -41,6 +43,11 @@ def with_opencv(files: Sequence[bytes]) -> Callable[[], int]:
     cv2.setNumThreads(1)
     encoded = [np.frombuffer(file, np.uint8) for file in files]
     return lambda: sum(cv2.imdecode(file, cv2.IMREAD_COLOR) is not None for file in encoded)
+
+
+def with_simplejpeg(files: Sequence[bytes]) -> Callable[[], int]:
+    """Decodes one picture after the other, on one core."""
+    return lambda: sum(simplejpeg.decode_jpeg(file, "BGR") is not None for file in files)
 
 
 def with_nvimgcodec(files: Sequence[bytes]) -> Callable[[], int]:
@@ -58,7 +65,7 @@ def with_nvimgcodec(files: Sequence[bytes]) -> Callable[[], int]:
     return some
 
 
-DECODERS = {"OpenCV": with_opencv, "nvImageCodec": with_nvimgcodec}
+DECODERS = {"OpenCV": with_opencv, "simplejpeg": with_simplejpeg, "nvImageCodec": with_nvimgcodec}
 
 
 def work(decoder: str, files: Sequence[bytes], orders: Any) -> None:
@@ -144,20 +151,23 @@ class Rounds:
     beside: list[float] = field(default_factory=list)
     detected: list[float] = field(default_factory=list)
 
-    def run(self, loop: EngineLoop, decoding: Workers) -> None:
-        """One round: alone, and beside the detector."""
+    def run(self, loop: EngineLoop | None, decoding: Workers) -> None:
+        """One round: alone, and beside the detector where there is one."""
         decoding.start()
         time.sleep(SECONDS)
         rate, cpu_ms = decoding.stop()
         self.alone.append(rate)
         self.cpu_ms.append(cpu_ms)
-        decoding.start()
-        self.detected.append(loop.measure(SECONDS).images_per_s)
-        self.beside.append(decoding.stop()[0])
+        if loop:
+            decoding.start()
+            self.detected.append(loop.measure(SECONDS).images_per_s)
+            self.beside.append(decoding.stop()[0])
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """As they are kept."""
         alone = row(name, self.alone, False, "decoded") | {"cpu_ms_per_image": round(float(np.median(self.cpu_ms)), 2)}
+        if not self.beside:
+            return [alone]
         return [alone, row(name, self.beside, True, "decoded"), row(name, self.detected, True, "detected")]
 
 
@@ -175,38 +185,57 @@ def row(name: str, values: Sequence[float], beside_detector: bool, what: str) ->
     return line
 
 
-def measure(files: Sequence[bytes], plans: Path) -> list[dict[str, Any]]:
-    """Everything, in rounds."""
-    options = Options(buckets=(BATCH,))
-    engine = open_engine(find_model_file(plans, options), options)
-    (tensor,) = engine.spec.inputs
-    images = np.random.default_rng(0).integers(0, 256, (BATCH, *tensor.shape), np.uint8)
-    loop = EngineLoop(engine, {tensor.name: images}, BATCH)
-    loop.measure(SECONDS)
-    rows = [row("detector", [loop.measure(SECONDS).images_per_s for _ in range(ROUNDS)], False, "detected")]
-    wanted = [("OpenCV", len(os.sched_getaffinity(0))), *(("nvImageCodec", count) for count in GPU_PROCESSES)]
+def measure(files: Sequence[bytes], plans: Path | None) -> list[dict[str, Any]]:
+    """Everything, in rounds in which the decoders take turns."""
+    rows: list[dict[str, Any]] = []
+    cores = len(os.sched_getaffinity(0))
+    wanted = [("OpenCV", cores), ("simplejpeg", cores)]
+    with ExitStack() as stack:
+        loop = stack.enter_context(detector(plans)) if plans else None
+        if loop:
+            rows.append(row("detector", [loop.measure(SECONDS).images_per_s for _ in range(ROUNDS)], False, "detected"))
+            wanted += [("nvImageCodec", count) for count in GPU_PROCESSES]
+        ready = list(started(wanted, files, stack))
+        rounds = [Rounds() for _ in ready]
+        for _ in range(ROUNDS):
+            for each, decoding in zip(rounds, ready, strict=True):
+                each.run(loop, decoding)
+        return rows + [line for each, at in zip(rounds, ready, strict=True) for line in each.rows(at.name)]
+
+
+def started(wanted: Sequence[tuple[str, int]], files: Sequence[bytes], stack: ExitStack) -> Iterator[Workers]:
+    """Those that can decode here."""
     for decoder, count in wanted:
-        rounds = Rounds()
         try:
-            with workers(decoder, count, files) as decoding:
-                for _ in range(ROUNDS):
-                    rounds.run(loop, decoding)
-                rows += rounds.rows(decoding.name)
+            yield stack.enter_context(workers(decoder, count, files))
         except (RuntimeError, EOFError, OSError) as error:
             print(f"{decoder}, {count} processes: left out, they do not decode ({error!r})", file=sys.stderr)
-    engine.close()
-    return rows
+
+
+@contextmanager
+def detector(plans: Path) -> Iterator[EngineLoop]:
+    """The bare engine at its largest batch, warm."""
+    options = Options(buckets=(BATCH,))
+    engine = open_engine(find_model_file(plans, options), options)
+    try:
+        (tensor,) = engine.spec.inputs
+        images = np.random.default_rng(0).integers(0, 256, (BATCH, *tensor.shape), np.uint8)
+        loop = EngineLoop(engine, {tensor.name: images}, BATCH)
+        loop.measure(SECONDS)
+        yield loop
+    finally:
+        engine.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="of benchmarks/pictures.py")
-    parser.add_argument("--plans", type=Path, required=True, help="of pinstream build --plan")
+    parser.add_argument("--plans", type=Path, help="of pinstream build --plan; without, only what the CPU does")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     files = [file.read_bytes() for file in sorted(options.pictures.glob("*.jpg"))]
     result = {
-        "suite": "gpu-decoding",
+        "suite": "decoding",
         "command": environment.command(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": environment.commit(),
