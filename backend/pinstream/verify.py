@@ -96,15 +96,22 @@ def _digests(sidecar: Sidecar, wanted: str) -> dict[str, str]:
 
 def _check_owner(path: Path) -> None:
     try:
-        status = path.stat()
+        others = others_can_write(path)
     except OSError as error:
         raise ModelFileError(f"VERIFY is set, and {path} cannot be looked at: {error.strerror}") from error
+    if others:
+        raise ModelFileError(f"VERIFY is set, and {others}")
+
+
+def others_can_write(path: Path) -> str:
+    """Who but root and this process' user can write a file, and what to do about it; empty where nobody can.
+
+    Raises:
+        OSError: It cannot be looked at.
+    """
+    status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
-        raise ModelFileError(
-            f"VERIFY is set, and {path} belongs to user {status.st_uid}, neither root nor this server's user "
-            f"{os.geteuid()}; chown it"
-        )
+        return f"{path} belongs to user {status.st_uid}, neither root nor this server's user {os.geteuid()}; chown it"
     if status.st_mode & _OTHERS_WRITE:
-        raise ModelFileError(
-            f"VERIFY is set, and others can write {path} (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w {path}"
-        )
+        return f"others can write {path} (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w {path}"
+    return ""

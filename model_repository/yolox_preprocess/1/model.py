@@ -20,7 +20,7 @@ from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, decode_to_fit, mute_d
 from yolox_steps.detector import DEFAULT_NAME, read_detector
 from yolox_steps.errors import RequestError, of_image
 from yolox_steps.letterbox import letterbox
-from yolox_steps.parameters import Parameters, boolean, positive_integer
+from yolox_steps.parameters import Parameters, Preprocessing
 from yolox_steps.replies import config_parameters, reply_to_each
 
 NICENESS = 10
@@ -43,10 +43,9 @@ class TritonPythonModel:
         """Reads what the detector wants and what config.pbtxt allows."""
         config = config_parameters(json.loads(args["model_config"]))
         self._detector = read_detector(pb_utils.get_model_dir(), config.get("DETECTOR", DEFAULT_NAME))
-        self._max_pixels = positive_integer(config, "MAX_IMAGE_PIXELS", DEFAULT_MAX_PIXELS)
-        self._reduced = boolean(config, "REDUCED_DECODING", default=False)
+        self._settings = Preprocessing.of_config(config, DEFAULT_MAX_PIXELS)
         self._parameters = Parameters(config, self._detector.candidates)
-        self._threads = ThreadPoolExecutor(positive_integer(config, "THREADS", 2))
+        self._threads = ThreadPoolExecutor(self._settings.threads)
         prepare_process()
         mute_decoders()
         # What has been begun is finished before more is: else, under more load than the cores can do, decoding pictures
@@ -72,9 +71,9 @@ class TritonPythonModel:
 
     def _decode(self, data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """The image, smaller than it is where that was asked for and is enough, and its full height and width."""
-        if self._reduced:
-            return decode_to_fit(data, self._max_pixels, self._detector.height, self._detector.width)
-        image = decode(data, self._max_pixels)
+        if self._settings.reduced:
+            return decode_to_fit(data, self._settings.max_pixels, self._detector.height, self._detector.width)
+        image = decode(data, self._settings.max_pixels)
         return image, (image.shape[0], image.shape[1])
 
     def _letterbox_all(self, encoded: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:

@@ -112,6 +112,38 @@ class Parameters:
         return Thresholds(**defaults)
 
 
+@dataclass(frozen=True)
+class Preprocessing:
+    """What config.pbtxt sets of yolox_preprocess.
+
+    Attributes:
+        max_pixels: Images of more are refused.
+        reduced: Whether large JPEGs are decoded smaller than they are.
+        threads: Over which the images of a request are spread.
+    """
+
+    max_pixels: int
+    reduced: bool
+    threads: int
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, str], max_pixels: int) -> Preprocessing:
+        """Read MAX_IMAGE_PIXELS, REDUCED_DECODING and THREADS, each optional.
+
+        Args:
+            config: The model's `parameters` of config.pbtxt by name.
+            max_pixels: Where config.pbtxt says nothing.
+
+        Raises:
+            ValueError: One of them is no number above 0, or neither true nor false.
+        """
+        return cls(
+            positive_integer(config, "MAX_IMAGE_PIXELS", max_pixels),
+            boolean(config, "REDUCED_DECODING", default=False),
+            positive_integer(config, "THREADS", 2),
+        )
+
+
 def positive_integer(config: Mapping[str, str], name: str, default: int) -> int:
     """A parameter of config.pbtxt that is a count.
 

@@ -1,0 +1,69 @@
+"""Models in Python, which Triton's Python backend runs: their code, and what the steps of the YOLOX service need."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from pinstream_cli.benchmark.steps import import_steps
+from pinstream_cli.doctor.check import Check
+from pinstream_cli.doctor.model_files import readable
+from pinstream_cli.triton.repository import CONFIG, Model
+
+# The name that the Python backend itself falls back to.
+PYTHON_FILE = "model.py"
+# What tells a step of the YOLOX service: the package that these share.
+_STEPS = "yolox_steps"
+
+
+def check_python(area: str, model: Model, version: Path) -> Iterator[Check]:
+    """A version of a model in Python. Its code is read, and not run.
+
+    Args:
+        area: What the checks belong to.
+        model: The model.
+        version: The version directory.
+    """
+    file = version / (model.config.default_model_filename or PYTHON_FILE)
+    found = readable(area, file)
+    yield found
+    if found.status != "OK":
+        return
+    source = file.read_bytes()
+    yield _code(area, file, source)
+    if _STEPS.encode() in source:
+        yield _step(area, model, version)
+
+
+def _code(area: str, file: Path, source: bytes) -> Check:
+    name = f"{file.parent.name}/{file.name} code"
+    try:
+        ast.parse(source)
+    except SyntaxError as error:
+        return Check(area, name, "FIX", f"line {error.lineno}: {error.msg}", f"correct {file}")
+    except ValueError as error:
+        return Check(area, name, "FIX", f"is no Python: {error}", f"copy it there again: {file}")
+    return Check(area, name, "OK", "Python reads it")
+
+
+def _step(area: str, model: Model, version: Path) -> Check:
+    """A step reads the detector's sidecar and its own parameters when it loads."""
+    import_steps()
+    from yolox_steps.decode import DEFAULT_MAX_PIXELS
+    from yolox_steps.detector import DEFAULT_NAME, DetectorError, read_detector
+    from yolox_steps.parameters import Parameters, Preprocessing
+
+    config = {name: entry.string_value for name, entry in model.config.parameters.items()}
+    detector = config.get("DETECTOR", DEFAULT_NAME)
+    try:
+        found = read_detector(version, detector)
+    except DetectorError as error:
+        text, _, remedy = str(error).partition(". ")
+        return Check(area, "detector", "FIX", text, remedy)
+    try:
+        Parameters(config, found.candidates)
+        Preprocessing.of_config(config, DEFAULT_MAX_PIXELS)
+    except ValueError as error:
+        return Check(area, "parameters", "FIX", str(error), f"correct {model.path / CONFIG}")
+    return Check(area, "detector", "OK", f"{detector}, {found.width} x {found.height}, its parameters are right")
