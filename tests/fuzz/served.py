@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from pinstream.tensors import NUMPY_DTYPES
 from tests import onnx_models
+from tests.fuzz import texts
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import corpus, liars
 from tests.fuzz.targets import NAMES, VALUES, any_array
@@ -54,7 +55,9 @@ class Served:
 
     def __init__(self, server: Running) -> None:
         self.server = server
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url))
+        channel = grpc.insecure_channel(server.grpc_url)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        self._infer_bytes = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         self._pictures = corpus() + liars()
         self._kinds: tuple[Callable[[random.Random, int], str], ...] = (
             self._picture,
@@ -63,6 +66,7 @@ class Served:
             self._tensors,
             self._body,
             self._bytes,
+            self._texts,
         )
 
     def send(self, seed: int) -> str:
@@ -81,7 +85,7 @@ class Served:
         request.inputs.add(name="image", datatype="BYTES", shape=[len(data), 1])
         request.raw_input_contents.append(b"".join(len(d).to_bytes(4, "little") + d for d in data))
         _set_parameters(request, rng)
-        return f"picture: {self._infer(request)}"
+        return f"picture: {self._infer(self._stub.ModelInfer, request)}"
 
     def _tensors(self, rng: random.Random, seed: int) -> str:
         """Tensors whose name, type, shape and bytes need not go together."""
@@ -98,11 +102,18 @@ class Served:
         if rng.random() < 0.2:
             request.outputs.add(name=rng.choice(("probabilities", "other", "")))
         _set_parameters(request, rng)
-        return f"tensors: {self._infer(request)}"
+        return f"tensors: {self._infer(self._stub.ModelInfer, request)}"
 
-    def _infer(self, request: Any) -> str:
+    def _texts(self, rng: random.Random, seed: int) -> str:
+        """Names, ids and parameters that are no text, or far too long."""
+        if rng.random() < 0.5:
+            return f"texts: {self._infer(self._infer_bytes, texts.grpc_message(rng))}"
+        # As a form, which is what some clients call every body, 4 MB end Triton 2.51 (docs/security.md).
+        return f"texts: {self._post('yolox', texts.http_body(rng), {'Content-Type': 'application/json'})}"
+
+    def _infer(self, call: Callable[..., Any], request: Any) -> str:
         try:
-            self._stub.ModelInfer(request, timeout=PATIENCE_S)
+            call(request, timeout=PATIENCE_S)
         except grpc.RpcError as error:
             code, text = error.code().name, error.details() or ""
             if code not in ANSWERS or any(sign in text for sign in SIGNS_OF_A_FAULT):
@@ -122,22 +133,23 @@ class Served:
             )
         if rng.random() < 0.1:
             headers["Content-Encoding"] = rng.choice(("gzip", "deflate", "br"))
-        url = (
-            f"http://{self.server.http_url}/v2/models/{rng.choice(('classifier', 'classifier', 'yolox', 'none'))}/infer"
-        )
+        return f"body: {self._post(rng.choice(('classifier', 'classifier', 'yolox', 'none')), body, headers)}"
+
+    def _post(self, model: str, body: bytes, headers: dict[str, str]) -> str:
+        url = f"http://{self.server.http_url}/v2/models/{model}/infer"
         try:
             with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=PATIENCE_S) as answer:
                 answer.read()
-                return "body: answered"
+                return "answered"
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             if any(sign in text for sign in SIGNS_OF_A_FAULT):
-                raise Fault(f"HTTP {error.code}: {text}") from None
-            return f"body: {error.code}"
+                raise Fault(f"HTTP {error.code}: {text[:2000]}") from None
+            return str(error.code)
         except TimeoutError:
             raise Fault("no answer over HTTP") from None
         except OSError as error:
-            return f"body: {type(error).__name__}"
+            return type(error).__name__
 
     def _bytes(self, rng: random.Random, seed: int) -> str:
         """Bytes to a port that are no request, or one cut short; the client then hangs up."""

@@ -44,12 +44,10 @@ def test_bytes_cut_short_cost_their_sender_only(server: Running) -> None:
     request.raw_input_contents.append(b"\xff\0\0\0abc")
     with Neighbour(server) as neighbour, grpc.insecure_channel(server.grpc_url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        # As many at once as gather well, and not so many that the neighbour waits too long among them.
-        for _ in range(20):
-            calls = [stub.ModelInfer.future(request, timeout=30) for _ in range(50)]
-            answers = {(call.code(), call.details()) for call in calls}
-            # On a machine that has no time for it, some may have waited longer than they are let wait.
-            refused = {code for code, text in answers if "timeout expired" not in text}
-            assert refused == {grpc.StatusCode.INVALID_ARGUMENT}, answers
+        # As many at once as gather well. Triton lets what is behind such a request lie for up to half a second
+        # (docs/security.md): of many more, some would wait longer than they are let wait.
+        for _ in range(100):
+            calls = [stub.ModelInfer.future(request, timeout=30) for _ in range(4)]
+            assert {call.code() for call in calls} == {grpc.StatusCode.INVALID_ARGUMENT}
     assert neighbour.answered > 0
     assert neighbour.wrong == []
