@@ -54,6 +54,7 @@ class Scene:
         repository: Its model repository.
         answers: How many requests ended how: "right", or a gRPC status.
         faults: What may never be.
+        killed: Processes that should be no more.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -68,6 +69,7 @@ class Scene:
         }
         self.answers: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.killed: list[int] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(CLIENTS)]
@@ -144,10 +146,36 @@ def refused_nothing(scene: Scene) -> Any:
         scene.faults.append(f"requests were lost: {dict(lost)}")
 
 
+def engines_of(scene: Scene) -> list[int]:
+    """The processes that run an engine for instances of this server, dead ones that nobody has waited for as well."""
+    parents, found = {*stubs_of(scene.serve)}, []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = status.read_text().partition("(")[2].rpartition(")")
+            if not name.startswith("triton_python") and int(rest.split()[1]) in parents:
+                found.append(int(status.parent.name))
+    return found
+
+
+def kill(scene: Scene, pid: int) -> None:
+    """Kill a process of the server, and expect it never to be seen again."""
+    os.kill(pid, signal.SIGKILL)
+    scene.killed.append(pid)
+
+
+def check_processes(scene: Scene) -> None:
+    """What was killed is gone, not even left as a zombie, and one process runs the engine that is shared."""
+    if there := [pid for pid in scene.killed if Path(f"/proc/{pid}").exists()]:
+        scene.faults.append(f"killed and still there: {there}")
+    scene.killed.clear()
+    if len(found := engines_of(scene)) != 1:
+        scene.faults.append(f"processes that run the shared engine: {found}, one expected")
+
+
 def _killed(scene: Scene, victims: list[int]) -> None:
     """Kill one of the processes; serve has to notice, and to start again."""
     before = scene.restarts()
-    os.kill(random.choice(victims), signal.SIGKILL)
+    kill(scene, random.choice(victims))
     with contextlib.suppress(AssertionError):
         seconds_until(lambda: scene.restarts() > before or not ready(scene.serve.endpoints), UNREADY_S)
         return
@@ -167,15 +195,10 @@ def server(scene: Scene) -> None:
 def engine(scene: Scene) -> None:
     """The process that runs the engine of two instances is killed; the next request starts it."""
     before = scene.restarts()
-    found = subprocess.run(["pgrep", "-f", "pinstream/engine_process.py"], capture_output=True, text=True, check=False)
-    own = {*stubs_of(scene.serve)}
-    killed = 0
-    for pid in map(int, found.stdout.split()):
-        with contextlib.suppress(OSError):
-            if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in own:
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-    if not killed:
+    found = engines_of(scene)
+    for pid in found:
+        kill(scene, pid)
+    if not found:
         scene.faults.append("no engine's process was found to be killed")
     threading.Event().wait(2)
     if scene.restarts() > before:
@@ -253,7 +276,9 @@ def inflict(scene: Scene, name: str) -> float:
     print(f"{name} ...", file=sys.stderr, flush=True)
     FAULTS[name](scene)
     try:
-        return seconds_until(scene.serves, BACK_S)
+        seconds = seconds_until(scene.serves, BACK_S)
+        check_processes(scene)
+        return seconds
     except AssertionError:
         scene.faults.append(f"{name}: not back within {BACK_S} s")
         return float("inf")
