@@ -34,7 +34,7 @@ def verify_model(model_file: Path, *, is_onnx: bool) -> None:
         sidecar = read(path)
     except SidecarError as error:
         raise ModelFileError(f"VERIFY is set, and {error}; build the model again with `pinstream build`") from error
-    digests = _digests(sidecar, model_file.name)
+    digests = _digests(sidecar, model_file.name, is_onnx=is_onnx)
     if model_file.name not in digests:
         raise ModelFileError(
             f"VERIFY is set, and {path} does not list {model_file.name}; it lists {', '.join(digests)}"
@@ -80,13 +80,14 @@ def _check_files(directory: Path, digests: Mapping[str, str]) -> None:
             )
 
 
-def _digests(sidecar: Sidecar, wanted: str) -> dict[str, str]:
-    """SHA-256 of every file that the sidecar lists; of the ONNX file that plans are built from where it is wanted."""
+def _digests(sidecar: Sidecar, wanted: str, *, is_onnx: bool) -> dict[str, str]:
+    """SHA-256 of the files that the sidecar lists; of the ONNX file that plans are built from where it is wanted."""
     digests = {sidecar.file: sidecar.sha256}
     onnx = sidecar.sections.get("onnx")
     if isinstance(onnx, Mapping) and onnx.get("file") == wanted:
         digests.setdefault(wanted, str(onnx.get("sha256")))
-    for section in ("plans", "external_data"):
+    # Plans have their weights inside: they may be copied without the model that they were built from.
+    for section in ("plans", "external_data") if is_onnx else ("plans",):
         entries = sidecar.sections.get(section)
         for entry in entries if isinstance(entries, list) else []:
             if isinstance(entry, Mapping) and Path(str(entry.get("file"))).name == entry.get("file"):

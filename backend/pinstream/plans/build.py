@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +22,14 @@ from pinstream.plans import graph as graphs
 from pinstream.plans.builder import Progress, build_engine, uses_tf32
 from pinstream.plans.half import to_half
 from pinstream.plans.jobs import plan_jobs
+from pinstream.plans.keep import keep_onnx
 from pinstream.plans.locks import default_cache_dir
 from pinstream.plans.timing import TimingCache
 from pinstream.preflight import Gpu, this_gpu
 from pinstream.sidecar import Sidecar, TensorEntry
 
 # Sections that speak of the file they lie beside, and so are written anew.
-_OWN_SECTIONS = frozenset({"plans", "tensorrt", "onnx", "build_seconds", "fp16_check"})
-_ONNX_FILE = "model.onnx"
+_OWN_SECTIONS = frozenset({"plans", "tensorrt", "onnx", "external_data", "build_seconds", "fp16_check"})
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ def build_plan(
     gpu: Gpu | None = None,
     progress: Progress = lambda file, fraction: None,
     cache_dir: Path | None = None,
+    keep_weights: bool = True,
     sections: Mapping[str, Any] | None = None,
 ) -> PlanBuild:
     """Build the plans of an ONNX model and write them with their sidecar.
@@ -77,6 +77,8 @@ def build_plan(
         gpu: The GPU it is built on and for; the first of this machine if None.
         progress: Called with a plan file's name and how much of its build is done, 0 to 1.
         cache_dir: Where TensorRT's timing cache is kept; the user's cache directory if None.
+        keep_weights: Copy a model beside its plans that keeps weights in other files, together with these. Others are
+            copied always.
         sections: What else the sidecar shall say.
 
     Raises:
@@ -108,9 +110,9 @@ def build_plan(
             "plans": [{**plan.to_json(), "bytes": size} for plan, size in zip(plans, sizes, strict=True)],
             "tensorrt": _tensorrt_section(flavour, gpu, spec, precision),
             "build_seconds": round(seconds, 3),
+            **keep_onnx(onnx, out, scratch, weights=keep_weights),
         }
-        kept = _keep_onnx(onnx, out, scratch)
-        sidecar = _sidecar(onnx, _ONNX_FILE if kept else onnx.name, plans, written)
+        sidecar = _sidecar(onnx, plans, written)
         sidecars.write(scratch / sidecars.FILE_NAME, sidecar)
         _move(scratch, out, [plan.file for plan in plans])
     return PlanBuild(out, sidecar, tuple(plans), tuple(sizes), seconds, str(flavour))
@@ -166,11 +168,10 @@ def _tensorrt_section(flavour: Flavour, gpu: Gpu | None, spec: BuildSpec, precis
     }
 
 
-def _sidecar(onnx: Path, kept_as: str, plans: Sequence[PlanInfo], sections: dict[str, Any]) -> Sidecar:
-    sha256 = graphs.digest(onnx)
-    base = _sidecar_of(onnx, sha256)
+def _sidecar(onnx: Path, plans: Sequence[PlanInfo], sections: dict[str, Any]) -> Sidecar:
+    base = _sidecar_of(onnx)
     carried = {key: value for key, value in base.sections.items() if key not in _OWN_SECTIONS} if base else {}
-    carried.setdefault("source", {"file": onnx.name, "sha256": sha256})
+    carried.setdefault("source", {"file": onnx.name, "sha256": graphs.digest(onnx)})
     return Sidecar(
         kind="plan",
         file=plans[0].file,
@@ -178,18 +179,18 @@ def _sidecar(onnx: Path, kept_as: str, plans: Sequence[PlanInfo], sections: dict
         inputs=_entries([plan.inputs for plan in plans]),
         outputs=_entries([plan.outputs for plan in plans]),
         labels=base.labels if base else (),
-        sections={**carried, "onnx": {"file": kept_as, "sha256": sha256}, **sections},
+        sections={**carried, **sections},
     )
 
 
-def _sidecar_of(onnx: Path, sha256: str) -> Sidecar | None:
+def _sidecar_of(onnx: Path) -> Sidecar | None:
     """The sidecar beside an ONNX file, if it was written for it or for plans made from it."""
     try:
         found = sidecars.read(onnx.parent / sidecars.FILE_NAME)
     except sidecars.SidecarError:
         return None
     written_for = found.sha256 if found.kind == "onnx" else (found.sections.get("onnx") or {}).get("sha256")
-    return found if written_for == sha256 else None
+    return found if written_for == sidecars.file_sha256(onnx) else None
 
 
 def _entries(plans: Sequence[Sequence[PlanTensor]]) -> tuple[TensorEntry, ...]:
@@ -202,15 +203,6 @@ def _entries(plans: Sequence[Sequence[PlanTensor]]) -> tuple[TensorEntry, ...]:
         )
         for tensors in zip(*plans, strict=True)
     )
-
-
-def _keep_onnx(onnx: Path, out: Path, scratch: Path) -> bool:
-    """Puts the model beside its plans, from where they can be built again, unless its weights would be left behind."""
-    if graphs.external_files(graphs.read_graph(onnx)):
-        return False
-    if onnx.resolve() != (out / _ONNX_FILE).resolve():
-        shutil.copyfile(onnx, scratch / _ONNX_FILE)
-    return True
 
 
 def _move(scratch: Path, out: Path, plans: Sequence[str]) -> None:

@@ -87,7 +87,8 @@ def _build(
         shutil.rmtree(old, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
-        build_plan(onnx, scratch, spec, flavour, gpu=gpu, progress=progress, cache_dir=root)
+        # They are built again from the model itself, never from a copy in here.
+        build_plan(onnx, scratch, spec, flavour, gpu=gpu, progress=progress, cache_dir=root, keep_weights=False)
         os.rename(scratch, entry)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
