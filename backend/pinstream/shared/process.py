@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -125,6 +126,8 @@ def _start_with(listener: int, model_file: Path, options: Options) -> subprocess
     assert process.stdin is not None
     with process.stdin as stdin:
         stdin.write(order.encode())
+    # Waited for whenever it ends: the instance that starts the next one may be another, and nobody else reaps this one.
+    threading.Thread(target=process.wait, daemon=True).start()
     return process
 
 

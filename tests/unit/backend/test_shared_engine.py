@@ -169,6 +169,16 @@ def test_a_killed_process_fails_what_it_had_and_is_started_again(tmp_path: Path,
     assert engine_processes() != [pid]
 
 
+def test_a_killed_process_is_gone_though_this_instance_starts_no_other(tmp_path: Path, instance: Open) -> None:
+    instance(onnx_models.dynamic_width(tmp_path / "m.onnx"))
+    (pid,) = engine_processes()
+    os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < until, "nobody has waited for it: it is a zombie"
+        time.sleep(0.01)
+
+
 def test_what_was_under_way_is_told_though_another_part_has_started_the_process_again(
     tmp_path: Path, instance: Open
 ) -> None:
