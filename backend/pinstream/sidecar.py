@@ -90,11 +90,13 @@ def read(path: Path) -> Sidecar:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SidecarError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SidecarError(f"{path} cannot be read ({error.strerror}); build the model again") from error
     except (ValueError, RecursionError) as error:
-        raise SidecarError(f"{path}: not JSON ({error})") from error
+        raise SidecarError(f"{path}: not JSON ({error}); build the model again") from error
     if not isinstance(content, dict):
-        raise SidecarError(f"{path}: expected a JSON object, found a {type(content).__name__}")
+        raise SidecarError(
+            f"{path} is malformed: expected a JSON object, found a {type(content).__name__}; build the model again"
+        )
     if content.get("format") != FORMAT:
         raise SidecarError(f"{path}: expected format {FORMAT}, found {content.get('format')!r}; build the model again")
     del content["format"]
@@ -109,9 +111,9 @@ def read(path: Path) -> Sidecar:
             sections=content,
         )
     except KeyError as error:
-        raise SidecarError(f"{path}: the field {error} is missing") from error
+        raise SidecarError(f"{path}: the field {error} is missing; build the model again") from error
     except MALFORMED as error:
-        raise SidecarError(f"{path}: {error}") from error
+        raise SidecarError(f"{path} is malformed: {error}; build the model again") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -33,7 +33,7 @@ def verify_model(model_file: Path, *, is_onnx: bool) -> None:
     try:
         sidecar = read(path)
     except SidecarError as error:
-        raise ModelFileError(f"VERIFY is set, and {error}; build the model again with `pinstream build`") from error
+        raise ModelFileError(f"VERIFY is set, and {error}") from error
     digests = _digests(sidecar, model_file.name, is_onnx=is_onnx)
     if model_file.name not in digests:
         raise ModelFileError(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import re
 import socket
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,27 +21,27 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from pinstream.tensors import NUMPY_DTYPES
 from tests import onnx_models
-from tests.fuzz import texts
+from tests.fuzz import frames, texts
+from tests.fuzz.beside import PATIENCE_S, Neighbour, server_mib, stubs
+from tests.fuzz.documented import TRITONS_OWN, documented_in
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import corpus, liars
-from tests.fuzz.targets import NAMES, VALUES, any_array
+from tests.fuzz.targets import LONGEST_MESSAGE, NAMES, VALUES, any_array
 from tests.server.conftest import add_model
 from tests.server.running import Running, running
 from tests.yolox_exports import Export
 
-PATIENCE_S = 10.0
 # What a wrong request may get. UNAVAILABLE would be a server that is gone, UNKNOWN an exception of Triton's.
 ANSWERS = frozenset(
     {"INVALID_ARGUMENT", "INTERNAL", "NOT_FOUND", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE"}
 )
 # What tells an answer that was made by an exception nobody foresaw.
 SIGNS_OF_A_FAULT = ("Traceback", 'File "', "internal error", "\\nAt:", "\nAt:")
-# Triton 2.51 takes a request of batch 0 for one without a batch dimension, and its Python backend then counts the first
-# item dimension as its batch: too many for the model's, it refuses all that it was gathered with (docs/security.md).
-KNOWN = re.compile(r"batch size \d+ for '\w+', max allowed is \d+")
 # Memory may grow by so much after the first half of a run, in MiB: a stub keeps what its largest picture took, and a
 # picture of MAX_IMAGE_PIXELS takes 192 MiB. What leaks with every input is more than that over a run.
 GROWTH_MIB = 256
+# Bytes of a request that is far larger than its model takes.
+OVERSIZED = (1 << 20, 1 << 22, 1 << 24)
 
 
 class Fault(AssertionError):
@@ -67,6 +65,7 @@ class Served:
             self._body,
             self._bytes,
             self._texts,
+            self._message,
         )
 
     def send(self, seed: int) -> str:
@@ -99,10 +98,25 @@ class Served:
         for _ in range(rng.choice((0, 1, 1, 1, 1, 2))):
             request.inputs.add(name=name if rng.random() < 0.9 else "other", datatype=dtype, shape=shape)
             request.raw_input_contents.append(content)
+        if rng.random() < 0.1:
+            # One too many, or the same once more in Triton's other way of sending it.
+            rng.choice((request.raw_input_contents.append, _fp32_contents(request)))(content)
         if rng.random() < 0.2:
             request.outputs.add(name=rng.choice(("probabilities", "other", "")))
         _set_parameters(request, rng)
         return f"tensors: {self._infer(self._stub.ModelInfer, request)}"
+
+    def _message(self, rng: random.Random, seed: int) -> str:
+        """A damaged message of gRPC, or one far larger than the model takes, over gRPC or HTTP."""
+        if rng.random() < 0.9:
+            request = _good_request(rng.choice(_GOOD))
+            return f"message: {self._infer(self._infer_bytes, mutated((request,), seed, 3))}"
+        content = bytes(rng.choice(OVERSIZED))
+        if rng.random() < 0.5:
+            return f"oversized: {self._infer(self._infer_bytes, _good_request(rng.choice(_GOOD), content))}"
+        head = json.dumps({"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 3, 8, 8]}]}).encode()
+        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+        return f"oversized: {self._post('classifier', head + content, headers)}"
 
     def _texts(self, rng: random.Random, seed: int) -> str:
         """Names, ids and parameters that are no text, or far too long."""
@@ -116,8 +130,9 @@ class Served:
             call(request, timeout=PATIENCE_S)
         except grpc.RpcError as error:
             code, text = error.code().name, error.details() or ""
-            if code not in ANSWERS or any(sign in text for sign in SIGNS_OF_A_FAULT):
+            if code not in ANSWERS:
                 raise Fault(f"{code}: {text}") from None
+            _judge(text)
             return str(code)
         return "answered"
 
@@ -143,8 +158,8 @@ class Served:
                 return "answered"
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
-            if any(sign in text for sign in SIGNS_OF_A_FAULT):
-                raise Fault(f"HTTP {error.code}: {text[:2000]}") from None
+            # Of an address or an encoding that it does not know HTTP says so by the number alone.
+            _judge(text or f"HTTP {error.code}")
             return str(error.code)
         except TimeoutError:
             raise Fault("no answer over HTTP") from None
@@ -153,15 +168,66 @@ class Served:
 
     def _bytes(self, rng: random.Random, seed: int) -> str:
         """Bytes to a port that are no request, or one cut short; the client then hangs up."""
-        head = b"POST /v2/models/classifier/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-        frame = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-        lengths = (head % n + b"x" * 20 for n in (-1, 100, 10**12))
-        data = mutated((*lengths, frame, frame + b"\x7f\xff\xff\0\0\0\0\0\1", rng.randbytes(300)), seed, 3)
-        port = rng.choice((self.server.endpoints.http, self.server.endpoints.grpc))
+        data, port = rng.choice(
+            (
+                (frames.http_request(rng), self.server.endpoints.http),
+                (frames.grpc_call(rng), self.server.endpoints.grpc),
+            )
+        )
+        if rng.random() < 0.3:
+            data = mutated((data, rng.randbytes(300)), seed, 3)
+        if rng.random() < 0.1:
+            port = rng.choice((self.server.endpoints.http, self.server.endpoints.grpc))
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.05) as connection:
             connection.sendall(data)
-            connection.recv(1000)
+            answer = b""
+            while more := connection.recv(10_000):
+                answer += more
+                if b"probabilities" in answer:
+                    return "bytes: answered"
         return "bytes: sent"
+
+
+def _judge(text: str) -> None:
+    """Hold what an error says against what it may say.
+
+    Raises:
+        Fault: It was made by an exception nobody foresaw, docs/errors.md does not know it, or it repeats too much.
+    """
+    if any(sign in text for sign in SIGNS_OF_A_FAULT):
+        raise Fault(text[:2000])
+    heading = documented_in(text)
+    if not heading:
+        raise Fault(f"docs/errors.md does not have: {text[:2000]}")
+    # Triton itself repeats names of any length.
+    if len(text) > LONGEST_MESSAGE and heading != TRITONS_OWN:
+        raise Fault(f"a message of {len(text)} characters: {text[:2000]}")
+
+
+_GOOD = ("classifier", "yolox")
+
+
+def _good_request(model: str, content: bytes = b"") -> bytes:
+    """A request that is answered, as it travels; with other bytes in its tensor where some are given."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    if model == "yolox":
+        picture = content or corpus()[0]
+        request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
+        request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+    else:
+        request.inputs.add(name="pixels", datatype="FP32", shape=[1, 3, 8, 8])
+        request.raw_input_contents.append(content or bytes(768))
+    return bytes(request.SerializeToString())
+
+
+def _fp32_contents(request: Any) -> Callable[[bytes], None]:
+    """Puts bytes into a request as a list of numbers."""
+
+    def put(content: bytes) -> None:
+        for tensor in request.inputs[:1]:
+            tensor.contents.fp32_contents.extend(memoryview(content[: len(content) // 4 * 4]).cast("f"))
+
+    return put
 
 
 _MODELS: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
@@ -212,65 +278,6 @@ def _set_parameters(request: Any, rng: random.Random) -> None:
             parameter.string_param = str(value)
 
 
-class Neighbour:
-    """Sends good requests without a break, and compares every answer with the first."""
-
-    def __init__(self, server: Running) -> None:
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.answered = 0
-        self.wrong: list[str] = []
-        self.known = 0
-
-    def _requests(self) -> Iterator[Any]:
-        picture = corpus()[0]
-        image = service_pb2.ModelInferRequest(model_name="yolox")
-        image.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
-        image.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
-        image.parameters["conf"].double_param = 0.0
-        row = service_pb2.ModelInferRequest(model_name="dynamic_width")
-        row.inputs.add(name="row", datatype="FP32", shape=[2, 5])
-        row.raw_input_contents.append(np.arange(10, dtype=np.float32).tobytes())
-        yield from (image, row)
-
-    def _run(self) -> None:
-        requests = list(self._requests())
-        expected = [list(self._stub.ModelInfer(r, timeout=PATIENCE_S).raw_output_contents) for r in requests]
-        while not self._stop.is_set():
-            for request, wanted in zip(requests, expected, strict=True):
-                try:
-                    found = list(self._stub.ModelInfer(request, timeout=PATIENCE_S).raw_output_contents)
-                    if found != wanted:
-                        self.wrong.append(f"{request.model_name}: another answer than before")
-                except grpc.RpcError as error:
-                    if KNOWN.search(error.details() or ""):
-                        self.known += 1
-                    else:
-                        self.wrong.append(f"{request.model_name}: {error.code().name}: {error.details()}")
-                self.answered += 1
-            self._stop.wait(0.005)
-
-    def __enter__(self) -> Neighbour:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(PATIENCE_S)
-
-
-def stubs(server: Running) -> dict[int, float]:
-    """The server's Python stubs: resident memory in MiB by process id."""
-    found = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            if fields["Name"].strip().startswith("triton_python") and int(fields["PPid"]) == server.server.pid:
-                found[int(status.parent.name)] = int(fields["VmRSS"].split()[0]) / 1024
-    return found
-
-
 @contextlib.contextmanager
 def fuzzed_server() -> Iterator[Running]:
     """The YOLOX service with a small network, and plain models beside it."""
@@ -300,7 +307,7 @@ def fuzz(server: Running, first: int, count: int) -> dict[str, Any]:
     began = time.monotonic()
     with Neighbour(server) as neighbour:
         target, before = Served(server), stubs(server)
-        resident = [round(sum(before.values()))]
+        resident = {"stubs": [sum(before.values())], "tritonserver": [server_mib(server)]}
         part = max(1, count // 10)
         for seed in range(first, first + count):
             try:
@@ -309,19 +316,21 @@ def fuzz(server: Running, first: int, count: int) -> dict[str, Any]:
                 faults.append({"seed": seed, "text": str(error)[:500]})
                 outcomes["fault"] += 1
             if (seed - first) % part == part - 1:
-                resident.append(round(sum(stubs(server).values())))
+                resident["stubs"].append(sum(stubs(server).values()))
+                resident["tritonserver"].append(server_mib(server))
         after = stubs(server)
     faults += [{"seed": -1, "text": f"the neighbour: {text}"} for text in neighbour.wrong[:20]]
     if before.keys() != after.keys():
         faults.append({"seed": -1, "text": f"the stubs are not those of before: {sorted(before)}, {sorted(after)}"})
-    if resident[-1] > resident[len(resident) // 2] + GROWTH_MIB:
-        faults.append({"seed": -1, "text": f"memory of the stubs grows: {resident} MiB"})
+    for name, mib in resident.items():
+        if mib[-1] > mib[len(mib) // 2] + GROWTH_MIB:
+            faults.append({"seed": -1, "text": f"memory of {name} grows: {list(map(round, mib))} MiB"})
     return {
         "inputs": count,
         "outcomes": dict(outcomes.most_common()),
         "neighbour_answers": neighbour.answered,
         "neighbour_lost_to_what_triton_does_with_batch_0": neighbour.known,
         "faults": faults,
-        "stubs_resident_mib": resident,
+        **{f"{name}_resident_mib": list(map(round, mib)) for name, mib in resident.items()},
         "seconds": round(time.monotonic() - began, 1),
     }

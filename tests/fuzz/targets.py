@@ -28,6 +28,7 @@ from pinstream.options import Options
 from pinstream.preflight import check_plan
 from pinstream.tensors import NUMPY_DTYPES, Array
 from tests import onnx_models
+from tests.fuzz.documented import documented_in
 from tests.fuzz.mutate import INTERESTING, mutated, mutated_json
 from tests.fuzz.pictures import corpus, liars
 from yolox_steps.decode import decode, prepare_process
@@ -48,6 +49,7 @@ def _assert_message(error: Exception) -> None:
     assert len(text) <= LONGEST_MESSAGE, f"a message of {len(text)} characters"
     assert "Traceback" not in text
     assert 'File "' not in text
+    assert documented_in(text), f"docs/errors.md does not have: {text}"
 
 
 @cache
@@ -156,10 +158,14 @@ def any_array(dtype: str, shape: list[int], rng: random.Random) -> Array:
         texts = np.empty(count, np.object_)
         texts[:] = [rng.choice((b"", b"text", b"\xff\xfe", b"\0", rng.randbytes(9))) for _ in range(count)]
         return texts.reshape(shape)
-    array = np.frombuffer(rng.randbytes(count * NUMPY_DTYPES[dtype].itemsize), np.uint8)
-    return (
-        (array & 1).astype(bool).reshape(shape) if dtype == "BOOL" else array.view(NUMPY_DTYPES[dtype]).reshape(shape)
-    )
+    data = np.frombuffer(bytearray(rng.randbytes(count * NUMPY_DTYPES[dtype].itemsize)), np.uint8)
+    if dtype == "BOOL":
+        return (data & 1).astype(bool).reshape(shape)
+    array = data.view(NUMPY_DTYPES[dtype])
+    if count and array.dtype.kind == "f" and rng.random() < 0.5:
+        # Random bits hardly ever make these.
+        array[rng.randrange(count)] = rng.choice((np.nan, np.inf, -np.inf))
+    return array.reshape(shape)
 
 
 def _another_rank(shape: list[int], rng: random.Random) -> None:

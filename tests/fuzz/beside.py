@@ -1,0 +1,87 @@
+"""What has to be as it was, whatever is sent: the answers to a neighbour, the processes, their memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from tests.fuzz.pictures import corpus
+from tests.server.running import Running
+
+PATIENCE_S = 10.0
+# Triton 2.51 takes a request of batch 0 for one without a batch dimension, and its Python backend then counts the first
+# item dimension as its batch: too many for the model's, it refuses all that it was gathered with (docs/security.md).
+KNOWN = re.compile(r"batch size \d+ for '\w+', max allowed is \d+")
+
+
+class Neighbour:
+    """Sends good requests without a break, and compares every answer with the first."""
+
+    def __init__(self, server: Running) -> None:
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.answered = 0
+        self.wrong: list[str] = []
+        self.known = 0
+
+    def _requests(self) -> Iterator[Any]:
+        picture = corpus()[0]
+        image = service_pb2.ModelInferRequest(model_name="yolox")
+        image.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
+        image.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+        image.parameters["conf"].double_param = 0.0
+        row = service_pb2.ModelInferRequest(model_name="dynamic_width")
+        row.inputs.add(name="row", datatype="FP32", shape=[2, 5])
+        row.raw_input_contents.append(np.arange(10, dtype=np.float32).tobytes())
+        yield from (image, row)
+
+    def _run(self) -> None:
+        requests = list(self._requests())
+        expected = [list(self._stub.ModelInfer(r, timeout=PATIENCE_S).raw_output_contents) for r in requests]
+        while not self._stop.is_set():
+            for request, wanted in zip(requests, expected, strict=True):
+                try:
+                    found = list(self._stub.ModelInfer(request, timeout=PATIENCE_S).raw_output_contents)
+                    if found != wanted:
+                        self.wrong.append(f"{request.model_name}: another answer than before")
+                except grpc.RpcError as error:
+                    if KNOWN.search(error.details() or ""):
+                        self.known += 1
+                    else:
+                        self.wrong.append(f"{request.model_name}: {error.code().name}: {error.details()}")
+                self.answered += 1
+            self._stop.wait(0.005)
+
+    def __enter__(self) -> Neighbour:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(PATIENCE_S)
+
+
+def stubs(server: Running) -> dict[int, float]:
+    """The server's Python stubs: resident memory in MiB by process id."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            if fields["Name"].strip().startswith("triton_python") and int(fields["PPid"]) == server.server.pid:
+                found[int(status.parent.name)] = int(fields["VmRSS"].split()[0]) / 1024
+    return found
+
+
+def server_mib(server: Running) -> float:
+    """Resident memory of tritonserver itself, in MiB."""
+    status = Path(f"/proc/{server.server.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
