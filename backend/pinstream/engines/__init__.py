@@ -13,7 +13,17 @@ from pinstream.options import Options
 from pinstream.tensors import ModelSpec
 from pinstream.verify import verify_model
 
-__all__ = ["Engine", "Slot", "find_model_file", "inspect", "open_engine", "open_for_instance"]
+__all__ = [
+    "Engine",
+    "Slot",
+    "check_trust",
+    "engine_name",
+    "find_model_file",
+    "inspect",
+    "is_shared",
+    "open_engine",
+    "open_for_instance",
+]
 
 MODEL_FILENAMES = ("model.plan", ONNX_FILE)
 
@@ -81,10 +91,8 @@ def open_engine(model_file: Path, options: Options) -> Engine:
     Raises:
         ModelFileError: The file is not what the engine can load, or with VERIFY not what was built.
     """
-    is_onnx = _engine_name(model_file, options) == "onnxruntime"
-    if options.verify:
-        verify_model(model_file, is_onnx=is_onnx or model_file.suffix == ".onnx")
-    if is_onnx:
+    check_trust(model_file, options)
+    if engine_name(model_file, options) == "onnxruntime":
         from pinstream.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(model_file, options)
@@ -100,20 +108,37 @@ def open_for_instance(model_file: Path, options: Options) -> Engine:
         ModelFileError: The file is not what the engine can load.
         ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do.
     """
-    if not _is_shared(model_file, options):
+    if not is_shared(model_file, options):
         return open_engine(model_file, options)
     from pinstream.shared.process import shared_engine
 
     return shared_engine(model_file, options)
 
 
-def _engine_name(model_file: Path, options: Options) -> str:
+def check_trust(model_file: Path, options: Options) -> None:
+    """With VERIFY, hold a model's files against its sidecar, and their owners against this process.
+
+    Raises:
+        ModelFileError: They are not what was built, or others can write them.
+    """
+    if options.verify:
+        is_onnx = engine_name(model_file, options) == "onnxruntime" or model_file.suffix == ".onnx"
+        verify_model(model_file, is_onnx=is_onnx)
+
+
+def engine_name(model_file: Path, options: Options) -> str:
+    """What runs a model file: onnxruntime, or tensorrt, or tensorrt_rtx where ENGINE says so."""
     if options.engine != "auto":
         return options.engine
     return "onnxruntime" if model_file.suffix == ".onnx" and not options.auto_build else "tensorrt"
 
 
-def _is_shared(model_file: Path, options: Options) -> bool:
+def is_shared(model_file: Path, options: Options) -> bool:
+    """Whether one process runs the engine for all instances of a model.
+
+    Raises:
+        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do.
+    """
     # Tensors on the GPU cannot cross to another process in host memory.
     on_gpu = options.output_memory == "gpu" or options.gpu_inputs
     if options.share_engine == "on" and on_gpu:
@@ -123,4 +148,4 @@ def _is_shared(model_file: Path, options: Options) -> bool:
         )
     if options.share_engine != "auto":
         return options.share_engine == "on"
-    return options.instances > 1 and not on_gpu and _engine_name(model_file, options) != "onnxruntime"
+    return options.instances > 1 and not on_gpu and engine_name(model_file, options) != "onnxruntime"

@@ -70,34 +70,73 @@ def usable_plans(model_file: Path, options: Options, flavour: Flavour, gpu: Gpu 
         ModelFileError: A plan does not fit, with both sides and the command that builds it again.
     """
     try:
-        if model_file.suffix == ".onnx":
-            raise ModelFileError(
-                f"{model_file} is no plan; build one with `pinstream build {model_file.name} --plan -o DIR`, "
-                "or set AUTO_BUILD"
-            )
-        files = [model_file.parent / plan.file for plan in described_plans(model_file)] or [model_file]
-        sidecar = read_sidecar(model_file.parent)
-        for file in files:
-            warning = check_plan(file, flavour, gpu, sidecar)
-            if warning:
-                LOGGER.warning("%s", warning)
-        return files
+        files, warnings = check_plans(model_file, flavour, gpu)
     except ModelFileError as error:
         if not options.auto_build:
             raise
         return _built_plans(model_file.parent, options, flavour, gpu, error)
+    for warning in warnings:
+        LOGGER.warning("%s", warning)
+    return files
+
+
+def check_plans(model_file: Path, flavour: Flavour, gpu: Gpu | None) -> tuple[list[Path], list[str]]:
+    """Hold the plan files of a model against this machine, without TensorRT and without building any.
+
+    Args:
+        model_file: A plan.
+        flavour: The TensorRT that is to load them.
+        gpu: The GPU that is to run them; None leaves the GPU out of the check.
+
+    Returns:
+        The files, and what is worth a warning although they run.
+
+    Raises:
+        ModelFileError: A plan does not fit, with both sides and the command that builds it again.
+    """
+    if model_file.suffix == ".onnx":
+        raise ModelFileError(
+            f"{model_file} is no plan; build one with `pinstream build {model_file.name} --plan -o DIR`, "
+            "or set AUTO_BUILD"
+        )
+    files = [model_file.parent / plan.file for plan in described_plans(model_file)] or [model_file]
+    sidecar = read_sidecar(model_file.parent)
+    warnings = [check_plan(file, flavour, gpu, sidecar) for file in files]
+    return files, [warning for warning in warnings if warning]
+
+
+def check_source(directory: Path, options: Options, gpu: Gpu | None, reason: ModelFileError) -> Path:
+    """The file that AUTO_BUILD builds a model's plans from, after making sure that it can.
+
+    Args:
+        directory: The model's version directory.
+        options: VERIFY.
+        gpu: The GPU to build for.
+        reason: Why the plans that are there will not do.
+
+    Raises:
+        ModelFileError: There is no such file or no GPU, or with VERIFY the file is not what was built.
+    """
+    onnx = directory / ONNX_FILE
+    if not onnx.is_file():
+        raise ModelFileError(
+            f"{reason}; AUTO_BUILD would build it, but there is no {ONNX_FILE} beside it; put it there"
+        ) from reason
+    if gpu is None:
+        raise ModelFileError(
+            f"{reason}; AUTO_BUILD needs a GPU to build for, and there is none; to serve {ONNX_FILE} on the CPU remove "
+            "AUTO_BUILD and the plan"
+        ) from reason
+    if options.verify:
+        verify_model(onnx, is_onnx=True)
+    return onnx
 
 
 def _built_plans(
     directory: Path, options: Options, flavour: Flavour, gpu: Gpu | None, reason: ModelFileError
 ) -> list[Path]:
-    onnx = directory / ONNX_FILE
-    if not onnx.is_file():
-        raise ModelFileError(f"{reason}; AUTO_BUILD would build it, but there is no {ONNX_FILE} beside it") from reason
-    if gpu is None:
-        raise ModelFileError(f"{reason}; AUTO_BUILD needs a GPU to build for, and there is none") from reason
-    if options.verify:
-        verify_model(onnx, is_onnx=True)
+    onnx = check_source(directory, options, gpu, reason)
+    assert gpu is not None, "check_source has seen to it"
     # Building needs the onnx package, which serving plans does not.
     from pinstream.plans import cached_plan
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
-from pinstream.engines import find_model_file
-from pinstream.engines.flavour import load_flavour
-from pinstream.engines.plan_source import ONNX_FILE, described_plans
+from pinstream.autocomplete import complete
+from pinstream.engines import check_trust, engine_name, find_model_file, is_shared
+from pinstream.engines.flavour import Flavour, load_flavour
+from pinstream.engines.plan_source import ONNX_FILE, check_plans, check_source, described_plans
+from pinstream.engines.profiles import model_spec
 from pinstream.errors import ModelFileError, PinstreamError
 from pinstream.options import Options
-from pinstream.preflight import check_plan, this_gpu
-from pinstream.verify import others_can_write, verify_model
+from pinstream.preflight import Gpu, this_gpu
+from pinstream.verify import others_can_write
 from pinstream_cli.doctor.check import Check
-from pinstream_cli.triton.repository import CONFIG, Model, spec_of
+from pinstream_cli.triton.repository import CONFIG, Model
 
 
 def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
@@ -29,21 +31,23 @@ def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
     try:
         options = model.options
         file = find_model_file(version, options)
+        # Refuses options that cannot go together.
+        is_shared(file, options)
     except PinstreamError as error:
         yield failed(area, f"{version.name}/", error)
         return
     # With AUTO_BUILD a plan need not be there, or of any use: it is built from the ONNX file.
     onnx = version / ONNX_FILE
-    builds = options.auto_build and onnx.is_file()
+    builds = options.auto_build and onnx.is_file() and engine_name(file, options) != "onnxruntime"
     yield readable(area, onnx if builds else file)
     yield from _sidecar(area, file, builds=builds)
-    yield _permissions(area, version, file)
+    yield permissions(area, version, [*_files_of(file), version / sidecars.FILE_NAME])
     if options.verify:
-        yield _verified(area, version, onnx if builds and not file.is_file() else file)
-    if file.suffix == ".plan" or options.auto_build:
-        yield _plan_here(area, version, file, options)
+        yield _verified(area, version, file, options)
+    if engine_name(file, options) == "onnxruntime":
+        yield _onnx_here(area, model, file, options)
     else:
-        yield _onnx_here(area, model, version, file)
+        yield _plan_here(area, model, file, options)
 
 
 def readable(area: str, file: Path) -> Check:
@@ -74,16 +78,23 @@ def _sidecar(area: str, file: Path, *, builds: bool) -> Iterator[Check]:
         sidecar = sidecars.read(path)
         if not builds:
             sidecars.check_model_file(file.parent, sidecar)
-        yield Check(area, name, "OK", f"describes {sidecar.file}, whose SHA-256 it has")
+        vouched = "" if builds else ", whose SHA-256 it has"
+        yield Check(area, name, "OK", f"describes {sidecar.file}{vouched}")
     except sidecars.SidecarError as error:
         found, _, remedy = str(error).partition("; ")
         yield Check(area, name, "FIX", found, remedy or "build the model again, or remove the sidecar")
 
 
-def _permissions(area: str, version: Path, file: Path) -> Check:
-    """A plan is code that this server runs: whoever can write it can do what the server's user can."""
+def permissions(area: str, version: Path, files: Sequence[Path]) -> Check:
+    """A plan or a model.py is code that this server runs: whoever can write it can do what the server's user can.
+
+    Args:
+        area: What the check belongs to.
+        version: The version directory.
+        files: Its files; those that are not there are passed over.
+    """
     name = f"{version.name}/ permissions"
-    there = [path for path in (version.parent, version, file, version / sidecars.FILE_NAME) if path.exists()]
+    there = [path for path in (version.parent, version, *files) if path.exists()]
     others = next((text for path in there if (text := others_can_write(path))), "")
     if not others:
         return Check(area, name, "OK", "only root and this user can write")
@@ -91,45 +102,79 @@ def _permissions(area: str, version: Path, file: Path) -> Check:
     return Check(area, name, "WARN", found, remedy)
 
 
-def _verified(area: str, version: Path, file: Path) -> Check:
+def _files_of(file: Path) -> list[Path]:
+    try:
+        plans = [file.parent / plan.file for plan in described_plans(file)]
+    except PinstreamError:
+        # Told where the sidecar itself is looked at.
+        plans = []
+    return [file, *(plan for plan in plans if plan != file)]
+
+
+def _verified(area: str, version: Path, file: Path, options: Options) -> Check:
     name = f"{version.name}/ VERIFY"
     try:
-        verify_model(file, is_onnx=file.suffix == ".onnx")
+        check_trust(file, options)
     except PinstreamError as error:
         return failed(area, name, error)
     return Check(area, name, "OK", f"{file.name} is what was built, and nobody else can change it")
 
 
-def _onnx_here(area: str, model: Model, version: Path, file: Path) -> Check:
-    name = f"{version.name}/{file.name} here"
+def _onnx_here(area: str, model: Model, file: Path, options: Options) -> Check:
+    name = f"{file.parent.name}/{file.name} here"
     try:
-        spec = spec_of(Model(model.path, model.config, (version,)))
-    except (PinstreamError, sidecars.SidecarError) as error:
-        return failed(area, name, error)
-    return Check(area, name, "OK", "ONNX Runtime opens it" if spec else "not looked into")
+        from pinstream.engines.onnxruntime import read_spec
 
-
-def _plan_here(area: str, version: Path, file: Path, options: Options) -> Check:
-    """Whether TensorRT will take a plan, by its header and sidecar, or build another."""
-    name = f"{version.name}/{file.name} here"
-    try:
-        gpu, flavour = this_gpu(), load_flavour()
+        complete(model.as_json(), read_spec(file, options))
+    except ImportError as error:
+        return Check(area, name, "FIX", f"ONNX Runtime cannot be imported: {error}", 'pip install "pinstream[server]"')
     except PinstreamError as error:
         return failed(area, name, error)
+    return Check(area, name, "OK", "ONNX Runtime opens it")
+
+
+def _plan_here(area: str, model: Model, file: Path, options: Options) -> Check:
+    name = f"{file.parent.name}/{file.name} here"
     try:
-        sidecar = sidecars.read(version / sidecars.FILE_NAME) if (version / sidecars.FILE_NAME).is_file() else None
-        files = [version / plan.file for plan in described_plans(file)] or [file]
-        warnings = [text for plan in files if (text := check_plan(plan, flavour, gpu, sidecar))]
-    except (PinstreamError, sidecars.SidecarError) as error:
-        if not options.auto_build:
-            return failed(area, name, error)
-        found, _, _ = str(error).rpartition("; ")
-        if gpu is None:
-            return Check(area, name, "FIX", f"{found}; AUTO_BUILD needs a GPU, and there is none", "serve the .onnx")
-        if not (version / ONNX_FILE).is_file():
-            return Check(area, name, "FIX", f"{found}; AUTO_BUILD builds from {ONNX_FILE}", f"put {ONNX_FILE} there")
-        return Check(area, name, "OK", f"AUTO_BUILD builds it when the model is loaded: {found}")
+        gpu, flavour = this_gpu(), load_flavour(options.engine)
+        check = plan_check(area, file, options, flavour, gpu)
+        plans = described_plans(file)
+        if plans and check.status != "FIX":
+            complete(model.as_json(), model_spec(plans, options))
+    except PinstreamError as error:
+        return failed(area, name, error)
+    return check
+
+
+def plan_check(area: str, file: Path, options: Options, flavour: Flavour, gpu: Gpu | None) -> Check:
+    """Whether TensorRT will take the plans of a model, by their headers and sidecar, or others will be built.
+
+    Args:
+        area: What the check belongs to.
+        file: The model file; with AUTO_BUILD it need not be there.
+        options: The model's.
+        flavour: The TensorRT of this machine.
+        gpu: The GPU of this machine, if it has one.
+    """
+    name = f"{file.parent.name}/{file.name} here"
+    try:
+        _, warnings = check_plans(file, flavour, gpu)
+    except ModelFileError as reason:
+        return _built(area, name, file, options, gpu, reason)
     if gpu is None:
         return Check(area, name, "FIX", f"a plan for {flavour}, and this machine has no GPU", "serve the .onnx instead")
-    fits = f"fits {gpu.name} ({gpu.compute_capability}), {flavour}"
-    return Check(area, name, "WARN" if warnings else "OK", "; ".join(warnings) or fits)
+    if warnings:
+        found, _, remedy = warnings[0].rpartition("; ")
+        return Check(area, name, "WARN", found, remedy)
+    return Check(area, name, "OK", f"fits {gpu.name} ({gpu.compute_capability}), {flavour}")
+
+
+def _built(area: str, name: str, file: Path, options: Options, gpu: Gpu | None, reason: ModelFileError) -> Check:
+    if not options.auto_build:
+        return failed(area, name, reason)
+    try:
+        onnx = check_source(file.parent, options, gpu, reason)
+    except ModelFileError as error:
+        return failed(area, name, error)
+    found, _, _ = str(reason).rpartition("; ")
+    return Check(area, name, "OK", f"AUTO_BUILD builds it from {onnx.name} when the model is loaded: {found}")

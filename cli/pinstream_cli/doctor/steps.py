@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 from pinstream_cli.benchmark.steps import import_steps
 from pinstream_cli.doctor.check import Check
-from pinstream_cli.doctor.model_files import readable
+from pinstream_cli.doctor.model_files import permissions, readable
+from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.repository import CONFIG, Model
 
 # The name that the Python backend itself falls back to.
@@ -31,28 +31,48 @@ def check_python(area: str, model: Model, version: Path) -> Iterator[Check]:
     if found.status != "OK":
         return
     source = file.read_bytes()
-    yield _code(area, file, source)
+    yield _code(area, file)
+    yield permissions(area, version, [file])
     if _STEPS.encode() in source:
+        yield _shared(area, version)
         yield _step(area, model, version)
 
 
-def _code(area: str, file: Path, source: bytes) -> Check:
+def _code(area: str, file: Path) -> Check:
     name = f"{file.parent.name}/{file.name} code"
     try:
-        ast.parse(source)
+        # Compiled as an import does it; none of it runs.
+        compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
     except SyntaxError as error:
         return Check(area, name, "FIX", f"line {error.lineno}: {error.msg}", f"correct {file}")
     except ValueError as error:
         return Check(area, name, "FIX", f"is no Python: {error}", f"copy it there again: {file}")
-    return Check(area, name, "OK", "Python reads it")
+    return Check(area, name, "OK", "Python compiles it")
+
+
+def _shared(area: str, version: Path) -> Check:
+    """The modules that the steps import from where the ensemble lies, held against the list of our own."""
+    place = Path("yolox", "1", _STEPS)
+    package = version.parents[1] / place
+    for ours in sorted((service_repository() / place).glob("*.py")):
+        file = package / ours.name
+        check = readable(area, file)
+        if check.status == "OK":
+            check = _code(area, file)
+        if check.status != "OK":
+            return check
+    return permissions(area, package, sorted(package.glob("*.py")))
 
 
 def _step(area: str, model: Model, version: Path) -> Check:
     """A step reads the detector's sidecar and its own parameters when it loads."""
     import_steps()
-    from yolox_steps.decode import DEFAULT_MAX_PIXELS
-    from yolox_steps.detector import DEFAULT_NAME, DetectorError, read_detector
-    from yolox_steps.parameters import Parameters, Preprocessing
+    try:
+        from yolox_steps.decode import DEFAULT_MAX_PIXELS
+        from yolox_steps.detector import DEFAULT_NAME, DetectorError, read_detector
+        from yolox_steps.parameters import Parameters, Preprocessing
+    except ImportError as error:
+        return Check(area, "packages", "FIX", str(error), 'pip install "pinstream[server]"')
 
     config = {name: entry.string_value for name, entry in model.config.parameters.items()}
     detector = config.get("DETECTOR", DEFAULT_NAME)

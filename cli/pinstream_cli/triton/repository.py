@@ -54,6 +54,9 @@ class Model:
     def as_json(self) -> Mapping[str, Any]:
         """Its configuration as Triton hands it to a Python backend."""
         config: dict[str, Any] = json_format.MessageToDict(self.config, preserving_proto_field_name=True)
+        for tensor in (*config.get("input", ()), *config.get("output", ())):
+            # Protobuf leaves out what is not set, Triton does not.
+            tensor.update({"name": "", "data_type": "TYPE_INVALID", "dims": [], **tensor})
         return config
 
 

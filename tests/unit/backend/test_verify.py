@@ -154,12 +154,14 @@ def test_weights_are_found_wherever_a_graph_has_tensors() -> None:
 def test_nothing_here_evaluates_or_unpickles_what_it_reads() -> None:
     """`eval`, `exec`, pickle and what is built on it run code out of data."""
     names = {"eval", "exec", "compile"}
+    # Looks for what would keep a model.py from being imported; that nothing of it runs is tested with doctor.
+    looks = {(ROOT / "cli" / "pinstream_cli" / "doctor" / "steps.py", "compile")}
     modules = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}
     for top in ("backend", "client", "cli", "model_repository"):
         for path in (ROOT / top).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                    assert node.func.id not in names, f"{path}:{node.lineno}"
+                    assert node.func.id not in names or (path, node.func.id) in looks, f"{path}:{node.lineno}"
                 if isinstance(node, ast.Import):
                     assert not {alias.name.partition(".")[0] for alias in node.names} & modules, f"{path}:{node.lineno}"
                 if isinstance(node, ast.ImportFrom):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +107,70 @@ def test_what_keeps_a_step_from_loading(service: Path, damage: Damage, area: str
     assert found["remedy"]
 
 
+@pytest.mark.parametrize(
+    ("damage", "name", "words"),
+    [
+        (removed("yolox/1/yolox_steps/letterbox.py"), "yolox_steps/letterbox.py", "is not there"),
+        (
+            replaced("yolox/1/yolox_steps/decode.py", "import cv2", "import cv2 as"),
+            "yolox_steps/decode.py code",
+            "line",
+        ),
+        # What the parser lets pass.
+        (replaced("yolox_preprocess/1/model.py", "NICENESS = 10", "return 10"), "1/model.py code", "outside function"),
+    ],
+)
+def test_what_keeps_the_steps_code_from_being_imported(service: Path, damage: Damage, name: str, words: str) -> None:
+    damage(service)
+    code, checks = report("--model-repository", service)
+    assert code == 1
+    assert checks["model yolox_preprocess", name]["status"] == "FIX"
+    assert words in checks["model yolox_preprocess", name]["found"]
+
+
+def test_code_is_never_run(service: Path) -> None:
+    trace = service.parent / "trace"
+    for file in ("yolox_preprocess/1/model.py", "yolox/1/yolox_steps/parameters.py"):
+        with (service / file).open("a") as code:
+            code.write(f"\nopen({str(trace)!r}, 'w').close()\n")
+    assert report("--model-repository", service)[0] == 0
+    assert not trace.exists()
+
+
+def test_code_that_others_can_write_is_told(service: Path) -> None:
+    (service / "yolox_postprocess" / "1" / "model.py").chmod(0o666)
+    (service / "yolox" / "1" / "yolox_steps" / "nms.py").chmod(0o664)
+    code, checks = report("--model-repository", service)
+    assert code == 0
+    for name, file in (("1/ permissions", "model.py"), ("yolox_steps/ permissions", "nms.py")):
+        found = checks["model yolox_postprocess", name]
+        assert found["status"] == "WARN"
+        assert file in found["found"]
+        assert found["remedy"].startswith("chmod go-w ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_model_of_another_user_is_told(service: Path) -> None:
+    os.chown(service / "yolox_detector" / "1" / "model.onnx", 12345, -1)
+    found = report("--model-repository", service)[1]["model yolox_detector", "1/ permissions"]
+    assert found["status"] == "WARN"
+    assert "belongs to user 12345" in found["found"]
+    assert found["remedy"] == "chown it"
+
+
+def test_a_missing_decoder_is_told_and_not_raised(service: Path) -> None:
+    code = "import sys; sys.modules['cv2'] = None; from pinstream_cli.doctor import doctor; doctor()"
+    command = [sys.executable, "-c", code, "--json", "--model-repository", str(service)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    (check,) = (
+        check
+        for check in json.loads(done.stdout)["checks"]
+        if (check["area"], check["name"]) == ("model yolox_preprocess", "packages")
+    )
+    assert "cv2" in check["found"]
+
+
 def test_with_verify_only_what_was_built_is_fit(service: Path) -> None:
     detector = service / "yolox_detector"
     with (detector / "config.pbtxt").open("a") as config:
@@ -119,28 +187,3 @@ def test_with_verify_only_what_was_built_is_fit(service: Path) -> None:
     code, checks = report("--model-repository", service)
     assert code == 1
     assert "VERIFY is set" in checks["model yolox_detector", "1/ VERIFY"]["found"]
-
-
-def test_an_empty_plan_is_empty_from_the_first_line_on(tmp_path: Path) -> None:
-    version = tmp_path / "repository" / "empty" / "1"
-    version.mkdir(parents=True)
-    (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
-    (version / "model.plan").touch()
-    code, checks = report("--model-repository", tmp_path / "repository")
-    assert code == 1
-    assert checks["model empty", "1/model.plan"]["found"] == "is empty"
-
-
-def test_with_auto_build_a_plan_need_not_be_there(service: Path) -> None:
-    version = service / "built" / "1"
-    version.mkdir(parents=True)
-    (version.parent / "config.pbtxt").write_text(
-        'backend: "pinstream"\nparameters { key: "AUTO_BUILD" value { string_value: "true" } }\n'
-    )
-    shutil.copy(service / "yolox_detector" / "1" / "model.onnx", version)
-    _, checks = report("--model-repository", service)
-    assert checks["model built", "1/model.onnx"]["status"] == "OK"
-    (here,) = (check for (area, name), check in checks.items() if area == "model built" and name.endswith(" here"))
-    # What is wrong where there is no GPU is that, and not the missing plan.
-    assert "AUTO_BUILD" in here["found"]
-    assert here["status"] == ("FIX" if "needs a GPU" in here["found"] else "OK")
