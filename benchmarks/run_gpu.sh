@@ -70,12 +70,15 @@ detector() { # DIRECTORY INSTANCES MORE-CONFIGURATION
     "$2" "$3" > "$1/config.pbtxt"
 }
 detector "$WORK/models/detector" "$INSTANCES" ""
+# The same with an engine and instances that look for what they wait for all the time.
+looking='optimization { cuda { busy_wait_events: true } }'
+detector "$WORK/peers/detector_looking" "$INSTANCES" "$looking"
 model=(--model-repository "$WORK/models" --name detector)
 common=(--foreign 1 --reference-window 0.4 --plot "$GPU/plots")
 
 wants limits && part limits 60 python3 benchmarks/limits.py --out "$GPU/limits.json"
 if wants compare; then
-  peers=(--peer empty); [ -d "$WORK/classic" ] && peers+=(--peer "$WORK/classic"); [ -f "$WORK/compiled" ] && peers+=(--peer torch)
+  peers=(--peer empty --peer "$WORK/peers/detector_looking"); [ -d "$WORK/classic" ] && peers+=(--peer "$WORK/classic"); [ -f "$WORK/compiled" ] && peers+=(--peer torch)
   measure compare "${COMPARE_LIMIT:-350}" 140 $bench compare "${model[@]}" "${peers[@]}" --batch 1,8 \
     --concurrency "$CONCURRENCY" "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)" \
     --keep-raw "$GPU/raw/compare" --json "$GPU/compare.json"
@@ -85,9 +88,7 @@ if wants latency; then
   # One request at a time: a single instance that looks for the GPU all the time, the detector as it is and with its engine
   # looking all the time as well, and an empty model that takes as long as a batch of one, the least that any Python model
   # can do; and all of them again where no core ever sleeps.
-  looking='optimization { cuda { busy_wait_events: true } }'
   detector "$WORK/one/single" 1 "$looking"
-  detector "$WORK/peers/detector_looking" "$INSTANCES" "$looking"
   rm -rf "$WORK/peers/spinning"; mkdir -p "$WORK/peers"; cp -r benchmarks/peers/empty "$WORK/peers/spinning"
   printf 'parameters { key: "SPIN_US" value { string_value: "%s" } }\n' "$BATCH_US" >> "$WORK/peers/spinning/config.pbtxt"
   one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
