@@ -71,7 +71,8 @@ def grpc_message(rng: random.Random) -> bytes:
     request = service_pb2.ModelInferRequest(model_name="yolox")
     request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
     request.raw_input_contents.append(b"\1\0\0\0x")
-    name = rng.choice((b"\xff", b"x", b"x", b"\0")) * rng.choice((1, 9, 70_000))
+    # An error that repeats the longest of these is too long for gRPC: it would tell nothing of who made it.
+    name = rng.choice((b"\xff", b"x", b"x", b"\0")) * rng.choice((1, 9, 3_000, 70_000))
     where = rng.choice(("id", "parameter", "value", "output", "output parameter", "output value", "input"))
     mark = "M" * len(name)
     if where == "id":
