@@ -31,16 +31,17 @@ from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.benchmark import environment
 from tests import onnx_models
+from tests.processes import Family, Process, family, out_of_place
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
-from tests.server.test_leftovers import tritonserver
-from tests.server.test_restart import seconds_until, stubs_of
+from tests.server.test_restart import seconds_until
 
 # Two instances of the one share an engine process; the other has its engine in its own.
 OWN, SHARED = "own", "shared"
 SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
+INSTANCES = 3
 CLIENTS = 2
-UNREADY_S, BACK_S = 5.0, 90.0
+UNREADY_S, BACK_S, GONE_S = 5.0, 90.0, 5.0
 # What may be answered while something is down. Anything else, and every wrong answer, is a fault.
 DOWN = {"StatusCode.UNAVAILABLE", "StatusCode.INTERNAL", "StatusCode.CANCELLED", "StatusCode.NOT_FOUND"}
 SIGNS_OF_A_FAULT = ("Traceback", 'File "')
@@ -69,7 +70,7 @@ class Scene:
         }
         self.answers: Counter[str] = Counter()
         self.faults: list[str] = []
-        self.killed: list[int] = []
+        self.killed: list[Process] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(CLIENTS)]
@@ -146,33 +147,26 @@ def refused_nothing(scene: Scene) -> Any:
         scene.faults.append(f"requests were lost: {dict(lost)}")
 
 
-def engines_of(scene: Scene) -> list[int]:
-    """The processes that run an engine for instances of this server, dead ones that nobody has waited for as well."""
-    parents, found = {*stubs_of(scene.serve)}, []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = status.read_text().partition("(")[2].rpartition(")")
-            if not name.startswith("triton_python") and int(rest.split()[1]) in parents:
-                found.append(int(status.parent.name))
-    return found
-
-
-def kill(scene: Scene, pid: int) -> None:
+def kill(scene: Scene, process: Process) -> None:
     """Kill a process of the server, and expect it never to be seen again."""
-    os.kill(pid, signal.SIGKILL)
-    scene.killed.append(pid)
+    os.kill(process.pid, signal.SIGKILL)
+    scene.killed.append(process)
 
 
-def check_processes(scene: Scene) -> None:
-    """What was killed is gone, not even left as a zombie, and one process runs the engine that is shared."""
-    if there := [pid for pid in scene.killed if Path(f"/proc/{pid}").exists()]:
-        scene.faults.append(f"killed and still there: {there}")
+def check_processes(scene: Scene, before: Family) -> None:
+    """Hold the processes against those of before the fault; what has to end may take a moment to."""
+
+    def wrong() -> list[str]:
+        return out_of_place(before, family(scene.serve), scene.killed, INSTANCES)
+
+    try:
+        seconds_until(lambda: not wrong(), GONE_S)
+    except AssertionError:
+        scene.faults += wrong()
     scene.killed.clear()
-    if len(found := engines_of(scene)) != 1:
-        scene.faults.append(f"processes that run the shared engine: {found}, one expected")
 
 
-def _killed(scene: Scene, victims: list[int]) -> None:
+def _killed(scene: Scene, *victims: Process) -> None:
     """Kill one of the processes; serve has to notice, and to start again."""
     before = scene.restarts()
     kill(scene, random.choice(victims))
@@ -184,20 +178,20 @@ def _killed(scene: Scene, victims: list[int]) -> None:
 
 def stub(scene: Scene) -> None:
     """The process of a model instance is killed."""
-    _killed(scene, stubs_of(scene.serve))
+    _killed(scene, *family(scene.serve).stubs)
 
 
 def server(scene: Scene) -> None:
     """Tritonserver is killed."""
-    _killed(scene, [tritonserver(scene.serve)])
+    _killed(scene, family(scene.serve).server)
 
 
 def engine(scene: Scene) -> None:
     """The process that runs the engine of two instances is killed; the next request starts it."""
     before = scene.restarts()
-    found = engines_of(scene)
-    for pid in found:
-        kill(scene, pid)
+    found = family(scene.serve).engines
+    for process in found:
+        kill(scene, process)
     if not found:
         scene.faults.append("no engine's process was found to be killed")
     threading.Event().wait(2)
@@ -274,14 +268,15 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
 def inflict(scene: Scene, name: str) -> float:
     """Let one fault happen; seconds from its end until all is served again."""
     print(f"{name} ...", file=sys.stderr, flush=True)
+    before = family(scene.serve)
     FAULTS[name](scene)
     try:
         seconds = seconds_until(scene.serves, BACK_S)
-        check_processes(scene)
-        return seconds
     except AssertionError:
         scene.faults.append(f"{name}: not back within {BACK_S} s")
         return float("inf")
+    check_processes(scene, before)
+    return seconds
 
 
 def chaos(seconds: float, seed: int) -> dict[str, Any]:
