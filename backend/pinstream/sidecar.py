@@ -19,6 +19,7 @@ FORMAT = 1
 FILE_NAME = "model.json"
 # What reading JSON of another shape than expected raises. A sidecar may come from anywhere.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_REMEDY = "build the model again with `pinstream build`"
 
 
 class SidecarError(ValueError):
@@ -90,15 +91,13 @@ def read(path: Path) -> Sidecar:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SidecarError(f"{path} cannot be read ({error.strerror}); build the model again") from error
+        raise SidecarError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from error
     except (ValueError, RecursionError) as error:
-        raise SidecarError(f"{path}: not JSON ({error}); build the model again") from error
+        raise SidecarError(f"{path}: not JSON ({error}); {_REMEDY}") from error
     if not isinstance(content, dict):
-        raise SidecarError(
-            f"{path} is malformed: expected a JSON object, found a {type(content).__name__}; build the model again"
-        )
+        raise SidecarError(f"{path} is malformed: expected a JSON object, found a {type(content).__name__}; {_REMEDY}")
     if content.get("format") != FORMAT:
-        raise SidecarError(f"{path}: expected format {FORMAT}, found {content.get('format')!r}; build the model again")
+        raise SidecarError(f"{path}: expected format {FORMAT}, found {content.get('format')!r}; {_REMEDY}")
     del content["format"]
     try:
         return Sidecar(
@@ -111,9 +110,9 @@ def read(path: Path) -> Sidecar:
             sections=content,
         )
     except KeyError as error:
-        raise SidecarError(f"{path}: the field {error} is missing; build the model again") from error
+        raise SidecarError(f"{path}: the field {error} is missing; {_REMEDY}") from error
     except MALFORMED as error:
-        raise SidecarError(f"{path} is malformed: {error}; build the model again") from error
+        raise SidecarError(f"{path} is malformed: {error}; {_REMEDY}") from error
 
 
 def file_sha256(path: Path) -> str:

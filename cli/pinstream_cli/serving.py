@@ -214,7 +214,7 @@ def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
     try:
         sidecar = sidecars.read(directory / sidecars.FILE_NAME)
     except sidecars.SidecarError as error:
-        raise CommandError(f"--model {error}; make the directory with `pinstream build`") from error
+        raise CommandError(f"--model {error}") from error
     if name is None and "yolox" in sidecar.sections:
         run.add_yolox_service(_files(directory))
     else:

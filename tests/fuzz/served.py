@@ -102,7 +102,9 @@ class Served:
             # One too many, or the same once more in Triton's other way of sending it.
             rng.choice((request.raw_input_contents.append, _fp32_contents(request)))(content)
         if rng.random() < 0.2:
-            request.outputs.add(name=rng.choice(("probabilities", "other", "")))
+            output = request.outputs.add(name=rng.choice(("probabilities", "other", "")))
+            if rng.random() < 0.5:
+                output.parameters["classification"].int64_param = rng.choice((0, 1, 3, -1, 2**31, 2**40))
         _set_parameters(request, rng)
         return f"tensors: {self._infer(self._stub.ModelInfer, request)}"
 
