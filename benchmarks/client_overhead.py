@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -251,10 +250,7 @@ def main() -> None:
         print(f"{row['ratio']:.3f}  {row['name']}  {row.get('overhead_us', '')} us", file=sys.stderr)
     result = {
         "suite": "client",
-        "command": "python -m benchmarks.client_overhead",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin("python -m benchmarks.client_overhead"),
         "versions": environment.versions(),
         "method": {
             "reference": "tritonclient's own client with the same request, and for stream a loop of Detector.detect",

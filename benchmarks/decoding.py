@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +238,7 @@ def main() -> None:
     files = [file.read_bytes() for file in sorted(options.pictures.glob("*.jpg"))]
     result = {
         "suite": "decoding",
-        "command": environment.command(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(environment.command(["python", *sys.argv])),
         "rows": measure(files, options.plans),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import mean, median
 from tempfile import TemporaryDirectory
@@ -118,11 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for row in measure(model, graphs, plan, BATCHES if model == MODEL else (1,))
             ]
     also = f" --also {' '.join(path.name for path in given.also)}" if given.also else ""
+    command = f"python benchmarks/int8.py --count {given.count} --repetitions {given.repetitions}{also}"
     content = {
         "suite": "int8",
-        "command": f"python benchmarks/int8.py --count {given.count} --repetitions {given.repetitions}{also}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
+        **environment.origin(command),
         "machine": {**environment.machine(), "instructions": instructions()},
         "versions": environment.versions(),
         "method": {

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,7 @@ def main() -> None:
     rows = in_memory() + (on_the_gpu() if torch.cuda.is_available() else [])
     result = {
         "suite": "limits",
-        "command": environment.command(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(environment.command(["python", *sys.argv])),
         "versions": environment.versions(torch=torch.__version__),
         "notes": [
             f"images_per_s: YOLOX-m at 640 x 640, {GFLOP_AN_IMAGE} GFLOP and {IMAGE_BYTES} bytes an image.",

@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -97,10 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [row for times in (2, 4, 8) for row in measure(session, times, given.count)]
     content = {
         "suite": "reduced decoding",
-        "command": f"python benchmarks/reduced_decoding.py --count {given.count}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(f"python benchmarks/reduced_decoding.py --count {given.count}"),
         "rows": rows,
     }
     given.out.write_text(json.dumps(content, indent=1) + "\n")

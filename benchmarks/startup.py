@@ -15,7 +15,6 @@ import re
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +64,7 @@ def main() -> None:
         rows += [start(arguments.service, "warm", cache) for _ in range(arguments.repetitions)]
     result = {
         "suite": "startup",
-        "command": environment.command(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": os.environ.get("PINSTREAM_COMMIT") or environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(environment.command(["python", *sys.argv])),
         "versions": environment.versions(tensorrt=f"{built['tensorrt']['flavour']} {built['tensorrt']['version']}"),
         "notes": [
             "seconds: from the command until every model is READY and the server listens, checks included.",

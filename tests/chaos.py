@@ -7,7 +7,6 @@ may ever get a wrong answer or a traceback, what dies may not be called ready, a
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import random
@@ -309,10 +308,7 @@ def chaos(seconds: float, seed: int) -> dict[str, Any]:
 def main(seconds: float, seed: int, out: Path | None) -> None:
     """Kill and damage what can be, under load, again and again."""
     report = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": environment.command(["python", "-m", "tests.chaos", *sys.argv[1:]]),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(environment.command(["python", "-m", "tests.chaos", *sys.argv[1:]])),
         **chaos(seconds, seed),
     }
     text = json.dumps(report, indent=1) + "\n"

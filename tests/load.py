@@ -8,7 +8,6 @@ computed for those who have left.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import random
@@ -292,9 +291,7 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         computed = service.computed() - before
         after = service.peak(mix, peak_s, max(peaks, key=lambda clients: peaks[clients]))
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": environment.command(["python", "-m", "tests.load", *sys.argv[1:]]),
-        "commit": environment.commit(),
+        **environment.origin(environment.command(["python", "-m", "tests.load", *sys.argv[1:]])),
         "machine": {**environment.machine(), "load_average": os.getloadavg()[1]},
         "seconds": seconds,
         "factor": factor,

@@ -8,7 +8,6 @@ not grow.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import shutil
 import statistics
@@ -265,10 +264,7 @@ def main(seconds: float, every_s: float, modes: tuple[str, ...], pause_s: float,
     with ThreadPoolExecutor(len(modes)) as pool:
         reports = list(pool.map(lambda mode: soak(seconds, every_s, mode, pause_s), modes))
     described = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": environment.command(["python", "-m", "tests.soak", *sys.argv[1:]]),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(environment.command(["python", "-m", "tests.soak", *sys.argv[1:]])),
         "reports": reports,
     }
     text = json.dumps(described, indent=1) + "\n"

@@ -6,7 +6,6 @@ pipe before it is tried. Repeat a single input with `python -m tests.fuzz.long -
 
 from __future__ import annotations
 
-import datetime
 import json
 import multiprocessing
 import sys
@@ -172,10 +171,7 @@ def main(inputs: int | None, served: int, first: int, only: str | None, out: Pat
     if served and not only:
         report["served"] = run_served(0, served)
     about = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": environment.command(["python", "-m", "tests.fuzz.long", *sys.argv[1:]]),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(environment.command(["python", "-m", "tests.fuzz.long", *sys.argv[1:]])),
     }
     text = json.dumps({**about, **report}, indent=2) + "\n"
     if out:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,20 @@ def machine() -> dict[str, Any]:
         "gpus": _gpus(),
         "os": f"{_os_name()}, Linux {platform.release()}",
         "python": platform.python_version(),
+    }
+
+
+def origin(how: str) -> dict[str, Any]:
+    """What every result says of itself: the command that made it, when, of which commit and on which machine.
+
+    Args:
+        how: The command.
+    """
+    return {
+        "command": how,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
     }
 
 

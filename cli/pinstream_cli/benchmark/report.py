@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,10 +119,7 @@ def as_json(result: Result, command: str, plan: Plan) -> dict[str, Any]:
     """The result file's content."""
     return {
         "suite": result.suite,
-        "command": command,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(command),
         "versions": result.versions,
         "method": {
             "reference": result.reference,

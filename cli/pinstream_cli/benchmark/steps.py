@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,16 +12,9 @@ import numpy as np
 
 from pinstream.tensors import Array
 from pinstream_cli.benchmark.sample import Sample, Subject, sample_of_loop
-from pinstream_cli.triton.assemble import service_repository
+from pinstream_cli.triton.assemble import import_steps
 
 Step = Callable[[Sequence[Any], tuple[int, int]], Callable[[int], object]]
-
-
-def import_steps() -> None:
-    """Make `yolox_steps`, which lies with the ensemble and not in a package of ours, importable."""
-    directory = str(service_repository() / "yolox" / "1")
-    if directory not in sys.path:
-        sys.path.append(directory)
 
 
 def preprocess(files: Sequence[bytes], size: tuple[int, int]) -> Callable[[int], Array]:

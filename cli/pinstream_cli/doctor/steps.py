@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pinstream_cli.benchmark.steps import import_steps
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.model_files import permissions, readable
-from pinstream_cli.triton.assemble import service_repository
+from pinstream_cli.triton.assemble import import_steps, service_repository
 from pinstream_cli.triton.repository import CONFIG, Model
 
 # The name that the Python backend itself falls back to.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
@@ -65,10 +64,7 @@ def as_json(evaluation: Evaluation, command: str) -> dict[str, Any]:
     truth = evaluation.truth
     return {
         "suite": "eval",
-        "command": command,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": environment.commit(),
-        "machine": environment.machine(),
+        **environment.origin(command),
         "versions": environment.versions(**{"faster-coco-eval": metadata.version("faster-coco-eval")}),
         "method": {
             "annotations": str(truth.file),

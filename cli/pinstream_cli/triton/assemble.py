@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,3 +105,10 @@ def service_repository() -> Path:
     raise CommandError(
         f"the YOLOX model repository is missing from this installation ({here}); install pinstream again"
     )
+
+
+def import_steps() -> None:
+    """Make `yolox_steps`, which lies with the ensemble and not in a package of ours, importable."""
+    directory = str(service_repository() / "yolox" / "1")
+    if directory not in sys.path:
+        sys.path.append(directory)

@@ -21,7 +21,7 @@ try:
     import simplejpeg
 
     fast_decode_jpeg = simplejpeg.decode_jpeg
-except ImportError:  # OpenCV gives the same pixels, later
+except ImportError:  # OpenCV gives the same pixels, and takes longer
     fast_decode_jpeg = None
 
 FORMATS = tuple(
