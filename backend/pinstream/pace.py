@@ -1,10 +1,13 @@
-"""When to look for something that takes about as long as it did before: sleep for most of it, then look all the time.
+"""When to look for something: all the time, or when it should be there by what it took before.
 
 A sleeping thread wakes up late, by 50 to 150 microseconds on a virtual machine: much beside a batch of one millisecond.
-Looking all the time answers at once and takes a core. This takes a fraction of one. No Triton, no CUDA.
+Looking all the time answers at once and takes a core; sleeping for most of the usual time and looking then takes a
+fraction of one. No Triton, no CUDA.
 """
 
 from __future__ import annotations
+
+import enum
 
 # How much sooner than usual one begins to look, and for how much longer one goes on: more than a wake-up is late, and
 # no more than a share of the whole, so that looking never takes more than twice that share of a core.
@@ -12,6 +15,22 @@ MARGIN_S = 200e-6
 MARGIN_SHARE = 1 / 8
 # Share of the newest in what is taken to be usual.
 NEWEST = 1 / 8
+
+
+class Looking(enum.Enum):
+    """Whether one who waits looks all the time: where nothing else is under way, the core has nothing better to do."""
+
+    NEVER = "never"
+    ALONE = "alone"
+    ALWAYS = "always"
+
+    def now(self, alone: bool) -> bool:
+        """Whether to look all the time now.
+
+        Args:
+            alone: Nothing else is under way.
+        """
+        return self is Looking.ALWAYS or (self is Looking.ALONE and alone)
 
 
 class Pace:

@@ -14,6 +14,7 @@ from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError, PinstreamError
 from pinstream.metrics import BatchTimes
+from pinstream.pace import Looking
 from pinstream.regions import KnownRegions, address_of
 from pinstream.shared import memory, wire
 from pinstream.shared.memory import Layout, SharedMemory
@@ -37,15 +38,20 @@ class SharedEngine(Engine):
     Args:
         connect: Gives a socket to the engine's process and its first message, starting the process where need be.
         slots: Parts on their way at once.
-        spin: Look for answers without a pause, for as long as a small batch takes.
+        looking: When to look for answers without a pause, for as long as a small batch takes.
     """
 
     recovers = True
 
     def __init__(
-        self, connect: Callable[[], tuple[socket.socket, wire.Message]], slots: int = 0, *, spin: bool = False
+        self,
+        connect: Callable[[], tuple[socket.socket, wire.Message]],
+        slots: int = 0,
+        *,
+        looking: Looking = Looking.NEVER,
     ) -> None:
-        self._spin = spin
+        self._looking = looking
+        self._alone = False
         self._connect = connect
         self._failure = ""
         self._channel, hello = connect()
@@ -132,13 +138,14 @@ class SharedEngine(Engine):
         return slot.reply
 
     def _take_reply(self) -> None:
-        if self._spin:
+        if self._looking.now(self._alone):
             until = time.perf_counter() + SPIN_S
             while not wire.is_readable(self._channel) and time.perf_counter() < until:
                 pass
         message, _ = wire.receive(self._channel)
         if message is None:
             raise self._ended()
+        self._alone = bool(message.get("alone"))
         slot = self._shared_slots[message["done"]]
         slot.reply = message
         slot.ran += [BatchTimes(**batch) for batch in message.get("ran", ())]

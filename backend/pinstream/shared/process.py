@@ -19,9 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pinstream import errors
+from pinstream.engines import engine_name, open_engine
 from pinstream.engines.base import Engine
 from pinstream.errors import EngineError, ModelFileError, PinstreamError
 from pinstream.options import Options
+from pinstream.pace import Looking
 from pinstream.shared import wire
 from pinstream.shared.client import SharedEngine
 from pinstream.shared.server import EngineServer
@@ -33,6 +35,8 @@ SCRIPT = Path(__file__).resolve().parents[1] / "engine_process.py"
 RETRY_S = 0.02
 # A process may end, its last instance gone, just as another one comes; not again and again.
 MOST_STARTS = 3
+# With fewer, what looks all the time would keep Triton itself waiting.
+CORES_TO_LOOK = 4
 # Instances all come while the model is loaded; a process that none has reached by then is nobody's.
 FIRST_INSTANCE_S = 60.0
 
@@ -43,7 +47,16 @@ def shared_engine(model_file: Path, options: Options) -> Engine:
     Raises:
         PinstreamError: It could not be loaded; the same error as if it were loaded here.
     """
-    return SharedEngine(lambda: _connect(model_file, options), options.slots, spin=options.busy_wait)
+    looking = _looking(model_file, options)
+    return SharedEngine(lambda: _connect(model_file, options), options.slots, looking=looking)
+
+
+def _looking(model_file: Path, options: Options) -> Looking:
+    if options.busy_wait:
+        return Looking.ALWAYS
+    # Two cores look then, an instance's and the engine's. Where the CPU computes, it needs all of them.
+    enough = len(os.sched_getaffinity(0)) >= CORES_TO_LOOK
+    return Looking.ALONE if enough and engine_name(model_file, options) != "onnxruntime" else Looking.NEVER
 
 
 def _connect(model_file: Path, options: Options) -> tuple[socket.socket, wire.Message]:
@@ -140,15 +153,13 @@ def run(order: str) -> int:
     Returns:
         Exit code.
     """
-    from pinstream.engines import open_engine
-
     wish = json.loads(order)
-    options = Options.from_json(wish["options"])
+    options, model_file = Options.from_json(wish["options"]), Path(wish["model_file"])
     listener = socket.socket(fileno=int(wish["listener"]))
     # From here on instances get through, and see this process's own credentials.
     listener.listen(256)
     try:
-        engine = open_engine(Path(wish["model_file"]), options)
+        engine = open_engine(model_file, options)
     except Exception as error:
         if not isinstance(error, PinstreamError):
             LOGGER.exception("the engine cannot be loaded")
@@ -159,7 +170,8 @@ def run(order: str) -> int:
     tracer = Tracer.from_environment("engine")
     observe = tracer.batch if tracer else None
     try:
-        server = EngineServer(engine, listener, spin=options.busy_wait, observe=observe)
+        looking = _looking(model_file, options)
+        server = EngineServer(engine, listener, looking=looking, observe=observe)
     except EngineError as error:
         engine.close()
         _refuse_all(listener, {"error": str(error), "kind": _kind(error)})

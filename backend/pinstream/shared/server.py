@@ -21,7 +21,7 @@ from pinstream.engines.base import Engine
 from pinstream.errors import EngineError
 from pinstream.loop import check_batch_dimension, not_joined
 from pinstream.metrics import BatchTimes
-from pinstream.pace import Pace
+from pinstream.pace import Looking, Pace
 from pinstream.shared import wire
 from pinstream.shared.forming import Batch, Former, Submission
 from pinstream.shared.memory import Layout, SharedMemory
@@ -32,8 +32,8 @@ EXIT_LOST = 70
 # Seconds between two looks for a batch of which nobody knows how long it takes.
 POLL_S = 50e-6
 IDLE_S = 1.0
-# Seconds a spinning process looks for more after the last message, before it goes to sleep.
-SPIN_S = 5e-3
+# Seconds in which a process that looks all the time does so after the last message, before it goes to sleep.
+LOOK_S = 5e-3
 
 
 @dataclass(eq=False)
@@ -111,6 +111,7 @@ class _Run(Submission):
     def reply(self) -> None:
         """See Submission."""
         done: wire.Message = {"done": self._slot, "ran": [vars(batch) for batch in self.ran]}
+        done["alone"] = self._server.alone
         if self.error is not None:
             done |= {"error": str(self.error), "lost": bool(self._server.engine.failure)}
         elif self._room:
@@ -136,9 +137,12 @@ class EngineServer:
     Args:
         engine: Loaded; closed by whoever made it.
         listener: A listening Unix socket of packets.
-        spin: Look for finished batches without a pause, which answers soonest and keeps a core busy. Otherwise sleep
-            for most of what a batch should take.
+        looking: When to look for finished batches without a pause, which answers soonest and keeps a core busy.
+            Otherwise sleep for most of what a batch should take.
         observe: Told about every finished batch.
+
+    Attributes:
+        alone: When the newest run came, no other instance had anything under way.
 
     Raises:
         EngineError: The model has more tensors than an instance can be told of.
@@ -149,13 +153,14 @@ class EngineServer:
         engine: Engine,
         listener: socket.socket,
         *,
-        spin: bool = False,
+        looking: Looking = Looking.NEVER,
         observe: Callable[[BatchTimes], None] | None = None,
     ) -> None:
         self.engine = engine
         self.dtypes = {t.name: t.numpy_dtype for t in (*engine.spec.inputs, *engine.spec.outputs)}
         self._listener = listener
-        self._spin = spin
+        self._looking = looking
+        self.alone = False
         self._pace = Pace()
         self._running: Batch | None = None
         self._running_since = 0.0
@@ -167,7 +172,7 @@ class EngineServer:
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
         self._last: Instance | None = None
-        self._spin_until = 0.0
+        self._look_until = 0.0
 
     def serve(self, patience: float) -> None:
         """Work until the last instance has left.
@@ -188,7 +193,7 @@ class EngineServer:
     def _work(self) -> None:
         """Take what has come and what is computed; rest while there is neither."""
         for key, _ in self._selector.select(self._pause()):
-            self._spin_until = time.monotonic() + SPIN_S
+            self._look_until = time.monotonic() + LOOK_S
             if key.fileobj is self._listener:
                 self._welcome()
             else:
@@ -202,7 +207,7 @@ class EngineServer:
         if running is not self._running:
             self._running, self._running_since = running, time.perf_counter()
         self._slept = False
-        if self._spin and (running or time.monotonic() < self._spin_until):
+        if self._looking.now(self.alone) and (running or time.monotonic() < self._look_until):
             return 0.0
         if running is None:
             return IDLE_S
@@ -248,6 +253,7 @@ class EngineServer:
             instance.send({"done": message["run"], "error": f"its inputs cannot be found ({error!r})", "lost": False})
             return
         instance.running += 1
+        self.alone = not any(other.running for other in self._instances.values() if other is not instance)
         self._former.submit(run)
 
     def _map(self, instance: Instance, message: wire.Message, fd: int | None) -> None:

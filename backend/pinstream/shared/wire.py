@@ -13,7 +13,7 @@
 
 `places` has for each input where its items lie, in their order: [[region, offset in bytes, items], ...]; region -1 is
 the slot's own memory. `ran` has the engine's batches, as metrics.BatchTimes, of which this part was the first. `stages`
-are in seconds.
+are in seconds. Every answer to a run also has `alone`: no other instance had anything under way.
 """
 
 from __future__ import annotations

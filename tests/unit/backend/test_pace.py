@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pinstream.pace import MARGIN_S, MARGIN_SHARE, Pace
+from pinstream.pace import MARGIN_S, MARGIN_SHARE, Looking, Pace
+
+
+@pytest.mark.parametrize(
+    ("looking", "alone", "among_others"),
+    [(Looking.NEVER, False, False), (Looking.ALONE, True, False), (Looking.ALWAYS, True, True)],
+)
+def test_who_is_alone_may_look_all_the_time(looking: Looking, alone: bool, among_others: bool) -> None:
+    assert looking.now(alone=True) is alone
+    assert looking.now(alone=False) is among_others
 
 
 def test_nothing_is_known_of_what_was_never_done() -> None:

@@ -112,6 +112,26 @@ def test_instances_share_one_process_and_never_each_others_rows(tmp_path: Path, 
     assert wrong == []
 
 
+def test_an_instance_is_told_whether_it_is_alone(tmp_path: Path, instance: Open) -> None:
+    model = onnx_models.dynamic_width(tmp_path / "m.onnx")
+    engines = [instance(model) for _ in range(3)]
+    told: list[list[bool]] = [[], [], []]
+
+    def work(number: int) -> None:
+        for i in range(60):
+            answers(engines[number], [rows(8, 5000, i)])
+            told[number].append(engines[number].slots[0].reply["alone"])  # type: ignore[attr-defined]
+
+    work(0)
+    assert all(told[0])
+    told[0].clear()
+    side_by_side(work, 3)
+    assert not all(map(all, told))
+    told[0].clear()
+    work(0)
+    assert all(told[0])
+
+
 def test_one_request_the_engine_fails_on_fails_no_other(tmp_path: Path, instance: Open) -> None:
     model = onnx_models.dynamic_width(tmp_path / "m.onnx")
     first, second = instance(model), instance(model)
