@@ -121,7 +121,7 @@ def _worst(measured: Iterable[tuple[str, object]]) -> dict[str, float]:
     """The worst of what a test measured: the largest loss, the least overlap."""
     worst: dict[str, float] = {}
     for name, value in measured:
-        pick = min if name == "overlap" else max
+        pick = min if name in ("overlap", "ap") else max
         worst[name] = pick(worst.get(name, float(str(value))), float(str(value)))
     return worst
 
