@@ -187,9 +187,25 @@ def split(total: int, sizes: BatchSizes) -> tuple[tuple[int, int], ...]:
     return tuple(out)
 
 
+@lru_cache(maxsize=4096)
+def next_run(waiting: int, sizes: BatchSizes) -> int:
+    """How many of the items that wait to run first where more keep coming: as many a second as can be.
+
+    That leaves some of them for the next run, which others join, rather than pad this one or run them by themselves.
+    """
+    if sizes.exact or waiting > sizes.largest:
+        return split(waiting, sizes)[0][0]
+    runs = [(min(waiting, size), cost) for size, cost in _costs(sizes).items()]
+    return max(runs, key=lambda run: (run[0] / run[1], run[0]))[0]
+
+
+def _costs(sizes: BatchSizes) -> dict[int, float]:
+    return dict(zip(sizes.buckets, sizes.costs or map(_default_cost, sizes.buckets), strict=True))
+
+
 def _cheapest_buckets(total: int, sizes: BatchSizes) -> list[int]:
     """The buckets that hold `total` items at the least summed cost, largest first (dynamic programming)."""
-    cost = dict(zip(sizes.buckets, sizes.costs or map(_default_cost, sizes.buckets), strict=True))
+    cost = _costs(sizes)
     best: list[tuple[float, int]] = [(0.0, 0)]
     for n in range(1, total + 1):
         best.append(min((best[max(0, n - b)][0] + cost[b], b) for b in sizes.buckets))

@@ -1,8 +1,8 @@
 """Forms batches across all instances: what has come while the engine was busy runs next, together.
 
 No queue delay is needed. While one batch is computed, the next one fills, each part copied towards the engine as it
-comes; it starts when the engine falls idle, or queues behind the running batch as soon as it is full. Used by
-server.py; touches the engine only through engines.base.
+comes; it queues behind the running batch as soon as it is full, or when that one is about to end, so that the engine
+never waits for this process to see that it has ended. Used by server.py; touches the engine only through engines.base.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pinstream.batching import split
+from pinstream.batching import next_run
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
@@ -149,6 +149,12 @@ class Former:
         self._waiting.append(Part(submission, 0, submission.items))
         self._advance()
 
+    def due(self) -> None:
+        """The running batch is about to end: what there is of the next one queues behind it."""
+        if self._running == self._lanes == 1 and self._filling:
+            self._start(self._cut())
+            self._fill()
+
     def computed(self) -> None:
         """The oldest running batch is computed: the next may start; its slot is still in use."""
         self._running -= 1
@@ -230,10 +236,10 @@ class Former:
         return bool(self._full) and self._running == self._lanes
 
     def _cut(self) -> Batch:
-        """The batch being filled, as it is: its cheapest first run; what does not fit that goes into the next."""
+        """The batch being filled, as it is: as much as it is best to run now; what is left goes into the next."""
         assert self._filling is not None
         batch, self._filling = self._filling, None
-        over = batch.count - split(batch.count, batch.sizes)[0][0] if batch.sizes else 0
+        over = batch.count - next_run(batch.count, batch.sizes) if batch.sizes else 0
         for part in reversed(batch.parts):
             moved = min(over, part.count)
             if not moved:

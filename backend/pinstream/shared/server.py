@@ -200,6 +200,15 @@ class EngineServer:
                 self._hear(self._instances[key.fileobj])  # type: ignore[index]
         while self._former.started and self.engine.finished(self._former.started[0].slot):
             self._land(self._former.started.popleft())
+        if self._is_due():
+            self._former.due()
+
+    def _is_due(self) -> bool:
+        """Whether the running batch is about to end, by what batches of its size usually take."""
+        if self._running is None or not self._former.started or self._former.started[0] is not self._running:
+            return False
+        elapsed = time.perf_counter() - self._running_since
+        return self._pace.pause(self._running.size, elapsed) == 0.0
 
     def _pause(self) -> float:
         """Seconds to listen before looking for finished batches again."""

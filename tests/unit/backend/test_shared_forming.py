@@ -71,6 +71,8 @@ def run(engine: HostEngine, todo: Sequence[Rows], seed: int) -> None:
     while coming or former.started:
         if coming and (not former.started or rng.random() < 0.6):
             former.submit(coming.pop(0))
+        elif rng.random() < 0.3:
+            former.due()
         else:
             land(engine, former)
         while former.finished:
@@ -133,6 +135,30 @@ def test_random_failures_lose_nothing(sizes: BatchSizes | None, slots: int, seed
         assert submission.replies == 1
         if submission.error is None:
             np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    engine.close()
+
+
+def test_what_waits_queues_behind_a_batch_that_is_about_to_end_and_no_further() -> None:
+    engine = HostEngine(BatchSizes((1, 2, 4, 8)), slots=4)
+    former = Former(engine)
+    rows = [Rows([np.full((1, 2), number, np.float32)], batched=True) for number in range(5)]
+    former.due()
+    former.submit(rows[0])
+    former.due()
+    assert [batch.count for batch in former.started] == [1], "nothing else is there yet"
+    former.submit(rows[1])
+    former.submit(rows[2])
+    assert [batch.count for batch in former.started] == [1]
+    former.due()
+    assert [batch.count for batch in former.started] == [1, 2]
+    former.submit(rows[3])
+    former.submit(rows[4])
+    former.due()
+    assert [batch.count for batch in former.started] == [1, 2], "one runs, one waits, and the next one fills"
+    while former.started:
+        land(engine, former)
+    for row in rows:
+        np.testing.assert_array_equal(row.found, row.sent * 2)
     engine.close()
 
 
