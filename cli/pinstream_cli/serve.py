@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +19,7 @@ from pinstream_cli.options import SECONDS
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Access, Endpoints, TritonServer
 from pinstream_cli.triton.access import exposures, is_public, read_key, read_tls
+from pinstream_cli.triton.awake import awake
 from pinstream_cli.triton.watchdog import Backoff, Watchdog
 
 __all__ = ["serve", "serving"]
@@ -63,6 +64,9 @@ LAST_ANSWERS_S = 5.0
     help="Seconds until every model must be ready.",
 )
 @click.option("--restart", is_flag=True, help="Start again when the server, or the process of a model, has died.")
+@click.option(
+    "--awake", "keep_awake", is_flag=True, help="Let no core sleep: single requests are answered sooner; takes power."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show Triton's whole log, not only its warnings and errors.")
 @click.argument("triton_arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -84,6 +88,7 @@ def serve(
     allow_client_shm: bool,
     startup_timeout: float,
     restart: bool,
+    keep_awake: bool,
     verbose: bool,
     triton_arguments: tuple[str, ...],
 ) -> None:
@@ -128,7 +133,8 @@ def serve(
             console=console,
             verbose=verbose,
         )
-        _serve_until_stopped(start, partial(_announce, console, endpoints, access), console, restart=restart)
+        with awake() if keep_awake else nullcontext():
+            _serve_until_stopped(start, partial(_announce, console, endpoints, access), console, restart=restart)
     except KeyboardInterrupt:
         console.print("Stopped.")
     except CommandError as error:

@@ -76,7 +76,7 @@ def _descendants(root: int, parents: dict[int, int]) -> list[int]:
 
 
 def process_name(pid: int) -> str:
-    """What a process of ours is: `bench` itself, tritonserver, or the model that a Python stub serves."""
+    """What a process of ours is: `bench` itself, tritonserver, the model that a Python stub serves, or its engine."""
     if pid == os.getpid():
         return "bench"
     try:
@@ -86,4 +86,6 @@ def process_name(pid: int) -> str:
     program = Path(os.fsdecode(arguments[0])).name
     if program == "triton_python_backend_stub" and len(arguments) > 1:
         return Path(os.fsdecode(arguments[1])).parent.parent.name  # <repository>/<model>/<version>/model.py
+    if program.startswith("python") and Path(os.fsdecode(arguments[1])).name == "engine_process.py":
+        return "shared engine"
     return "bench workers" if program.startswith("python") else program
