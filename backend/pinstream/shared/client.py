@@ -23,7 +23,7 @@ from pinstream.tensors import Array, ModelSpec
 
 LOGGER = logging.getLogger("pinstream.shared")
 # Items handed over at once: the first are on their way to the GPU while the next are gathered.
-CHUNK = 4
+CHUNK = 8
 MAX_SLOTS = 16
 # A process that does not free its engine in this time is left to itself.
 CLOSE_TIMEOUT_S = 20.0

@@ -32,6 +32,7 @@ class SharedSlot:
         self._layout = Layout({}, 0)
         self._memory: SharedMemory | None = None
         self._known = False  # to the engine's process
+        self._copies = False  # whether inputs have ever had to be copied
         self._views: dict[str, Array] = {}
         self._room: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -59,13 +60,17 @@ class SharedSlot:
         self._views = {}
 
     def _make_room(self) -> None:
-        """Memory for the inputs begun and for what is known of the outputs; kept while it is enough."""
-        sizes = {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in self._engine.spec.inputs}
-        if self._known and all(sizes[name] <= self._layout.places[name][1] for name in sizes):
+        """Memory for what is known of the outputs, and for inputs that have to be copied; kept while it is enough.
+
+        The engine's process page-locks it, so there is none for inputs that are read in Triton's own memory.
+        """
+        spec, items = self._engine.spec, self.items
+        sizes = {t.name: max(self._room.get(t.name, 0), t.item_bytes * items) for t in spec.outputs}
+        if self._copies:
+            sizes |= {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in spec.inputs}
+        places = self._layout.places
+        if self._known and all(name in places and size <= places[name][1] for name, size in sizes.items()):
             return
-        items = self.items
-        for tensor in self._engine.spec.outputs:
-            sizes[tensor.name] = max(self._room.get(tensor.name, 0), tensor.item_bytes * items)
         self._layout = Layout.of(sizes)
         self._memory = self._engine.share(self.index, self._layout)
         self._known = True
@@ -86,7 +91,7 @@ class SharedSlot:
         for name, view in views.items():
             self._views[name] = self._view(name, self.shapes[name])
             self._views[name][...] = view
-        for name in places:
+        for name in views:  # what was copied; the others lie elsewhere
             moved = self._layout.places[name][0] - old.places[name][0]
             self.places[name] = [[r, o + moved * (r == wire.SLOT), n] for r, o, n in places[name]]
 
@@ -111,6 +116,9 @@ class SharedSlot:
             )
         place = self._engine.place(source)
         if place is None:
+            if not self._copies:
+                self._copies = True
+                self._make_room()
             if name not in self._views:
                 self._views[name] = self._view(name, self.shapes[name])
             view = self._views[name]
