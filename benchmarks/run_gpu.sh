@@ -6,7 +6,7 @@
 # PARTS      what is measured, in this order: limits compare timeline latency decoding ensemble sweep startup (all of them)
 # LIMIT      seconds for all of it (1000); a part gets what is left, and is left out where that is too little
 # LENGTH     of the windows (1); 0.5 to try things
-# INSTANCES  of the detector (8); SIZES: image sides of the sweep beside 640 (320 1280)
+# INSTANCES  of the detector (16); SIZES: image sides of the sweep beside 640 (320 1280)
 # BATCH_US   what a batch of one takes the GPU, for the model that only waits as long (930, an H100)
 # WORK       where models are built and kept for the next run (build/bench-gpu)
 #
@@ -16,7 +16,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
 OUT=${OUT:-build}; WORK=${WORK:-build/bench-gpu}; GPU=$WORK/results/gpu
-LIMIT=${LIMIT:-1000}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-8}
+LIMIT=${LIMIT:-1000}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-16}
 SIZES=${SIZES-320 1280}; BATCH_US=${BATCH_US:-930}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
 export PYTHONPATH=$PWD:$PWD/backend:$PWD/client:$PWD/cli:$PWD/model_repository/yolox/1${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$WORK/cache} TORCHINDUCTOR_CACHE_DIR=$PWD/$WORK/inductor WORK
@@ -99,12 +99,12 @@ if wants latency; then
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
-  part decoding 80 python3 benchmarks/decoding.py --pictures "$WORK/pictures" --plans "$WORK/plans640" \
+  part decoding 140 python3 benchmarks/decoding.py --pictures "$WORK/pictures" --plans "$WORK/plans640" \
     --out "$GPU/decoding.json"
 fi
 if wants ensemble; then
   images=(); for file in "$WORK"/pictures/*.jpg; do images+=(--image "$file"); done
-  measure ensemble 90 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 32,128 \
+  measure ensemble 110 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 32,128,256 \
     --transport grpc "${common[@]}" --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 1.2)" \
     --json "$GPU/ensemble.json"
 fi
