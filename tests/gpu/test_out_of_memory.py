@@ -166,7 +166,7 @@ def test_a_shared_engine_that_cannot_start_again_for_want_of_memory_starts_when_
                     infer(server, "shared", pixels=pixels(1))
                 assert caught.value.status() == "StatusCode.UNAVAILABLE"
                 assert SAID in caught.value.message()
-        # By itself, for both instances; a process that could not load tells whoever comes in the next tenth of a second.
+        # By itself, for both instances. A process that could not load goes on saying so for a tenth of a second.
         time.sleep(1)
         for _ in range(6):
             assert_classified(server, "shared")

@@ -8,8 +8,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-# Instances that share an engine, YOLOX-m FP16 on an H200 with 16 cores. An instance answers all that it was handed before
-# it takes more, so with few of them requests wait for an instance and not for the GPU.
+# Instances that share an engine. One answers all that it was handed before it takes more, so with few of them requests
+# wait for an instance and not for the GPU.
 DETECTORS_ON_GPU = 16
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
