@@ -55,7 +55,7 @@ export -f plans classic compiled
 
 # Building needs the CPU, and measuring wants it for itself: everything is built first, side by side.
 building=()
-part plans 300 bash -c "plans 640 1,4,8,16,32" & building+=($!)
+part plans 300 bash -c "plans 640 1,2,4,8,12,16,24,32" & building+=($!)
 if wants compare; then
   part classic 240 bash -c classic & building+=($!)
   part compiled 300 bash -c compiled & building+=($!)

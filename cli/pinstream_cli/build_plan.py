@@ -76,7 +76,7 @@ class PlanWishes:
 
 _OPTIONS = (
     click.option("--precision", type=click.Choice(["fp32", "fp16"]), help="fp32 keeps the model's types. [fp32]"),
-    click.option("--batch-sizes", metavar="N,N,...", help="One static plan for each. [1,4,8,16,32]"),
+    click.option("--batch-sizes", metavar="N,N,...", help="One static plan for each. [1,2,4,8,12,16,24,32]"),
     click.option("--max-batch", type=click.IntRange(1), help="One dynamic plan for 1 up to this instead."),
     click.option(
         "--shape",

@@ -21,7 +21,8 @@ class BuildSpec:
     Attributes:
         precision: "fp32" keeps the types the graph states, be they FP32, FP16 or explicit quantization; "fp16" converts
             an FP32 graph, inputs and outputs kept.
-        batch_sizes: One static plan for each; a static plan is faster than a dynamic one. Empty for 1, 4, 8, 16, 32.
+        batch_sizes: One static plan for each; a static plan is faster than a dynamic one. Empty for 1, 2, 4, 8, 12, 16,
+            24, 32.
         max_batch: One dynamic plan for 1 up to this many instead; 0 for static plans.
         shapes: Sizes of dynamic dimensions by input, without the batch dimension or, to set that too, with it. An
             input's second entry belongs to the second optimisation profile, and so on.

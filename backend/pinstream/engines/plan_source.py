@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
@@ -101,7 +103,8 @@ def check_plans(model_file: Path, flavour: Flavour, gpu: Gpu | None) -> tuple[li
         )
     files = [model_file.parent / plan.file for plan in described_plans(model_file)] or [model_file]
     sidecar = read_sidecar(model_file.parent)
-    warnings = [check_plan(file, flavour, gpu, sidecar) for file in files]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:  # each reads its whole file for its digest
+        warnings = list(threads.map(lambda file: check_plan(file, flavour, gpu, sidecar), files))
     return files, [warning for warning in warnings if warning]
 
 

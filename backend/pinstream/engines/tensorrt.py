@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -87,11 +89,7 @@ class TensorRTEngine(Engine):
         infos = [info for _, info in loaded]
         self.spec = model_spec(infos, options)
         jit_caches = [JitCache(flavour, path, options) for path in plans]
-        self._contexts = [
-            context
-            for path, (engine, info), jit_cache in zip(plans, loaded, jit_caches, strict=True)
-            for context in self._make_contexts(flavour, path, engine, info, jit_cache)
-        ]
+        self._contexts = self._make_contexts(flavour, plans[0].parent, loaded, jit_caches)
         self._share_scratch()
         steps.done("contexts")
         self._graphs: dict[tuple[int, tuple[Shape, ...]], cuda.Graph] = {}
@@ -109,30 +107,43 @@ class TensorRTEngine(Engine):
         return stream
 
     def _make_contexts(
-        self, flavour: Flavour, path: Path, engine: Any, info: PlanInfo, jit_cache: JitCache
+        self,
+        flavour: Flavour,
+        directory: Path,
+        loaded: Sequence[tuple[Any, PlanInfo]],
+        jit_caches: Sequence[JitCache],
     ) -> list[ProfileContext]:
-        # Whatever refers to the engine has to go before it.
-        self._resources.callback(lambda: engine)
+        """Execution contexts of all plans; each may compile kernels for seconds, so all but the first side by side."""
+
+        def make(engine: Any, info: PlanInfo, jit_cache: JitCache) -> list[ProfileContext]:
+            cuda.set_device(self._options.device)  # of this thread
+            return [
+                ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
+                for i in self._chosen_profiles(engine, info)
+            ]
+
+        for engine, _ in loaded:
+            # Whatever refers to the engine has to go before it.
+            self._resources.callback(lambda kept: None, engine)
+        (engine, info), *others = loaded
+        allow_tf32(flavour, _built_with_tf32(directory))
+        try:
+            contexts = make(engine, info, jit_caches[0])
+        except EngineError as error:
+            if not allow_tf32_as_built(flavour, str(error)):
+                raise
+            contexts = make(engine, info, jit_caches[0])
+        hold_to_tf32(flavour)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            made = threads.map(make, [e for e, _ in others], [info for _, info in others], jit_caches[1:])
+            return [*contexts, *(context for of_one in made for context in of_one)]
+
+    def _chosen_profiles(self, engine: Any, info: PlanInfo) -> Sequence[int]:
         count = int(engine.num_optimization_profiles)
         chosen = self._options.profiles or tuple(range(count))
         if max(chosen) >= count:
             raise ConfigError(f"instance_group.profile is {max(chosen)}, and {info.file} has profiles 0 to {count - 1}")
-
-        def make() -> list[ProfileContext]:
-            return [
-                ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
-                for i in chosen
-            ]
-
-        allow_tf32(flavour, _built_with_tf32(path))
-        try:
-            contexts = make()
-        except EngineError as error:
-            if not allow_tf32_as_built(flavour, str(error)):
-                raise
-            contexts = make()
-        hold_to_tf32(flavour)
-        return contexts
+        return chosen
 
     def _share_scratch(self) -> None:
         scratch = cuda.DeviceAllocation(max(context.scratch_bytes for context in self._contexts))
@@ -330,8 +341,8 @@ def _abandon(*objects: object) -> None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(abandoned))
 
 
-def _built_with_tf32(plan: Path) -> bool:
-    sidecar = read_sidecar(plan.parent)
+def _built_with_tf32(directory: Path) -> bool:
+    sidecar = read_sidecar(directory)
     section = sidecar.sections.get("tensorrt") if sidecar else None
     return not isinstance(section, Mapping) or section.get("tf32") is not False
 

@@ -16,6 +16,7 @@ from pinstream.engines.plan_source import usable_plans
 from pinstream.errors import EngineError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan
+from pinstream.plans.jobs import DEFAULT_BATCH_SIZES
 from pinstream.preflight import Gpu, check_plan, read_header
 from tests import onnx_models
 from tests.rtx import installed_rtx
@@ -175,7 +176,7 @@ def test_auto_build_builds_a_first_plan_that_is_empty_or_missing(
     model_file = find_model_file(plans, options)
     assert model_file == first
     files = usable_plans(model_file, options, flavour, H200)
-    assert [f.name for f in files] == [f"model.b{n}.plan" for n in ((1, 4) if beside else (1, 4, 8, 16, 32))]
+    assert [f.name for f in files] == [f"model.b{n}.plan" for n in ((1, 4) if beside else DEFAULT_BATCH_SIZES)]
     assert all(f.is_relative_to(tmp_path / "cache") for f in files)
 
 
