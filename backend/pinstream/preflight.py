@@ -201,7 +201,8 @@ def _fits(plan: _PlanFacts, flavour: Flavour, gpu: Gpu | None) -> bool:
     if plan.flavour != flavour.name:
         return False
     # TensorRT has plans that run on later versions as well; RTX has none, so that its header is enough.
-    if not plan.version_compatible and (plan.certain or flavour.is_rtx) and not _same(plan.version, flavour.version):
+    runs = _same(plan.version, flavour.version) or (plan.version_compatible and _later(flavour.version, plan.version))
+    if (plan.certain or flavour.is_rtx) and not runs:
         return False
     if gpu is None or not plan.compute_capability or plan.compute_capability == gpu.compute_capability:
         return True
@@ -211,6 +212,10 @@ def _fits(plan: _PlanFacts, flavour: Flavour, gpu: Gpu | None) -> bool:
 def _same(one: str, other: str) -> bool:
     # Some releases leave the build number out of the version that they report.
     return all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
+
+
+def _later(one: str, other: str) -> bool:
+    return [int(part) for part in one.split(".")] > [int(part) for part in other.split(".")]
 
 
 def _entry(name: str, sidecar: Sidecar | None) -> Mapping[str, Any]:

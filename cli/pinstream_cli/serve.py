@@ -114,7 +114,9 @@ def serve(
             read_key("--api-key-file", api_key_file),
             read_key("--admin-key-file", admin_key_file),
             allow_client_shm,
-            control=_wants_control(triton_arguments) and not is_public(host),
+            # A key or a certificate says that not everybody who gets here is trusted.
+            control=_wants_control(triton_arguments)
+            and not (is_public(host) or tls_cert is not None or api_key_file is not None),
         )
         endpoints = Endpoints(host, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
         for line in exposures(host, access, triton_arguments):

@@ -104,6 +104,18 @@ def test_a_restriction_of_the_users_own_opens_nothing(classifier: Path) -> None:
         infer(server)
 
 
+def test_model_control_opens_models_and_not_what_is_logged(classifier: Path) -> None:
+    explicit = ["--model-control-mode=explicit", "--load-model=*"]
+    with running(classifier, access=Access(control=True), extra=explicit) as started:
+        with grpc.insecure_channel(started.grpc_url) as channel:
+            server = stub(channel)
+            server.RepositoryModelLoad(service_pb2.RepositoryModelLoadRequest(model_name="classifier"))
+            assert "restricted" in refused(lambda: server.LogSettings(service_pb2.LogSettingsRequest()))
+            assert "restricted" in refused(lambda: server.TraceSetting(service_pb2.TraceSettingRequest()))
+        assert http_status(started, "/v2/logging") == 403
+        assert http_status(started, "/v2/trace/setting") == 403
+
+
 def test_by_default_anybody_here_infers_and_nobody_does_anything_else(classifier: Path) -> None:
     with running(classifier, access=Access()) as started, grpc.insecure_channel(started.grpc_url) as channel:
         server = stub(channel)

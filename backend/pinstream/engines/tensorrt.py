@@ -187,7 +187,11 @@ class TensorRTEngine(Engine):
             slot.output_shapes = self._context_for(slot).output_shapes(slot.shapes)
             graph.launch(stream)
         else:
+            before = [staging.address for staging in slot.outputs.values()]
             self._context_for(slot).enqueue(slot, stream)
+            if before != [staging.address for staging in slot.outputs.values()]:
+                # A buffer has grown, and graphs write where it was.
+                self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != id(slot)}
         slot.end_compute()
 
     def _graph_key(self, slot: CudaSlot) -> tuple[int, tuple[Shape, ...]]:
@@ -298,7 +302,9 @@ class TensorRTEngine(Engine):
     def _capture(self, slot: CudaSlot) -> None:
         context = self._context_for(slot)
         stream = self._streams.compute
-        if self._data_dependent(slot) or any(staging.device is None for staging in slot.inputs.values()):
+        # After a run the slot has the shapes that the data gave.
+        data_dependent = any(-1 in shape for shape in context.output_shapes(slot.shapes).values())
+        if data_dependent or any(staging.device is None for staging in slot.inputs.values()):
             LOGGER.warning("no CUDA graphs: the plan has shape tensors or outputs whose shapes depend on the data")
             self._options = replace(self._options, cuda_graphs="off")
             return

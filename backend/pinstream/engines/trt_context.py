@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,7 +130,9 @@ class ProfileContext:
             if -1 in slot.output_shapes[name]:
                 self._use_allocator(name, staging)
             else:
-                self._set_address(name, staging.address)
+                # Room was made for the largest inputs, and nothing says that outputs grow with these.
+                nbytes = math.prod(slot.output_shapes[name]) * staging.dtype.itemsize
+                self._set_address(name, staging.grow(nbytes))
 
     def _set_address(self, name: str, address: int) -> None:
         # A shape tensor's values may have changed where the address has not.

@@ -127,8 +127,8 @@ class Access:
             closed += CLIENT_SHM
         if self.admin_key:
             rules.append((CONTROL, ADMIN_HEADER, self.admin_key))
-        elif not self.control:
-            closed += CONTROL
+        else:
+            closed += CONTROL[1:] if self.control else CONTROL
         if closed:
             rules.append((closed, CLOSED_HEADER, secrets.token_urlsafe(32)))
         return rules

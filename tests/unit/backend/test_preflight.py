@@ -111,6 +111,9 @@ def test_plans_of_tensorrt_belong_to_one_gpu_and_version_unless_built_for_more(
     older = told(own, version="10.13.0.35")
     refusal(plan, here, Gpu("NVIDIA A10", "8.6"), older)
     check_plan(plan, here, Gpu("NVIDIA A10", "8.6"), told(older, version_compatible=True))
+    newer = told(own, version="11.1.0.106", version_compatible=True)
+    with pytest.raises(ModelFileError, match=r"11\.1\.0\.106"):
+        check_plan(plan, here, Gpu("NVIDIA A10", "8.6"), newer)
     # Some releases report their version without the build number.
     check_plan(plan, dataclasses.replace(here, version="10.16.1"), Gpu("NVIDIA A10", "8.6"), own)
 
