@@ -20,7 +20,7 @@ from pinstream_cli.main import main
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.access import ADMIN_HEADER, API_HEADER, GRPC_PREFIX, Tls
 from tests import certificates
-from tests.certificates import Certificate
+from tests.certificates import Certificate, authority
 from tests.server.running import Running, running
 from tests.server.serve_process import Serve
 
@@ -231,6 +231,15 @@ def test_public_without_tls_says_loudly_what_it_lets_everybody_do(
         (["--api-key-file", "{dir}/none"], "cannot be read"),
         (["--api-key-file", "{dir}/open"], "can be read by others"),
         (["--admin-key-file", "{dir}/short"], "holds no key"),
+        (["--tls-cert", "{dir}/short", "--tls-key", "{dir}/short"], "are not a certificate and its private key"),
+        (["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/two.key"], "are not a certificate and its private key"),
+        (
+            ["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/one.key", "--tls-client-ca", "{dir}/short"],
+            "holds no certificate",
+        ),
+        (["--allow-sagemaker=true"], "to everybody, on all addresses and without the keys"),
+        (["--allow-vertex-ai", "true"], "to everybody, on all addresses and without the keys"),
+        (["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/one.key", "--grpc-use-ssl=false"], "would change what"),
     ],
 )
 def test_wrong_files_are_told_before_the_start(
@@ -238,6 +247,9 @@ def test_wrong_files_are_told_before_the_start(
 ) -> None:
     key_file(tmp_path / "short", "abc")
     key_file(tmp_path / "open", API_KEY).chmod(0o644)
+    if any(".pem" in argument and "none" not in argument for argument in arguments):
+        for name in ("one", "two"):
+            authority(tmp_path, name)
     serve = start("--model", classifier, *(argument.format(dir=tmp_path) for argument in arguments))
     assert serve.end() == 2
     assert words in serve.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import ssl
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pinstream_cli.triton.arguments import values_of
 # Triton's groups of calls. Health stays open: probes have no keys, and it tells no more than that something is there.
 INFERENCE = ("inference", "metadata", "model-config", "statistics")
 CONTROL = ("model-repository", "trace", "logging")
+TLS_OPTIONS = ("--grpc-use-ssl", "--grpc-use-ssl-mutual", "--grpc-server-cert", "--grpc-server-key", "--grpc-root-cert")
 CLIENT_SHM = ("shared-memory",)
 API_HEADER, ADMIN_HEADER, CLOSED_HEADER = "pinstream-key", "pinstream-admin-key", "pinstream-closed"
 # Triton puts this before the header's name over gRPC.
@@ -70,8 +72,13 @@ class Access:
             given: The user's own arguments for tritonserver. Groups of calls that they restrict are left to them.
 
         Raises:
-            CommandError: They restrict a group that a key is asked for.
+            CommandError: They restrict a group that a key is asked for, or say otherwise of encryption.
         """
+        for option in TLS_OPTIONS:
+            if self.tls is not None and values_of(option, given):
+                raise CommandError(
+                    f"{option} would change what --tls-cert, --tls-key and --tls-client-ca say; leave it out"
+                )
         rules = [f"{option}={rule}" for option in RESTRICTIONS for rule in self._rules(option, given)]
         return [*self._encryption(), *rules]
 
@@ -205,7 +212,7 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
     """The files of encrypted gRPC; None where none is named.
 
     Raises:
-        CommandError: One of the pair is missing, or a file cannot be read.
+        CommandError: One of the pair is missing, a file cannot be read, or is not what it is said to be.
     """
     if cert is None and key is None:
         if client_ca is not None:
@@ -216,4 +223,23 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
     for option, path in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)):
         if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
             raise CommandError(f"{option} {path} is not a file that can be read")
+    _check_tls(cert, key, client_ca)
     return Tls(cert.resolve(), key.resolve(), client_ca.resolve() if client_ca else None)
+
+
+def _check_tls(cert: Path, key: Path, client_ca: Path | None) -> None:
+    """See that the files are what they are said to be: Triton would call its port taken."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A key with a passphrase would be asked for at the terminal.
+        context.load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, OSError) as error:
+        raise CommandError(
+            f"--tls-cert {cert} and --tls-key {key} are not a certificate and its private key in PEM, without a "
+            f"passphrase: {error}"
+        ) from None
+    if client_ca is not None:
+        try:
+            context.load_verify_locations(client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise CommandError(f"--tls-client-ca {client_ca} holds no certificate in PEM: {error}") from None

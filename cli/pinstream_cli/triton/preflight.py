@@ -16,6 +16,11 @@ SHARED_MEMORY = Path("/dev/shm")
 DRIVER = Path("/proc/driver/nvidia")
 MIB = 1 << 20
 ADDRESSES = ("--http-address", "--grpc-address", "--metrics-address")
+# Further doors of Triton's, on all addresses and without the keys.
+DOORS = {
+    "--allow-sagemaker": "Amazon SageMaker's",
+    "--allow-vertex-ai": "Vertex AI's",
+}
 HOST_REMEDY = "give one of its addresses, 127.0.0.1 for this machine only, or 0.0.0.0 for all of them"
 
 
@@ -68,13 +73,19 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """See that what goes on to tritonserver are options and their values, nothing by itself, and no addresses.
 
     Raises:
-        CommandError: Naming the argument that belongs to no option, or sets an address.
+        CommandError: Naming the argument that belongs to no option, or sets an address or opens another door.
     """
     for option in ADDRESSES:
         if values := values_of(option, arguments):
             # Who is let in depends on it.
             raise CommandError(
                 f"{option} {values[0]} would listen where --host does not say so; give --host, or --public"
+            )
+    for option, whose in DOORS.items():
+        if any(value.strip().lower() not in ("false", "0") for value in values_of(option, arguments)):
+            raise CommandError(
+                f"{option} would open {whose} address to everybody, on all addresses and without the keys; "
+                "leave it out, or start tritonserver by itself"
             )
     before = ""
     for argument in arguments:
