@@ -285,6 +285,11 @@ class CudaSlot:
         """An output on the host; valid until the slot is used again."""
         return self.outputs[name].host_view(tuple(self.output_shapes[name]))
 
+    @property
+    def output_addresses(self) -> list[int]:
+        """Where the outputs are written now; a buffer that grows moves."""
+        return [staging.address for staging in self.outputs.values()]
+
     def device_output(self, name: str) -> DeviceArray:
         """An output on the GPU; valid until the slot is used again."""
         staging = self.outputs[name]

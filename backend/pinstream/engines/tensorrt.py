@@ -187,11 +187,13 @@ class TensorRTEngine(Engine):
             slot.output_shapes = self._context_for(slot).output_shapes(slot.shapes)
             graph.launch(stream)
         else:
-            before = [staging.address for staging in slot.outputs.values()]
-            self._context_for(slot).enqueue(slot, stream)
-            if before != [staging.address for staging in slot.outputs.values()]:
-                # A buffer has grown, and graphs write where it was.
-                self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != id(slot)}
+            before = slot.output_addresses
+            try:
+                self._context_for(slot).enqueue(slot, stream)
+            finally:
+                if before != slot.output_addresses:
+                    # A buffer has grown, or could not, and graphs write where it was.
+                    self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != id(slot)}
         slot.end_compute()
 
     def _graph_key(self, slot: CudaSlot) -> tuple[int, tuple[Shape, ...]]:

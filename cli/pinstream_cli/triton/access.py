@@ -21,7 +21,8 @@ from pinstream_cli.triton.arguments import values_of
 
 # Triton's groups of calls. Health stays open: probes have no keys, and it tells no more than that something is there.
 INFERENCE = ("inference", "metadata", "model-config", "statistics")
-CONTROL = ("model-repository", "trace", "logging")
+MODELS, SETTINGS = ("model-repository",), ("trace", "logging")
+CONTROL = (*MODELS, *SETTINGS)
 TLS_OPTIONS = ("--grpc-use-ssl", "--grpc-use-ssl-mutual", "--grpc-server-cert", "--grpc-server-key", "--grpc-root-cert")
 CLIENT_SHM = ("shared-memory",)
 API_HEADER, ADMIN_HEADER, CLOSED_HEADER = "pinstream-key", "pinstream-admin-key", "pinstream-closed"
@@ -56,7 +57,7 @@ class Access:
         api_key: Asked of everybody who infers; empty for nobody.
         admin_key: Asked of everybody who loads models or changes settings; empty closes that, but for `control`.
         client_shm: Whether clients may have the server read and write shared memory of this machine.
-        control: Whether models may be loaded and settings changed without a key.
+        control: Whether models may be loaded without a key.
     """
 
     tls: Tls | None = None
@@ -135,7 +136,7 @@ class Access:
         if self.admin_key:
             rules.append((CONTROL, ADMIN_HEADER, self.admin_key))
         else:
-            closed += CONTROL[1:] if self.control else CONTROL
+            closed += SETTINGS if self.control else CONTROL
         if closed:
             rules.append((closed, CLOSED_HEADER, secrets.token_urlsafe(32)))
         return rules

@@ -18,10 +18,8 @@ PATIENCE_ON_GPU_S = 1
 def instances(cores: int, gpu: bool) -> dict[str, int]:
     """How many instances each step gets.
 
-    Where a GPU computes, the CPU's work is decoding: of the 6.5 ms of CPU that an image takes on an H100 with 16 cores,
-    4.8. So every core may decode; what Triton, gathering and answering need goes before (NICENESS in yolox_preprocess).
-    With instances for three cores of four, the cores had nothing to do for 18 % of the time.
-    Otherwise the detector itself needs the cores.
+    Where a GPU computes, the CPU's work is mostly decoding. So every core may decode; what Triton, gathering and
+    answering need goes before (NICENESS in yolox_preprocess). Otherwise the detector itself needs the cores.
 
     Args:
         cores: That this process may use.
