@@ -36,6 +36,8 @@ T = TypeVar("T")
 # Parameters of Triton's Python backend itself, read there and not by us.
 PYTHON_BACKEND_PARAMETERS = frozenset({"FORCE_CPU_ONLY_INPUT_TENSORS", "EXECUTION_ENV_PATH"})
 ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx")
+# In the environment of a server: VERIFY for all of its models.
+VERIFY_ALL = "PINSTREAM_VERIFY"
 # Batch sizes for a model whose batch dimension is dynamic and without a limit of its own.
 DEFAULT_MAX_BATCH_SIZE = 8
 
@@ -135,7 +137,7 @@ class Options:
             version_compatible=_read(parameters, "VERSION_COMPATIBLE", _boolean, False),
             auto_build=_read(parameters, "AUTO_BUILD", _boolean, False),
             cache_dir=_read(parameters, "CACHE_DIR", str, ""),
-            verify=_read(parameters, "VERIFY", _boolean, False),
+            verify=_read(parameters, "VERIFY", _boolean, False) or _verifies_all(),
             priority=PRIORITIES.get(str(_optimization(config).get("priority", "")), "normal"),
             graph_batch_sizes=_graph_batch_sizes(config),
             busy_wait=bool(_cuda(config).get("busy_wait_events", False)),
@@ -230,6 +232,15 @@ def _read(parameters: Mapping[str, str], key: str, parse: Callable[[str], T], de
         return parse(text.strip())
     except ValueError as error:
         raise ConfigError(f'parameter {key} is "{text}" in config.pbtxt; it must be {error}') from None
+
+
+def _verifies_all() -> bool:
+    """Whether `pinstream serve --verify` asks for it, whatever a configuration says that others may have written."""
+    text = os.environ.get(VERIFY_ALL, "false")
+    try:
+        return _boolean(text)
+    except ValueError as error:
+        raise ConfigError(f'{VERIFY_ALL} is "{text}" in the environment; it must be {error}') from None
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:

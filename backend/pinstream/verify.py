@@ -1,14 +1,15 @@
 """VERIFY=true: only the very file that was built is loaded, and only where nobody else could have changed it.
 
 A plan is executable code, and an ONNX file may lead outside its directory. The sidecar's SHA-256 tells a file that was
-swapped or damaged; the owners and permissions tell whether somebody could swap file and sidecar together.
+swapped or damaged; the owners and permissions tell whether somebody could swap file and sidecar together, or put
+another configuration, version or directory in their place.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pinstream.errors import ModelFileError
@@ -17,17 +18,18 @@ from pinstream.sidecar import FILE_NAME, Sidecar, SidecarError, file_sha256, rea
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def verify_model(model_file: Path, *, is_onnx: bool) -> None:
+def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] = ()) -> None:
     """Hold a model's files against its sidecar, and their owners against this process.
 
     Args:
-        model_file: The file that is to be loaded; the sidecar lies beside it.
+        model_file: The file that is to be loaded, `<repository>/<model>/<version>/<file>`; the sidecar lies beside it.
         is_onnx: Whether it is an ONNX file, which may keep weights in other files.
+        libraries: Shared libraries that are loaded with it; the sidecar does not list them.
 
     Raises:
         ModelFileError: There is no sidecar, it does not list a file or lists another content, or others than this
-            process' user and root can write the file, the sidecar or their directory; or an ONNX file keeps weights
-            elsewhere than beside it.
+            process' user and root can write the file, the sidecar, the configuration, or a directory that leads there;
+            or an ONNX file keeps weights elsewhere than beside it.
     """
     path = model_file.parent / FILE_NAME
     try:
@@ -43,7 +45,7 @@ def verify_model(model_file: Path, *, is_onnx: bool) -> None:
     if is_onnx:
         # After the file itself: only what is known to be the model is read.
         _check_weights(model_file, digests)
-    for place in (path, model_file.parent):
+    for place in places_of(model_file.parent, (path, *libraries)):
         _check_owner(place)
 
 
@@ -104,15 +106,60 @@ def _check_owner(path: Path) -> None:
         raise ModelFileError(f"VERIFY is set, and {others}")
 
 
+def places_of(version: Path, files: Iterable[Path]) -> list[Path]:
+    """What has to be nobody else's to write for a version of a model to be what its owner made.
+
+    Args:
+        version: Its directory, `<repository>/<model>/<version>`.
+        files: What is loaded from it.
+    """
+    model = version.absolute().parent
+    configurations = (path for path in (model / "config.pbtxt", model / "configs") if path.exists())
+    return [model.parent, model, *configurations, *(model / "configs").glob("*.pbtxt"), version, *files]
+
+
 def others_can_write(path: Path) -> str:
-    """Who but root and this process' user can write a file, and what to do about it; empty where nobody can.
+    """Who but root and this process' user decides what a path leads to, and what to do; empty where nobody does.
+
+    That is who can write it, or a directory on the way to it, by its name as well as by the links in it. A directory on
+    the way may be everybody's where only the owner of an entry can rename it, as in /tmp.
 
     Raises:
         OSError: It cannot be looked at.
     """
-    status = path.stat()
+    # Also finds links that lead in circles.
+    path.stat()
+    *way, place = _way(path)
+    return next(filter(None, (_others(step, path) for step in way)), "") or _others(place, path, last=True)
+
+
+def _way(path: Path) -> Iterator[Path]:
+    """Every directory and link that a name leads through, and at last what it leads to."""
+    place = Path("/")
+    names = list(reversed(path.absolute().parts[1:]))
+    yield place
+    while names:
+        if (name := names.pop()) == "..":
+            place = place.parent
+            continue
+        place /= name
+        yield place
+        if place.is_symlink():
+            target = place.readlink()
+            place = place.parent
+            names += reversed(target.parts)
+
+
+def _others(place: Path, path: Path, *, last: bool = False) -> str:
+    status = place.lstat()
+    is_link = stat.S_ISLNK(status.st_mode)
+    why = "" if place == path else f", which leads to {path}"
     if status.st_uid not in (0, os.geteuid()):
-        return f"{path} belongs to user {status.st_uid}, neither root nor this server's user {os.geteuid()}; chown it"
-    if status.st_mode & _OTHERS_WRITE:
-        return f"others can write {path} (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w {path}"
-    return ""
+        return (
+            f"{place}{why} belongs to user {status.st_uid}, neither root nor this server's user {os.geteuid()}; "
+            f"{'chown -h it' if is_link else 'chown it'}"
+        )
+    only_owners_rename = not last and status.st_mode & stat.S_ISVTX
+    if is_link or only_owners_rename or not status.st_mode & _OTHERS_WRITE:
+        return ""
+    return f"others can write {place}{why} (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w {place}"

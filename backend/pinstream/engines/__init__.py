@@ -123,7 +123,8 @@ def check_trust(model_file: Path, options: Options) -> None:
     """
     if options.verify:
         is_onnx = engine_name(model_file, options) == "onnxruntime" or model_file.suffix == ".onnx"
-        verify_model(model_file, is_onnx=is_onnx)
+        libraries = [model_file.parent / plugin for plugin in options.plugins]
+        verify_model(model_file, is_onnx=is_onnx, libraries=libraries)
 
 
 def engine_name(model_file: Path, options: Options) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 
 from pinstream import sidecar as sidecars
 from pinstream.engines import open_engine
-from pinstream.errors import ModelFileError
+from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans.graph import external_files
 from tests import onnx_models
@@ -71,6 +72,97 @@ def test_what_belongs_to_another_user_is_refused(model: Path) -> None:
         pytest.skip("needs root, to give a file away")
     os.chown(model, 12345, -1)
     assert "belongs to user 12345" in refusal(model)
+
+
+@pytest.fixture
+def served(model: Path) -> Path:
+    """The same model as version 1 in a repository of a directory `site`."""
+    version = model.parent / "site" / "repository" / "classifier" / "1"
+    version.mkdir(parents=True)
+    (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
+    for file in (model, model.with_name("model.json")):
+        file.rename(version / file.name)
+    close(model.parent)
+    return version / model.name
+
+
+def close(top: Path) -> None:
+    """Take from the group and from others what their umask may have given them."""
+    for path in top.rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o022)
+
+
+@pytest.mark.parametrize("up", ["classifier/config.pbtxt", "classifier", ".", ".."])
+def test_what_decides_what_is_loaded_must_be_nobody_elses_as_well(served: Path, up: str) -> None:
+    open_engine(served, VERIFY).close()
+    place = (served.parents[2] / up).resolve()
+    mode = place.stat().st_mode
+    for others in (0o020, 0o002):
+        place.chmod(mode | others)
+        assert f"others can write {place}" in refusal(served)
+    place.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(place, 12345, -1)
+        assert f"{place}" in refusal(served)
+        assert "belongs to user 12345" in refusal(served)
+
+
+def test_a_configuration_of_another_name_counts_as_well(served: Path) -> None:
+    configs = served.parents[1] / "configs"
+    configs.mkdir(mode=0o755)
+    (configs / "fast.pbtxt").write_text('backend: "pinstream"\n')
+    (configs / "fast.pbtxt").chmod(0o666)
+    assert "others can write" in refusal(served)
+
+
+def test_what_a_link_leads_to_and_where_it_lies_counts(served: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(served.parents[2], elsewhere)
+    served.parents[2].symlink_to(elsewhere)
+    open_engine(served, VERIFY).close()
+    elsewhere.chmod(0o777)
+    assert f"others can write {elsewhere}, " in refusal(served) or f"others can write {elsewhere} " in refusal(served)
+    elsewhere.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(served.parents[2], 12345, -1, follow_symlinks=False)
+        assert "chown -h it" in refusal(served)
+
+
+def test_a_file_behind_a_link_may_lie_where_only_its_owner_can_rename_it(served: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    served.rename(shared / "kept.onnx")
+    served.symlink_to(shared / "kept.onnx")
+    shared.chmod(0o1777)
+    open_engine(served, VERIFY).close()
+    shared.chmod(0o777)
+    assert f"others can write {shared}, which leads to {served}" in refusal(served)
+
+
+def test_links_in_a_circle_are_no_model(served: Path) -> None:
+    served.unlink()
+    served.symlink_to(served.name)
+    assert "cannot be looked at" in refusal(served)
+
+
+def test_plugins_are_code_as_well(served: Path) -> None:
+    plugin = served.with_name("plugin.so")
+    plugin.touch(mode=0o644)
+    options = Options(verify=True, plugins=(plugin.name,))
+    open_engine(served, options).close()
+    plugin.chmod(0o666)
+    with pytest.raises(ModelFileError, match=f"others can write {plugin}"):
+        open_engine(served, options)
+
+
+def test_the_server_can_ask_for_it_whatever_a_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"parameters": {"VERIFY": {"string_value": "false"}}}
+    assert not Options.from_model_config(config).verify
+    monkeypatch.setenv("PINSTREAM_VERIFY", "true")
+    assert Options.from_model_config(config).verify
+    monkeypatch.setenv("PINSTREAM_VERIFY", "maybe")
+    with pytest.raises(ConfigError, match='PINSTREAM_VERIFY is "maybe" in the environment'):
+        Options.from_model_config(config)
 
 
 @pytest.fixture
