@@ -57,6 +57,9 @@ LAST_ANSWERS_S = 5.0
 @click.option("--admin-key-file", type=FILE, help="Let those who send this key load models and change settings.")
 @click.option("--allow-client-shm", is_flag=True, help="Let clients of this machine hand over shared memory.")
 @click.option(
+    "--verify", is_flag=True, help="Load only what a model.json vouches for and nobody else can write (VERIFY)."
+)
+@click.option(
     "--startup-timeout",
     default=180.0,
     show_default=True,
@@ -86,6 +89,7 @@ def serve(
     api_key_file: Path | None,
     admin_key_file: Path | None,
     allow_client_shm: bool,
+    verify: bool,
     startup_timeout: float,
     restart: bool,
     keep_awake: bool,
@@ -131,6 +135,7 @@ def serve(
             endpoints=endpoints,
             extra=triton_arguments,
             access=access,
+            verify=verify,
             startup_timeout_s=startup_timeout,
             console=console,
             verbose=verbose,

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pinstream import sidecar as sidecars
+from pinstream.options import VERIFY_ALL
 from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import (
@@ -26,6 +27,8 @@ from pinstream_cli.triton import (
     find_triton,
     leftovers,
 )
+from pinstream_cli.triton.assemble import keep_to_us
+from pinstream_cli.triton.ownership import check_owners, check_vouched
 from pinstream_cli.triton.preflight import gpu_count
 from pinstream_cli.triton.repository import CONFIG
 from pinstream_cli.triton.server import NO_GPU_NOISE
@@ -50,6 +53,7 @@ def serving(
     endpoints: Endpoints,
     extra: Sequence[str] = (),
     access: Access | None = None,
+    verify: bool = False,
     startup_timeout_s: float = 180.0,
     console: Console,
     verbose: bool = False,
@@ -65,6 +69,7 @@ def serving(
         endpoints: Where to listen.
         extra: More arguments for tritonserver.
         access: Who may do what; by default everybody infers and nobody does anything else.
+        verify: Whether VERIFY holds for every model, and nobody else may write anything of what is served.
         startup_timeout_s: Seconds until every model must be ready.
         console: Where progress is shown.
         verbose: Whether to show Triton's whole log.
@@ -86,6 +91,9 @@ def serving(
         _check_model(model, name)
     for repository in repositories:
         _check_repository(repository, extra)
+    if verify:
+        for path in (*repositories, *([model] if model is not None else [])):
+            check_owners(path)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
     for path in leftovers.remove():
@@ -93,6 +101,8 @@ def serving(
     with RunDirectory(install) as run:
         if model is not None:
             _add_model(run, model, name, labels, console)
+            if verify:
+                check_vouched(run.models, model)
         served = [*([run.models] if model is not None else []), *repositories]
         _check_shared_memory(served)
         server = TritonServer(
@@ -102,6 +112,7 @@ def serving(
             endpoints,
             extra,
             access,
+            {VERIFY_ALL: "true"} if verify else {},
             on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
             on_log=lambda line: _show_log(line, console, verbose),
         )
@@ -192,6 +203,7 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | 
     elif exported:
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
         report = build_service(model, run.path / "built", labels=labels)
+        keep_to_us(run.path / "built")
         if report.hint:
             console.print(f"hint: {report.hint}", soft_wrap=True)
         run.add_yolox_service(_files(run.path / "built"))

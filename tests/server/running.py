@@ -66,6 +66,7 @@ def running(
     extra: Sequence[str] = (),
     name: str | None = None,
     access: Access = OPEN,
+    verify: bool = False,
 ) -> Iterator[Running]:
     """A server with every model ready; see pinstream_cli.serving."""
     endpoints = Endpoints.free()
@@ -78,6 +79,7 @@ def running(
         endpoints=endpoints,
         extra=extra,
         access=access,
+        verify=verify,
         console=console,
         verbose=True,
         startup_timeout_s=120,

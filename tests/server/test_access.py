@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import urllib.error
@@ -237,6 +238,7 @@ def test_public_without_tls_says_loudly_what_it_lets_everybody_do(
             ["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/one.key", "--tls-client-ca", "{dir}/short"],
             "holds no certificate",
         ),
+        (["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/read.key"], "read.key can be read by others (mode 640)"),
         (["--allow-sagemaker=true"], "to everybody, on all addresses and without the keys"),
         (["--allow-vertex-ai", "true"], "to everybody, on all addresses and without the keys"),
         (["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/one.key", "--grpc-use-ssl=false"], "would change what"),
@@ -249,7 +251,9 @@ def test_wrong_files_are_told_before_the_start(
     key_file(tmp_path / "open", API_KEY).chmod(0o644)
     if any(".pem" in argument and "none" not in argument for argument in arguments):
         for name in ("one", "two"):
-            authority(tmp_path, name)
+            made = authority(tmp_path, name)
+        shutil.copy(made.key, tmp_path / "read.key")
+        (tmp_path / "read.key").chmod(0o640)
     serve = start("--model", classifier, *(argument.format(dir=tmp_path) for argument in arguments))
     assert serve.end() == 2
     assert words in serve.text

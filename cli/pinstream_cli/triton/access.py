@@ -195,12 +195,10 @@ def read_key(option: str, path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        mode = path.stat().st_mode
         key = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{option} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise CommandError(f"{option} {path} can be read by others (mode {mode & 0o777:o}); chmod 600 {path}")
+    _check_private(option, path)
     if len(key) < SHORTEST_KEY or not all(33 <= ord(letter) <= 126 for letter in key):
         raise CommandError(
             f"{option} {path} holds no key: expected one line of at least {SHORTEST_KEY} printable letters without "
@@ -224,8 +222,22 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
     for option, path in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)):
         if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
             raise CommandError(f"{option} {path} is not a file that can be read")
+    _check_private("--tls-key", key)
     _check_tls(cert, key, client_ca)
     return Tls(cert.resolve(), key.resolve(), client_ca.resolve() if client_ca else None)
+
+
+def _check_private(option: str, path: Path) -> None:
+    """See that nobody else reads a key.
+
+    A key that root keeps for this user may be readable by its group: that is how Debian's `ssl-cert` and Kubernetes'
+    secrets hand them over (mode 640, 440). Who is root, or owns the file, has no need of that.
+    """
+    status = path.stat()
+    kept_by_root = status.st_uid == 0 != os.geteuid()
+    others = stat.S_IRWXO | (stat.S_IWGRP | stat.S_IXGRP if kept_by_root else stat.S_IRWXG)
+    if status.st_mode & others:
+        raise CommandError(f"{option} {path} can be read by others (mode {status.st_mode & 0o777:o}); chmod 600 {path}")
 
 
 def _check_tls(cert: Path, key: Path, client_ca: Path | None) -> None:

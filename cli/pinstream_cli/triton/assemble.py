@@ -54,6 +54,7 @@ class RunDirectory:
         for file in files:
             name = "model.onnx" if only_graph and file.suffix == ".onnx" else file.name
             link_or_copy(file, self.models / DETECTOR / "1" / name)
+        keep_to_us(self.models)
 
     def add_model(self, name: str, files: Sequence[Path]) -> None:
         """Add a plain model, configured by the one line it needs: one model file, or a built directory's files."""
@@ -62,6 +63,7 @@ class RunDirectory:
         (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
         for file in files:
             link_or_copy(file, version / (file.name if len(files) > 1 else f"model{file.suffix}"))
+        keep_to_us(self.models)
 
     def remove(self) -> None:
         """Delete the directory."""
@@ -94,6 +96,14 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def keep_to_us(directory: Path) -> None:
+    """Take from others what umask or a checkout gave them, as VERIFY asks for it; of what is only linked, nothing."""
+    for path in directory.rglob("*"):
+        status = path.stat()
+        if path.is_dir() or status.st_nlink == 1:
+            path.chmod(status.st_mode & ~0o022)
 
 
 def service_repository() -> Path:

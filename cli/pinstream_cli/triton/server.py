@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -55,6 +55,7 @@ class TritonServer:
         endpoints: Where to listen.
         extra: More of tritonserver's own arguments; they come last, so they win.
         access: Who may do what.
+        environment: What tritonserver and its stubs get beside the installation's environment.
         on_ready: Told a model's name and the seconds since the start when it has loaded.
         on_log: Given every line of the log.
 
@@ -71,6 +72,7 @@ class TritonServer:
         endpoints: Endpoints,
         extra: Sequence[str] = (),
         access: Access | None = None,
+        environment: Mapping[str, str] | None = None,
         on_ready: Callable[[str, float], None] = lambda name, seconds: None,
         on_log: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -91,7 +93,7 @@ class TritonServer:
             *(access or Access()).arguments(extra),
             *extra,
         ]
-        self._environment = install.environment()
+        self._environment = {**install.environment(), **(environment or {})}
         self._log_path = run.log
         self._lock = run.lock
         self._on_ready = on_ready

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from pinstream_cli.errors import CommandError
-from pinstream_cli.triton.access import Access, Tls, exposures
+from pinstream_cli.triton.access import Access, Tls, exposures, read_key
 from pinstream_cli.triton.preflight import check_arguments
 
 KEY, OTHER = "an-api-key-for-the-tests", "an-admin-key-for-the-tests"
@@ -99,3 +100,30 @@ def test_an_address_behind_the_back_of_host_is_refused(given: list[str]) -> None
     with pytest.raises(CommandError, match="give --host, or --public"):
         check_arguments(given)
     check_arguments(["--log-verbose=1", "--http-thread-count", "4", "--metrics-config=counter_latencies=true"])
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602])
+def test_a_key_is_its_owners_alone(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    file.chmod(0o600)
+    assert read_key("--api-key-file", file) == KEY
+    file.chmod(mode)
+    with pytest.raises(CommandError, match=f"can be read by others \\(mode {mode:o}\\); chmod 600 {file}"):
+        read_key("--api-key-file", file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have a file of root's")
+def test_a_key_that_root_keeps_for_this_user_may_be_read_by_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    for mode in (0o640, 0o440):
+        file.chmod(mode)
+        assert read_key("--api-key-file", file) == KEY
+    for mode in (0o660, 0o644):
+        file.chmod(mode)
+        with pytest.raises(CommandError, match="can be read by others"):
+            read_key("--api-key-file", file)

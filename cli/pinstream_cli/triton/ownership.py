@@ -1,0 +1,65 @@
+"""`pinstream serve --verify`: what is looked at before the start. The backend looks again at all that it loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pinstream import sidecar as sidecars
+from pinstream.verify import others_can_write
+from pinstream_cli.errors import CommandError
+
+
+def check_owners(served: Path) -> None:
+    """See that only root and this user can write what is served: models in Python are code, and nobody signs them.
+
+    Args:
+        served: A model repository, what `pinstream build` made, or a model file.
+
+    Raises:
+        CommandError: Somebody else can, or it cannot be looked at.
+    """
+    for place in _everything(served):
+        try:
+            others = others_can_write(place)
+        except OSError as error:
+            raise CommandError(f"--verify is given, and {place} cannot be looked at: {error.strerror}") from None
+        if others:
+            raise CommandError(f"--verify is given, and {others}")
+
+
+def check_vouched(repository: Path, model: Path) -> None:
+    """See that a model has a sidecar that vouches for it.
+
+    Args:
+        repository: Where it was put.
+        model: Where it came from, for the message.
+
+    Raises:
+        CommandError: It is a file by itself.
+    """
+    if not any(repository.glob(f"*/1/{sidecars.FILE_NAME}")):
+        raise CommandError(
+            f"--verify loads only what a {sidecars.FILE_NAME} has the SHA-256 of, and {model} is a file by itself; "
+            "name the directory that `pinstream build --plan` made of it, or serve it without --verify"
+        )
+
+
+def _everything(served: Path) -> Iterator[Path]:
+    """What is served, with all that lies in it; for a file, with the sidecar beside it."""
+    yield served
+    if not served.is_dir():
+        sidecar = served.with_name(sidecars.FILE_NAME)
+        if sidecar.exists():
+            yield sidecar
+        return
+    seen = set()
+    for directory, directories, files in os.walk(served, followlinks=True):
+        # A link may lead back to where it lies.
+        real = os.path.realpath(directory)
+        if real in seen:
+            directories.clear()
+            continue
+        seen.add(real)
+        yield from (Path(directory, name) for name in (*directories, *files))

@@ -1,0 +1,101 @@
+"""`pinstream serve --verify`: what nobody vouches for, or others can write, is not served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pinstream import sidecar as sidecars
+from tests import onnx_models
+from tests.load import SHAPES
+from tests.server.conftest import add_model
+from tests.server.running import running
+from tests.server.serve_process import Serve
+
+
+def vouch(model: Path) -> None:
+    """Write the sidecar that `pinstream build` would."""
+    sidecar = sidecars.Sidecar("onnx", model.name, sidecars.file_sha256(model), (), ())
+    sidecars.write(model.with_name(sidecars.FILE_NAME), sidecar)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One model that a sidecar vouches for; its configuration says nothing of VERIFY."""
+    vouch(onnx_models.classifier(add_model(tmp_path / "repository", "classifier")))
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o022)
+    return tmp_path / "repository"
+
+
+def swap(repository: Path) -> None:
+    onnx_models.classifier(repository / "classifier" / "1" / "model.onnx", seed=1)
+
+
+def add_python(repository: Path) -> None:
+    code = repository / "code" / "1" / "model.py"
+    code.parent.mkdir(parents=True)
+    (repository / "code" / "config.pbtxt").write_text('backend: "python"\n')
+    code.touch(mode=0o644)
+    code.chmod(0o666)
+
+
+def open_parent(repository: Path) -> None:
+    repository.parent.chmod(0o777)
+
+
+def lead_nowhere(repository: Path) -> None:
+    (repository / "classifier" / "2").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (swap, "VERIFY is set, and {dir}/repository/classifier/1/model.onnx is not the file that model.json lists"),
+        (add_python, "--verify is given, and others can write {dir}/repository/code/1/model.py"),
+        (open_parent, "--verify is given, and others can write {dir}, which leads to {dir}/repository"),
+        (lead_nowhere, "--verify is given, and {dir}/repository/classifier/2 cannot be looked at"),
+    ],
+)
+def test_what_was_changed_or_could_be_is_not_served(
+    start: Callable[..., Serve], repository: Path, tmp_path: Path, harm: Callable[[Path], None], words: str
+) -> None:
+    harm(repository)
+    serve = start("--model-repository", repository, "--verify")
+    assert serve.end() == 2
+    assert words.format(dir=tmp_path) in serve.text
+    assert "Traceback" not in serve.text
+
+
+def test_a_version_that_comes_later_is_verified_as_well(start: Callable[..., Serve], repository: Path) -> None:
+    polled = ["--model-control-mode=poll", "--repository-poll-secs=1"]
+    serve = start("--model-repository", repository, "--verify", *polled)
+    serve.wait_for("Stop with Ctrl-C")
+    later = repository / "classifier" / "2"
+    shutil.copytree(repository / "classifier" / "1", later.with_name(".2"))
+    later.with_name(".2").chmod(0o777)
+    later.with_name(".2").rename(later)
+    serve.wait_for(f"VERIFY is set, and others can write {later}")
+
+
+def test_what_serve_puts_together_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
+    export = Path(shutil.copy(SHAPES, tmp_path))
+    export.chmod(0o644)
+    old = os.umask(0)
+    try:
+        with running(export, verify=True):
+            pass
+    finally:
+        os.umask(old)
+
+
+def test_a_file_by_itself_has_nobody_to_vouch_for_it(start: Callable[..., Serve], tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    model.chmod(0o644)
+    serve = start("--model", model, "--verify")
+    assert serve.end() == 2
+    assert f"{model} is a file by itself" in serve.text
