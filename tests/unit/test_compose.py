@@ -51,6 +51,20 @@ def test_shared_memory_is_at_least_what_the_doctor_reckons(tmp_path: Path) -> No
     assert int(given[1]) * MIB >= needed, "\n".join(map(str, models))
 
 
+def test_the_proxy_reads_the_recipe_and_is_reached_where_it_listens() -> None:
+    compose, recipe = (ROOT / "docker-compose.yml").read_text(), (ROOT / "deploy" / "nginx.conf").read_text()
+    mounted = dict(re.findall(r"^      - \./(\S+):(/etc/pinstream/\S+):ro$", compose, re.MULTILINE))
+    configuration = Path(mounted["deploy/nginx.conf"])
+    assert f"-c, {configuration}, " in compose
+    files = re.findall(r"^ *ssl_\w+ (tls/\S+);$", recipe, re.MULTILINE)
+    assert len(files) == 3
+    # nginx looks for them beside its configuration.
+    assert {str((configuration.parent / file).parent) for file in files} == {mounted["tls"]}
+    port = re.search(r"listen (\d+) ssl;", recipe)
+    assert port is not None
+    assert f":{port[1]}:{port[1]}" in compose
+
+
 def test_every_argument_of_the_containers_command_is_one_of_serves_own() -> None:
     # What serve does not know goes to tritonserver, which ends with it.
     command = re.search(r"^CMD (\[.*?\])$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE | re.DOTALL)
