@@ -20,6 +20,8 @@ def save(
     inputs: Sequence[tuple[str, int, Sequence[Dim]]],
     outputs: Sequence[tuple[str, int, Sequence[Dim]]],
     weights: dict[str, NDArray[Any]] | None = None,
+    *,
+    opset: int = 17,
 ) -> Path:
     """Write a model of `nodes`; tensors are (name, element type, dims)."""
     graph = helper.make_graph(
@@ -29,7 +31,7 @@ def save(
         [helper.make_tensor_value_info(*o) for o in outputs],
         [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset < 19 else 9)
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
@@ -76,6 +78,17 @@ def two_by_two(path: Path) -> Path:
         ],
         [("left", TensorProto.FLOAT, ["batch", 4]), ("right", TensorProto.INT64, ["batch", 4])],
         [("sum", TensorProto.FLOAT, ["batch", 4]), ("double", TensorProto.INT64, ["batch", 4])],
+    )
+
+
+def slice_from(path: Path, width: int) -> Path:
+    """FP32 `row` [width] and INT64 `start` [1] -> FP32 `rest` [width - start]: the row from there on."""
+    return save(
+        path,
+        [helper.make_node("Slice", ["row", "start", "end", "axis"], ["rest"])],
+        [("row", TensorProto.FLOAT, [width]), ("start", TensorProto.INT64, [1])],
+        [("rest", TensorProto.FLOAT, ["left"])],
+        {"end": np.array([width], np.int64), "axis": np.array([0], np.int64)},
     )
 
 

@@ -280,6 +280,10 @@ class Graph:
     def __init__(self, executable: Any) -> None:
         self._executable = executable
 
+    def upload(self, stream: Stream) -> None:
+        """Bring it to the GPU now, which its first launch would do otherwise."""
+        call("uploading a CUDA graph", cudart.cudaGraphUpload, self._executable, stream.handle)
+
     def launch(self, stream: Stream) -> None:
         """Run the captured work on `stream`."""
         call("launching a CUDA graph", cudart.cudaGraphLaunch, self._executable, stream.handle)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 if __name__ == "__main__":
     # This script's directory is the package's own, and first on sys.path.
     import pinstream_package
 
     pinstream_package.import_beside(__file__)
-    logging.basicConfig(level=logging.INFO, format="[pinstream] %(message)s")
+    # Severity, time and process in front, as Triton's own lines have it: they end up between those.
+    header = "%(levelname).1s%(asctime)s.%(msecs)03d000 %(process)d %(filename)s:%(lineno)d] [pinstream] %(message)s"
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(level=logging.INFO, format=header, datefmt="%m%d %H:%M:%S")
 
     from pinstream.shared.process import run
 

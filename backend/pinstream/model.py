@@ -62,7 +62,8 @@ class TritonPythonModel:
         """Load the engine and hold it against the configuration."""
         self._name = args["model_instance_name"]
         config = json.loads(args["model_config"])
-        options = Options.from_model_config(config, device=max(0, int(args["model_instance_device_id"])))
+        device = max(0, int(args["model_instance_device_id"]))
+        options = Options.from_model_config(config, device, args["model_instance_kind"])
         _log_to_triton()
         model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
         self._engine = open_for_instance(model_file, options)

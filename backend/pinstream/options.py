@@ -10,7 +10,7 @@
 | SHARE_ENGINE | auto, on, off | auto | One process runs the engine for all instances; auto: several on one GPU |
 | CUDA_GRAPHS | auto, on, off | auto | TensorRT: launch a batch as one graph; auto: plans of a fixed batch size |
 | OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
-| PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan |
+| PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan; from the version directory |
 | VERSION_COMPATIBLE | true, false | false | TensorRT: allow plans that bring host code along |
 | AUTO_BUILD | true, false | false | TensorRT: build a missing or unfit plan from the model.onnx beside it |
 | CACHE_DIR | a path | ~/.cache/pinstream | TensorRT: where built plans and JIT caches are kept |
@@ -70,6 +70,7 @@ class Options:
         profiles: Optimisation profiles to be used; empty for all.
         verify: Whether only files are loaded that the sidecar vouches for.
         device: GPU of the instance.
+        kind: Of the instance, as Triton says it: GPU, CPU or MODEL; empty where there is none yet.
         unbatched_inputs: Inputs configured with their ranks under max_batch_size 0. Where such a rank is the engine's
             own, batch dimension and all, the operator has decided against batching.
     """
@@ -98,14 +99,16 @@ class Options:
     profiles: tuple[int, ...] = ()
     verify: bool = False
     device: int = 0
+    kind: str = ""
 
     @classmethod
-    def from_model_config(cls, config: Mapping[str, Any], device: int = 0) -> Options:
+    def from_model_config(cls, config: Mapping[str, Any], device: int | None = None, kind: str = "") -> Options:
         """Read the settings of one model.
 
         Args:
             config: The model configuration as Triton's JSON.
-            device: GPU of the instance.
+            device: GPU of the instance; where there is no instance yet, the first that the configuration names.
+            kind: Of the instance.
 
         Raises:
             ConfigError: A parameter is unknown or out of range; the text names it, its value and what it may be.
@@ -113,6 +116,7 @@ class Options:
         parameters = _string_parameters(config)
         _refuse_unknown(parameters)
         cores = len(os.sched_getaffinity(0))
+        device = _first_gpu(config) if device is None else device
         groups = _groups_on(config, device)
         instances = max(1, sum(int(group.get("count", 1)) for group in groups))
         share = _read(parameters, "SHARE_ENGINE", _choice(("auto", "on", "off")), "auto")
@@ -143,6 +147,7 @@ class Options:
             busy_wait=bool(_cuda(config).get("busy_wait_events", False)),
             profiles=_profiles(groups),
             device=device,
+            kind=kind,
         )
 
     @classmethod
@@ -168,6 +173,7 @@ _TRITONS_FIELDS = {
     "busy_wait",
     "profiles",
     "device",
+    "kind",
 }
 PRIORITIES = {"PRIORITY_MAX": "high", "PRIORITY_MIN": "low"}
 PARAMETERS = frozenset(f.name.upper() for f in fields(Options) if f.name not in _TRITONS_FIELDS)
@@ -193,6 +199,10 @@ def _configured_graphs(config: Mapping[str, Any]) -> str:
 
 def _graph_batch_sizes(config: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sorted({int(spec.get("batch_size", 0)) or 1 for spec in _cuda(config).get("graph_spec") or []}))
+
+
+def _first_gpu(config: Mapping[str, Any]) -> int:
+    return next((int(gpu) for group in config.get("instance_group") or [] for gpu in group.get("gpus") or []), 0)
 
 
 def _groups_on(config: Mapping[str, Any], device: int) -> list[Mapping[str, Any]]:

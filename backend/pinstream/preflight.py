@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream.engines.build_spec import BuildSpec
-from pinstream.engines.flavour import Flavour
+from pinstream.engines.flavour import Flavour, is_installed
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.sidecar import FILE_NAME, MALFORMED, Sidecar, file_sha256
 
@@ -132,7 +132,7 @@ def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar |
 
 
 def _check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None) -> str:
-    rebuild = _rebuild_command(path, _source_of(sidecar), wishes_here(sidecar, flavour, gpu))
+    rebuild = rebuild_command(path, flavour, gpu, sidecar)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; build it: {rebuild}")
     size = path.stat().st_size
@@ -152,7 +152,11 @@ def _check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar 
     plan = _plan_facts(header, sidecar if entry else None)
     here = f"this machine has {flavour}" + (f" and an {gpu}" if gpu else "")
     if plan and not _fits(plan, flavour, gpu):
-        raise ModelFileError(f"{path} cannot run here: it is a plan of {plan}, and {here}; build it here: {rebuild}")
+        other = plan.flavour != flavour.name and is_installed(plan.flavour)
+        instead = f"set ENGINE to {plan.flavour}, which is installed too, or " if other else ""
+        raise ModelFileError(
+            f"{path} cannot run here: it is a plan of {plan}, and {here}; {instead}build it here: {rebuild}"
+        )
     if plan and gpu and plan.capabilities and gpu.compute_capability not in plan.capabilities:
         # Seen to run all the same, with equal results: plans for any one of 7.5 to 12.0 on 9.0.
         return (
@@ -261,6 +265,11 @@ def wishes_here(sidecar: Sidecar | None, flavour: Flavour, gpu: Gpu | None) -> B
     section = (sidecar.sections.get("tensorrt") if sidecar else None) or {}
     spec = BuildSpec.from_json(section.get("options") or {})
     return spec.fitted_to(flavour, gpu.compute_capability if gpu else "")
+
+
+def rebuild_command(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None) -> str:
+    """The command that builds a plan again for this machine, in backquotes; raises as wishes_here does."""
+    return _rebuild_command(path, _source_of(sidecar), wishes_here(sidecar, flavour, gpu))
 
 
 def _rebuild_command(path: Path, source: str, spec: BuildSpec) -> str:

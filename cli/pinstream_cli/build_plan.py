@@ -46,6 +46,7 @@ class PlanWishes:
     tf32: bool | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    plugins: tuple[Path, ...] = ()
 
     def given(self) -> list[str]:
         """Names of the options that were given."""
@@ -98,6 +99,14 @@ _OPTIONS = (
     ),
     click.option("--version-compatible", is_flag=True, help="tensorrt: runs on later versions; can be slower."),
     click.option("--hardware-compatible", is_flag=True, help="tensorrt: runs on 8.0 and later; can be slower."),
+    click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        metavar="FILE.so",
+        type=click.Path(path_type=Path),
+        help="A library of plugins that the model needs; serving it needs the parameter PLUGINS.",
+    ),
 )
 
 
@@ -123,7 +132,7 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
         BuildError: It cannot be built; the directory is as it was.
     """
     try:
-        from pinstream.engines.flavour import load_flavour
+        from pinstream.engines.flavour import load_flavour, register_plugins
         from pinstream.plans import build_plan
         from pinstream_cli.onnx_files import load_onnx
     except ImportError as error:
@@ -134,6 +143,7 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
         no_yolox = ""
         try:
             spec, flavour = wishes.spec(), load_flavour(wishes.flavour or "auto")
+            register_plugins(flavour, wishes.plugins)
             load_onnx(model)  # its errors know best what people give for a model
             source, hint, no_yolox = _serving_graph(model, scratch, fuse, console)
             half = _half_error(source, spec, images, console)

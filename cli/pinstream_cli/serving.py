@@ -28,6 +28,7 @@ from pinstream_cli.triton import (
     leftovers,
 )
 from pinstream_cli.triton.assemble import keep_to_us
+from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.ownership import check_owners, check_vouched
 from pinstream_cli.triton.preflight import gpu_count
 from pinstream_cli.triton.repository import CONFIG
@@ -105,12 +106,13 @@ def serving(
                 check_vouched(run.models, model)
         served = [*([run.models] if model is not None else []), *repositories]
         _check_shared_memory(served)
+        complete = run.complete and not repositories and not _more_may_come(access or Access(), extra)
         server = TritonServer(
             install,
             run,
             served,
             endpoints,
-            extra,
+            [COMPLETE, *extra] if complete else extra,
             access,
             {VERIFY_ALL: "true"} if verify else {},
             on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
@@ -125,6 +127,12 @@ def serving(
             began = time.monotonic()
             server.stop()
             console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+def _more_may_come(access: Access, extra: Sequence[str]) -> bool:
+    """Whether models may be loaded later, which may lack something in their configurations."""
+    controlled = any(argument.startswith("--model-control-mode") for argument in extra)
+    return access.control or bool(access.admin_key) or controlled
 
 
 def _misspelt(arguments: Sequence[str]) -> str:

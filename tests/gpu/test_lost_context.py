@@ -168,7 +168,8 @@ def test_a_shared_engine_that_lost_its_context_is_started_again_by_the_next_requ
 def serve(build: BuildPlan, tmp_path: Path, library: Path) -> Iterator[Callable[..., Serve]]:
     """Starts `pinstream serve` with the model `struck`."""
     plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
-    place(plan, tmp_path / "repository", "struck", ONE_LINE + parameters(PLUGINS=str(library)))
+    place(plan, tmp_path / "repository", "struck", ONE_LINE + parameters(PLUGINS=library.name))
+    shutil.copy(library, tmp_path / "repository" / "struck" / "1")
     started: list[Serve] = []
 
     def run(*options: str) -> Serve:

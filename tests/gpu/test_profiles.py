@@ -54,3 +54,22 @@ def test_each_shape_runs_in_the_batches_that_its_profile_takes(load: OpenPlan, p
     for row, answer in zip(rows, answers, strict=True):
         assert answer.error is None
         np.testing.assert_array_equal(np.asarray(answer.outputs["doubled"]), row * 2)
+
+
+def test_every_profile_has_its_kernels_before_the_first_request(load: OpenPlan, plan: Path, cache_dir: Path) -> None:
+    """Also the one that does not take the largest batch."""
+    kernels = cache_dir / "jit"
+    load(plan).close()
+    compiled = {path: path.read_bytes() for path in kernels.glob("*.cache")}
+    engine = load(plan)
+    for count, width in ((16, 8), (4, 16), (1, 4)):
+        (answer,) = Loop(engine).run([Request({"row": np.ones((count, width), np.float32)}, count, WANTED)])
+        assert answer.error is None
+    engine.close()
+    assert {path: path.read_bytes() for path in kernels.glob("*.cache")} == compiled
+
+
+def test_graphs_that_cannot_be_are_said(load: OpenPlan, plan: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = load(plan, cuda_graphs="on")
+    assert engine.captured == 0  # type: ignore[attr-defined]
+    assert "CUDA_GRAPHS is on, and there are none: a graph is of one shape, and row FP32[-1] varies" in caplog.text

@@ -10,6 +10,7 @@ from pinstream.engines.plan_source import ONNX_FILE, described_plans, read_sidec
 from pinstream.engines.profiles import model_spec
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
+from pinstream.preflight import this_gpu
 from pinstream.tensors import ModelSpec
 from pinstream.verify import verify_model
 
@@ -63,12 +64,9 @@ def _is_plan(path: Path, options: Options) -> bool:
 
 def _candidates(model_dir: Path, options: Options) -> Sequence[str]:
     by_capability = dict(options.cc_model_filenames)
-    if by_capability:
-        from pinstream import cuda
-
-        capability = cuda.compute_capability(options.device)
-        if capability in by_capability:
-            return (by_capability[capability],)
+    gpu = this_gpu(options.device) if by_capability else None
+    if gpu and gpu.compute_capability in by_capability:
+        return (by_capability[gpu.compute_capability],)
     if options.model_filename:
         return (options.model_filename,)
     sidecar = read_sidecar(model_dir)
@@ -76,10 +74,15 @@ def _candidates(model_dir: Path, options: Options) -> Sequence[str]:
 
 
 def inspect(model_file: Path, options: Options) -> ModelSpec:
-    """What a model takes and gives: from its sidecar where that says it, without touching a GPU, else by loading it."""
+    """What a model takes and gives: from its sidecar where that says it, without touching a GPU, else from its file."""
     plans = described_plans(model_file)
     if plans:
         return model_spec(plans, options)
+    if engine_name(model_file, options) == "onnxruntime":
+        check_trust(model_file, options)
+        from pinstream.engines.onnxruntime import read_spec
+
+        return read_spec(model_file, options)
     engine = open_engine(model_file, options)
     engine.close()
     return engine.spec
@@ -90,12 +93,18 @@ def open_engine(model_file: Path, options: Options) -> Engine:
 
     Raises:
         ModelFileError: The file is not what the engine can load, or with VERIFY not what was built.
+        ConfigError: The configuration asks for what the engine cannot do.
     """
     check_trust(model_file, options)
     if engine_name(model_file, options) == "onnxruntime":
         from pinstream.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(model_file, options)
+    if options.kind == "CPU" and this_gpu(options.device):
+        raise ConfigError(
+            f"instance_group has KIND_CPU, and {model_file} is run by TensorRT, on a GPU; "
+            "set kind: KIND_GPU, or leave it out"
+        )
     from pinstream.engines.tensorrt import TensorRTEngine
 
     return TensorRTEngine(model_file, options)

@@ -290,9 +290,11 @@ class CudaSlot:
         """Where the outputs are written now; a buffer that grows moves."""
         return [staging.address for staging in self.outputs.values()]
 
-    def device_output(self, name: str) -> DeviceArray:
-        """An output on the GPU; valid until the slot is used again."""
+    def output(self, name: str) -> Array | DeviceArray:
+        """An output where it was written: on the GPU but for a shape tensor; valid until the slot is used again."""
         staging = self.outputs[name]
+        if staging.device is None:
+            return self.host_output(name)
         return DeviceArray(
             staging.address, tuple(self.output_shapes[name]), staging.dtype, self._device, owner=self, to_host=_to_host
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -114,6 +115,11 @@ def load_flavour(name: str = "auto") -> Flavour:
     raise ModelFileError(f"no TensorRT here ({'; '.join(tried)}); {install}, or serve the .onnx file")
 
 
+def is_installed(name: str) -> bool:
+    """Whether a module of that flavour is there to be imported; nothing is."""
+    return any(importlib.util.find_spec(module) is not None for module in MODULES.get(name, ()))
+
+
 def _reason(error: Exception, module_name: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name == module_name:
         return "not installed"
@@ -170,11 +176,11 @@ def register_plugins(flavour: Flavour, paths: Iterable[Path] = ()) -> None:
     registry = trt.get_plugin_registry()
     for path in paths:
         if not path.is_file():
-            raise ModelFileError(f"plugin library {path}: no such file; correct PLUGINS")
+            raise ModelFileError(f"plugin library {path}: no such file; correct PLUGINS (or --plugin)")
         before = len(registry.all_creators)
         try:
             # Global, so that a library may use another's symbols. Never unloaded: engines call into it.
-            library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise ModelFileError(f"plugin library {path} cannot be loaded: {error}") from error
         offers = hasattr(library, "getCreators") or hasattr(library, "getPluginCreators")

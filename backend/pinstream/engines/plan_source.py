@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,10 +73,11 @@ def usable_plans(model_file: Path, options: Options, flavour: Flavour, gpu: Gpu 
     """
     try:
         files, warnings = check_plans(model_file, flavour, gpu)
+        _check_settings(model_file, options)
     except ModelFileError as error:
         if not options.auto_build:
             raise
-        return _built_plans(model_file.parent, options, flavour, gpu, error)
+        return built_plans(model_file.parent, options, flavour, gpu, error)
     for warning in warnings:
         LOGGER.warning("%s", warning)
     return files
@@ -108,6 +109,35 @@ def check_plans(model_file: Path, flavour: Flavour, gpu: Gpu | None) -> tuple[li
     return files, [warning for warning in warnings if warning]
 
 
+def _check_settings(model_file: Path, options: Options) -> None:
+    """Hold a model's sidecar against its settings.
+
+    Raises:
+        ConfigError: The plans need a setting that is off.
+        ModelFileError: With AUTO_BUILD, they are of another model.onnx than the one that lies beside them.
+    """
+    sidecar = read_sidecar(model_file.parent)
+    if sidecar is None or not described_plans(model_file):
+        return
+    section = sidecar.sections.get("tensorrt") or {}
+    if section.get("version_compatible") and not options.version_compatible:
+        raise ConfigError(
+            f"{model_file} was built with --version-compatible and brings code along, which runs only where it is "
+            'allowed to; set the parameter VERSION_COMPATIBLE to "true" in config.pbtxt'
+        )
+    onnx = model_file.parent / ONNX_FILE
+    built_from = str((sidecar.sections.get("onnx") or {}).get("sha256") or "")
+    if options.auto_build and built_from and onnx.is_file() and sidecars.file_sha256(onnx) != built_from:
+        raise ModelFileError(f"{model_file} was built from another {ONNX_FILE} than the one beside it")
+
+
+def built_with_tf32(directory: Path) -> bool:
+    """Whether the plans of a version directory multiply FP32 in TF32; so unless their sidecar says otherwise."""
+    sidecar = read_sidecar(directory)
+    section = sidecar.sections.get("tensorrt") if sidecar else None
+    return not isinstance(section, Mapping) or section.get("tf32") is not False
+
+
 def check_source(directory: Path, options: Options, gpu: Gpu | None, reason: ModelFileError) -> Path:
     """The file that AUTO_BUILD builds a model's plans from, after making sure that it can.
 
@@ -135,9 +165,21 @@ def check_source(directory: Path, options: Options, gpu: Gpu | None, reason: Mod
     return onnx
 
 
-def _built_plans(
+def built_plans(
     directory: Path, options: Options, flavour: Flavour, gpu: Gpu | None, reason: ModelFileError
 ) -> list[Path]:
+    """What AUTO_BUILD does: the plans of a model's ONNX file for this machine, from the cache or built now.
+
+    Args:
+        directory: The model's version directory.
+        options: CACHE_DIR and VERIFY.
+        flavour: The TensorRT that will build and load them.
+        gpu: The GPU that will run them.
+        reason: Why the plans that are there will not do.
+
+    Raises:
+        ModelFileError: They cannot be built.
+    """
     onnx = check_source(directory, options, gpu, reason)
     assert gpu is not None, "check_source has seen to it"
     # Building needs the onnx package, which serving plans does not.

@@ -101,7 +101,8 @@ def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
     Args:
         plans: One dynamic plan, or one plan a batch size; all of one network.
         options: instance_group.profile leaves only what these profiles take. BUCKETS narrows the batch sizes, and makes
-            a dynamic plan run in these only; graph_spec makes a dynamic plan run in its sizes and the largest.
+            a dynamic plan run in these only; graph_spec makes one whose items are all of one shape, which graphs are
+            of, run in its sizes and the largest.
 
     Raises:
         ConfigError: The plans are not of one network, or BUCKETS or instance_group.profile asks for what they do not
@@ -184,7 +185,8 @@ def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | No
     if available == set(range(1, largest + 1)) and len(plans) == 1 and largest > 1:
         # graph_spec names sizes worth a graph. What lies between is padded to them or split, and the largest stays.
         graphs = {size for size in options.graph_batch_sizes if size < largest}
-        if graphs and options.cuda_graphs != "off":
+        of_one_shape = all(-1 not in tensor.shape[1:] for tensor in plans[0].inputs)
+        if graphs and of_one_shape and options.cuda_graphs != "off":
             return BatchSizes(tuple(sorted({*graphs, largest})))
         return BatchSizes((largest,), exact=True)
     return BatchSizes(tuple(sorted({size for low, high in sizes for size in steps(low, high)})))

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import os
 import statistics
-import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -33,15 +33,16 @@ from pinstream.engines.flavour import (
     load_flavour,
     register_plugins,
 )
-from pinstream.engines.plan_source import read_sidecar, usable_plans
+from pinstream.engines.graphs import Graphs
+from pinstream.engines.plan_source import built_with_tf32, usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, model_spec
 from pinstream.engines.registered import RegisteredMemory
 from pinstream.engines.trt_context import ProfileContext
-from pinstream.engines.trt_load import JitCache, load_plan
+from pinstream.engines.trt_load import JitCache, LoadSteps, load_plans
 from pinstream.errors import ConfigError, EngineError
 from pinstream.options import Options
 from pinstream.preflight import this_gpu
-from pinstream.tensors import NUMPY_DTYPES, Array, Shape
+from pinstream.tensors import NUMPY_DTYPES, Array, Shape, steps
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 DEFAULT_SLOTS = 3
@@ -66,6 +67,7 @@ class TensorRTEngine(Engine):
         self._options = options
         self._resources = ExitStack()
         self._contexts: list[ProfileContext] = []
+        self._jit_caches: list[JitCache] = []
         try:
             self._load(model_file)
         except BaseException:
@@ -73,33 +75,34 @@ class TensorRTEngine(Engine):
             raise
 
     def _load(self, model_file: Path) -> None:
-        steps = _Steps()
+        took = LoadSteps()
         options = self._options
         cuda.set_device(options.device)
         flavour = load_flavour(options.engine)
-        register_plugins(flavour, map(Path, options.plugins))
+        register_plugins(flavour, (model_file.parent / path for path in options.plugins))
         self._streams = Streams(*(self._owned_stream() for _ in range(3)))
         self._registered = RegisteredMemory()
         self._resources.callback(self._registered.clear)
-        steps.done("device")
-        plans = usable_plans(model_file, options, flavour, this_gpu(options.device))
-        steps.done("preflight")
-        loaded = [load_plan(flavour, path, options) for path in plans]
-        steps.done("deserialize")
+        took.done("device")
+        gpu = this_gpu(options.device)
+        plans = usable_plans(model_file, options, flavour, gpu)
+        took.done("preflight")
+        plans, loaded = load_plans(plans, model_file, options, flavour, gpu)
+        took.done("deserialize")
         infos = [info for _, info in loaded]
         self.spec = model_spec(infos, options)
         jit_caches = [JitCache(flavour, path, options) for path in plans]
         self._contexts = self._make_contexts(flavour, plans[0].parent, loaded, jit_caches)
         self._share_scratch()
-        steps.done("contexts")
-        self._graphs: dict[tuple[int, tuple[Shape, ...]], cuda.Graph] = {}
+        took.done("contexts")
+        self._graphs = Graphs(self._streams.compute, self._resources)
         self.slots = self._make_slots(infos)
-        steps.done("buffers")
+        took.done("buffers")
         self._warm_up()
-        for jit_cache in jit_caches:
-            jit_cache.save()
-        steps.done("warm-up")
-        LOGGER.info("loaded in %s", steps)
+        self._jit_caches = jit_caches
+        self._save_kernels()
+        took.done("warm-up")
+        LOGGER.info("loaded in %s", took)
 
     def _owned_stream(self) -> cuda.Stream:
         stream = cuda.Stream(self._options.priority)
@@ -113,30 +116,33 @@ class TensorRTEngine(Engine):
         loaded: Sequence[tuple[Any, PlanInfo]],
         jit_caches: Sequence[JitCache],
     ) -> list[ProfileContext]:
-        """Execution contexts of all plans; each may compile kernels for seconds, so all but the first side by side."""
+        """Execution contexts of all plans, made side by side: each may compile kernels for seconds."""
+        for engine, _ in loaded:
+            # Whatever refers to the engine has to go before it.
+            self._resources.callback(lambda kept: None, engine)
+        allow_tf32(flavour, built_with_tf32(directory))
+        try:
+            contexts = self._contexts_of(flavour, loaded, jit_caches)
+        except EngineError as error:
+            if not allow_tf32_as_built(flavour, str(error)):
+                raise
+            contexts = self._contexts_of(flavour, loaded, jit_caches)
+        hold_to_tf32(flavour)
+        return contexts
 
-        def make(engine: Any, info: PlanInfo, jit_cache: JitCache) -> list[ProfileContext]:
+    def _contexts_of(
+        self, flavour: Flavour, loaded: Sequence[tuple[Any, PlanInfo]], jit_caches: Sequence[JitCache]
+    ) -> list[ProfileContext]:
+        def make(of_plan: tuple[Any, PlanInfo], jit_cache: JitCache) -> list[ProfileContext]:
             cuda.set_device(self._options.device)  # of this thread
+            engine, info = of_plan
             return [
                 ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
                 for i in self._chosen_profiles(engine, info)
             ]
 
-        for engine, _ in loaded:
-            # Whatever refers to the engine has to go before it.
-            self._resources.callback(lambda kept: None, engine)
-        (engine, info), *others = loaded
-        allow_tf32(flavour, _built_with_tf32(directory))
-        try:
-            contexts = make(engine, info, jit_caches[0])
-        except EngineError as error:
-            if not allow_tf32_as_built(flavour, str(error)):
-                raise
-            contexts = make(engine, info, jit_caches[0])
-        hold_to_tf32(flavour)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            made = threads.map(make, [e for e, _ in others], [info for _, info in others], jit_caches[1:])
-            return [*contexts, *(context for of_one in made for context in of_one)]
+            return [context for made in threads.map(make, loaded, jit_caches) for context in made]
 
     def _chosen_profiles(self, engine: Any, info: PlanInfo) -> Sequence[int]:
         count = int(engine.num_optimization_profiles)
@@ -182,7 +188,7 @@ class TensorRTEngine(Engine):
 
     def _enqueue(self, slot: CudaSlot) -> None:
         stream = slot.begin_compute()
-        graph = self._graphs.get(self._graph_key(slot))
+        graph = self._graphs.find(slot)
         if graph is not None:
             slot.output_shapes = self._context_for(slot).output_shapes(slot.shapes)
             graph.launch(stream)
@@ -191,14 +197,9 @@ class TensorRTEngine(Engine):
             try:
                 self._context_for(slot).enqueue(slot, stream)
             finally:
-                if before != slot.output_addresses:
-                    # A buffer has grown, or could not, and graphs write where it was.
-                    self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != id(slot)}
+                if before != slot.output_addresses:  # a buffer has grown, or could not
+                    self._graphs.forget(slot)
         slot.end_compute()
-
-    def _graph_key(self, slot: CudaSlot) -> tuple[int, tuple[Shape, ...]]:
-        # In the engine's order: requests name their inputs in any.
-        return id(slot), tuple(slot.shapes[name] for name in slot.inputs)
 
     def _context_for(self, slot: CudaSlot) -> ProfileContext:
         shapes, values = slot.shapes, slot.shape_values()
@@ -225,7 +226,7 @@ class TensorRTEngine(Engine):
                 slot.copy_out(slot.wanted)
         if self._options.output_memory == "gpu":
             slot.wait_compute()
-            return {name: slot.device_output(name) for name in slot.wanted}
+            return {name: slot.output(name) for name in slot.wanted}
         slot.wait_copied()
         return {name: slot.host_output(name) for name in slot.wanted}
 
@@ -242,7 +243,7 @@ class TensorRTEngine(Engine):
     def used_graph(self, slot: Slot) -> bool:
         """See base.Engine."""
         assert isinstance(slot, CudaSlot)
-        return self._graph_key(slot) in self._graphs
+        return self._graphs.find(slot) is not None
 
     @property
     def captured(self) -> int:
@@ -265,80 +266,91 @@ class TensorRTEngine(Engine):
     # Warm-up
 
     def _warm_up(self) -> None:
-        """Run every bucket in every slot once, capture it where it can be, and measure what each bucket costs."""
-        sizes = self.spec.batch
-        buckets = sizes.buckets if sizes else (None,)
-        for slot in self.slots:
-            assert isinstance(slot, CudaSlot)
-            for bucket in buckets:
-                for context in self._contexts:
-                    ran = self._run_usual(slot, context, bucket)
-                    if ran and self._wants_graphs() and self._graph_key(slot) not in self._graphs:
-                        self._capture(slot)
-        if sizes and len(sizes.buckets) > 1:
-            self.spec = replace(self.spec, batch=replace(sizes, costs=tuple(map(self._cost, sizes.buckets))))
+        """Run every profile in every batch size once, capture it in every slot, and measure what each size costs.
 
-    def _run_usual(self, slot: CudaSlot, context: ProfileContext, bucket: int | None) -> bool:
-        """Run zeros of the shapes that a profile is tuned for, once; False where it does not take the bucket."""
-        shapes, values = context.usual(bucket)
-        if not context.fits(shapes, values):
-            return False
+        One slot runs: kernels are compiled and loaded for all of them, and a graph needs no run of its own slot.
+        """
+        slots = [slot for slot in self.slots if isinstance(slot, CudaSlot)]
+        wants_graphs = self._wants_graphs()
+        costs: dict[int | None, list[float]] = defaultdict(list)
+        for context in self._contexts:
+            for size in self._usual_sizes(context):
+                shapes, values = context.usual(size)
+                self._fill(slots[0], shapes, values)
+                self._run(slots[0])
+                if wants_graphs:
+                    self._capture(slots, context, shapes)
+                if self._chooses_sizes:
+                    costs[size] += [self._run(slots[0]) for _ in range(COST_RUNS)]
+        sizes = self.spec.batch
+        if sizes and self._chooses_sizes:
+            medians = tuple(statistics.median(costs[size]) for size in sizes.buckets)
+            self.spec = replace(self.spec, batch=replace(sizes, costs=medians))
+
+    @property
+    def _chooses_sizes(self) -> bool:
+        return self.spec.batch is not None and len(self.spec.batch.buckets) > 1
+
+    def _usual_sizes(self, context: ProfileContext) -> list[int | None]:
+        """The batch sizes that a profile is warmed up in; None for the one that it is tuned for.
+
+        Where every size runs, some are enough: what runs in one has its kernels for the sizes around it.
+        """
+        sizes = self.spec.batch
+        wished = () if sizes is None else sorted(steps(1, sizes.largest)) if sizes.exact else sizes.buckets
+        return [size for size in wished if context.fits(*context.usual(size))] or [None]
+
+    def _fill(self, slot: CudaSlot, shapes: Mapping[str, Shape], values: Mapping[str, Shape]) -> None:
+        """Put zeros of these shapes into a slot, and into shape tensors their values."""
         slot.begin(shapes)
         for tensor in self.spec.inputs:
             data = np.zeros(shapes[tensor.name], tensor.numpy_dtype)
             if tensor.name in values:
                 data.flat[:] = values[tensor.name]
             slot.put(tensor.name, data, None)
+
+    def _run(self, slot: CudaSlot) -> float:
+        """Run what is in a slot; gives seconds of GPU time."""
         self.enqueue(slot, frozenset(tensor.name for tensor in self.spec.outputs))
         self.wait(slot)
-        return True
+        return slot.times()["compute"]
 
     def _wants_graphs(self) -> bool:
         # A graph is of one shape: where others may come as well, it would seldom be of use.
-        if any(not tensor.is_static for tensor in self.spec.inputs):
+        varying = [str(tensor) for tensor in self.spec.inputs if not tensor.is_static]
+        if varying:
+            if self._options.cuda_graphs == "on":
+                LOGGER.warning(
+                    "CUDA_GRAPHS is on, and there are none: a graph is of one shape, and %s varies beyond the batch; "
+                    "build the plan with --shape of one size, or leave CUDA_GRAPHS out",
+                    ", ".join(varying),
+                )
             return False
         sizes = self.spec.batch
         static = sizes is None or not sizes.exact
         return self._options.cuda_graphs == "on" or (self._options.cuda_graphs == "auto" and static)
 
-    def _capture(self, slot: CudaSlot) -> None:
-        context = self._context_for(slot)
-        stream = self._streams.compute
-        # After a run the slot has the shapes that the data gave.
-        data_dependent = any(-1 in shape for shape in context.output_shapes(slot.shapes).values())
-        if data_dependent or any(staging.device is None for staging in slot.inputs.values()):
-            LOGGER.warning("no CUDA graphs: the plan has shape tensors or outputs whose shapes depend on the data")
-            self._options = replace(self._options, cuda_graphs="off")
-            return
-        context.bind(slot)
-        try:
-            if not context.capturable(stream):
-                raise EngineError("TensorRT says that this plan's work cannot be captured")
-            graph = cuda.capture(stream, lambda: context.enqueue(slot, stream))
-        except EngineError as error:
-            LOGGER.warning("no CUDA graphs: %s", error)
-            self._options = replace(self._options, cuda_graphs="off")
-            return
-        self._graphs[self._graph_key(slot)] = graph
-        self._resources.callback(graph.destroy)
+    def _capture(self, slots: Sequence[CudaSlot], context: ProfileContext, shapes: Mapping[str, Shape]) -> None:
+        if self._context_for(slots[0]) is not context:
+            return  # another profile takes these shapes, which is tuned for them
+        for slot in slots:
+            if slot is not slots[0]:
+                slot.begin(shapes)
+            self._graphs.capture(slot, context)
 
-    def _cost(self, size: int) -> float:
-        """Median seconds of GPU time of one bucket, over the profiles that take it."""
-        slot = self.slots[0]
-        assert isinstance(slot, CudaSlot)
-        times = []
-        for _ in range(COST_RUNS):
-            for context in self._contexts:
-                if self._run_usual(slot, context, size):
-                    times.append(slot.times()["compute"])
-        return statistics.median(times)
+    def _save_kernels(self) -> None:
+        for jit_cache in self._jit_caches:
+            jit_cache.save()
 
     def close(self) -> None:
         """Free everything in reverse order; see base.Engine."""
         if cuda.is_lost():
             # Every call would fail, and TensorRT's clearing up corrupts memory then: the process's end frees it all.
-            _abandon(self._contexts, self._resources)
+            _abandon(self._contexts, self._jit_caches, self._resources)
             return
+        # With what has been compiled since for the shapes that came.
+        self._save_kernels()
+        self._jit_caches = []
         self._contexts = []
         self._resources.close()
 
@@ -347,12 +359,6 @@ def _abandon(*objects: object) -> None:
     """Keep objects from ever being cleared up, at the interpreter's end either."""
     for abandoned in objects:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(abandoned))
-
-
-def _built_with_tf32(directory: Path) -> bool:
-    sidecar = read_sidecar(directory)
-    section = sidecar.sections.get("tensorrt") if sidecar else None
-    return not isinstance(section, Mapping) or section.get("tf32") is not False
 
 
 def _input_buffer(tensors: Sequence[PlanTensor]) -> BufferSpec:
@@ -366,19 +372,3 @@ def _nbytes(shape: Shape, dtype: str) -> int:
     for dim in shape:
         total *= dim
     return total
-
-
-class _Steps:
-    """Milliseconds of each step of the load, for the log."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._steps: list[tuple[str, float]] = []
-
-    def done(self, name: str) -> None:
-        now = time.perf_counter()
-        self._steps.append((name, (now - self._began) * 1000))
-        self._began = now
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {ms:.0f} ms" for name, ms in self._steps)

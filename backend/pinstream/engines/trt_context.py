@@ -54,7 +54,8 @@ class ProfileContext:
         if self._context is None:
             raise EngineError(self._said(f"no execution context for profile {profile} of {info.file} could be made"))
         if profile:
-            self._context.set_optimization_profile_async(profile, stream.handle)
+            if not self._context.set_optimization_profile_async(profile, stream.handle):
+                raise EngineError(self._said(f"profile {profile} of {info.file} was refused"))
             stream.synchronize()
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
@@ -98,13 +99,17 @@ class ProfileContext:
         known = self._output_shapes.get(key)
         if known is None or self._value_ranges:
             self._set_shapes(shapes)
-            if self._value_ranges:
-                self._context.infer_shapes()
+            if self._value_ranges and (missing := list(self._context.infer_shapes() or ())):
+                raise EngineError(self._said(f"the output shapes cannot be told without {', '.join(missing)}"))
             known = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._info.outputs}
             if len(self._output_shapes) >= MOST_SHAPES:
                 self._output_shapes.clear()
             self._output_shapes[key] = known
         return known
+
+    def depends_on_data(self, shapes: Mapping[str, Shape]) -> bool:
+        """Whether the shape of an output is only known after a run."""
+        return any(-1 in shape for shape in self.output_shapes(shapes).values())
 
     def output_bytes_bound(self, name: str) -> int:
         """The most bytes output `name` can take with the shapes set last; 0 where TensorRT knows no bound."""

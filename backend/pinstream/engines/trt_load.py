@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from pinstream import cuda
 from pinstream.engines.flavour import Flavour, why
 from pinstream.engines.plan_info import describe_engine
+from pinstream.engines.plan_source import built_plans, read_sidecar
 from pinstream.engines.profiles import PlanInfo
-from pinstream.errors import ModelFileError
+from pinstream.errors import EngineError, ModelFileError
 from pinstream.options import Options
+from pinstream.preflight import Gpu, rebuild_command
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 
 
-def load_plan(flavour: Flavour, path: Path, options: Options) -> tuple[Any, PlanInfo]:
-    """Deserialize a plan.
+def load_plans(
+    files: list[Path], model_file: Path, options: Options, flavour: Flavour, gpu: Gpu | None
+) -> tuple[list[Path], list[tuple[Any, PlanInfo]]]:
+    """Deserialize the plans of a model.
+
+    Args:
+        files: Those that preflight has found.
+        model_file: The first of the model's own.
+        options: AUTO_BUILD, and what building needs.
+        flavour: TensorRT.
+        gpu: The GPU that will run them.
 
     Returns:
-        The ICudaEngine, and what it holds.
+        The files, and of each the ICudaEngine and what it holds; with AUTO_BUILD files built here, where TensorRT
+        refuses one that looked right.
 
     Raises:
-        ModelFileError: TensorRT refuses the file; the text has TensorRT's own reason.
+        ModelFileError: TensorRT refuses a file; the text has TensorRT's own reason.
+        EngineError: There is too little memory.
     """
+    try:
+        return files, [_load_plan(flavour, path, options, gpu) for path in files]
+    except ModelFileError as error:
+        if not options.auto_build:
+            raise
+        files = built_plans(model_file.parent, options, flavour, gpu, error)
+        return files, [_load_plan(flavour, path, options, gpu) for path in files]
+
+
+def _load_plan(flavour: Flavour, path: Path, options: Options, gpu: Gpu | None) -> tuple[Any, PlanInfo]:
     runtime = flavour.module.Runtime(flavour.logger)
     if options.version_compatible:
         runtime.engine_host_code_allowed = True
     engine = _deserialize(flavour, runtime, path)
     if engine is None:
         reason = why(flavour)
-        build_again = "; build it again on this machine with `pinstream build MODEL.onnx --plan -o DIR`"
-        remedy = cuda.memory_advice_for(reason) or build_again
-        raise ModelFileError(f"{path} ({path.stat().st_size:,} bytes) cannot be loaded by {flavour}: {reason}{remedy}")
+        refused = f"{path} ({path.stat().st_size:,} bytes) cannot be loaded by {flavour}: {reason}"
+        if advice := cuda.memory_advice_for(reason):
+            raise EngineError(refused + advice)
+        raise ModelFileError(
+            f"{refused}; build it on this machine: {rebuild_command(path, flavour, gpu, read_sidecar(path.parent))}"
+        )
     return engine, describe_engine(flavour, engine, path.name)
 
 
@@ -69,6 +97,23 @@ def _make_stream_reader(flavour: Flavour, file: Any) -> Any:
     return StreamReader()
 
 
+class LoadSteps:
+    """Milliseconds of each step of a load, for the log."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._steps: list[tuple[str, float]] = []
+
+    def done(self, name: str) -> None:
+        """The step that began with the last one's end is done."""
+        now = time.perf_counter()
+        self._steps.append((name, (now - self._began) * 1000))
+        self._began = now
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {ms:.0f} ms" for name, ms in self._steps)
+
+
 class JitCache:
     """The runtime cache of one plan, kept on disk; does nothing where TensorRT has none.
 
@@ -91,6 +136,8 @@ class JitCache:
         """A fresh IRuntimeConfig with the cache in it, or None where this TensorRT has no such thing."""
         if not hasattr(engine, "create_runtime_config"):
             return None
+        # For the shapes of a dynamic plan it specialises kernels lazily, as is TensorRT-RTX's default: eagerly, the
+        # first request of every new shape would wait for its compilation.
         config = engine.create_runtime_config()
         if hasattr(config, "create_runtime_cache"):
             if self._cache is None:
@@ -121,6 +168,8 @@ class JitCache:
             temporary.write_bytes(content)
             os.replace(temporary, self._path)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             LOGGER.warning("the JIT cache %s cannot be written: %s; the next start compiles again", self._path, error)
 
 

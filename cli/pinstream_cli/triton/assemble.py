@@ -14,6 +14,7 @@ from types import TracebackType
 import pinstream
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import leftovers
+from pinstream_cli.triton.completion import complete_model, complete_service
 from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.sizing import size_service
 
@@ -30,6 +31,7 @@ class RunDirectory:
 
     Attributes:
         path: The directory.
+        complete: Whether its models' configurations lack nothing.
         lock: File descriptor that says that the directory is in use; children that read it have to inherit it.
     """
 
@@ -40,6 +42,7 @@ class RunDirectory:
         self.models = self.path / "models"
         self.log = self.path / "tritonserver.log"
         self.models.mkdir()
+        self.complete = False
         _assemble_python_backend(install, self.backends / "python")
         # A copy, so that Python's caches are not written into the source tree.
         shutil.copytree(Path(pinstream.__file__).parent, self.backends / "pinstream", ignore=_NOT_COPIED)
@@ -54,6 +57,7 @@ class RunDirectory:
         for file in files:
             name = "model.onnx" if only_graph and file.suffix == ".onnx" else file.name
             link_or_copy(file, self.models / DETECTOR / "1" / name)
+        self.complete = complete_service(self.models, DETECTOR)
         keep_to_us(self.models)
 
     def add_model(self, name: str, files: Sequence[Path]) -> None:
@@ -63,6 +67,7 @@ class RunDirectory:
         (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
         for file in files:
             link_or_copy(file, version / (file.name if len(files) > 1 else f"model{file.suffix}"))
+        self.complete = complete_model(version.parent) is not None
         keep_to_us(self.models)
 
     def remove(self) -> None:

@@ -64,3 +64,10 @@ def test_instances_and_profiles_are_those_of_the_instance_s_own_gpu() -> None:
     first, second = (Options.from_model_config({"instance_group": [*groups, on_both]}, device=i) for i in (0, 1))
     assert (first.instances, first.profiles) == (3, (0, 2))
     assert (second.instances, second.profiles) == (2, (1, 2))
+
+
+def test_before_there_is_an_instance_the_gpu_is_the_first_that_is_named() -> None:
+    groups = [{"count": 1}, {"count": 2, "gpus": [3, 2]}]
+    assert Options.from_model_config({"instance_group": groups}).device == 3
+    assert Options.from_model_config({"instance_group": groups}, device=1).device == 1
+    assert Options.from_model_config({}).device == 0

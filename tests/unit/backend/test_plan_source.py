@@ -13,7 +13,7 @@ from pinstream import sidecar
 from pinstream.engines import find_model_file, inspect, open_for_instance
 from pinstream.engines.flavour import Flavour
 from pinstream.engines.plan_source import usable_plans
-from pinstream.errors import EngineError, ModelFileError
+from pinstream.errors import ConfigError, EngineError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan
 from pinstream.plans.jobs import DEFAULT_BATCH_SIZES
@@ -101,6 +101,33 @@ def test_auto_build_builds_what_the_sidecar_wished_for_into_the_cache(
     assert all(file.is_relative_to(tmp_path / "cache") for file in files)
     again = usable_plans(plans / "model.b1.plan", options, flavour, H200)
     assert [f.stat().st_mtime_ns for f in again] == [f.stat().st_mtime_ns for f in files], "built once"
+
+
+def test_auto_build_builds_again_where_the_onnx_file_was_replaced(
+    flavour: Flavour, plans: Path, tmp_path: Path
+) -> None:
+    options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
+    model_file = find_model_file(plans, options)
+    assert usable_plans(model_file, options, flavour, H200)[0].parent == plans
+    onnx_models.classifier(plans / "model.onnx", seed=7)
+    assert usable_plans(model_file, Options(), flavour, H200)[0].parent == plans, "nobody asked for a build"
+    files = usable_plans(model_file, options, flavour, H200)
+    assert all(file.is_relative_to(tmp_path / "cache") for file in files)
+    built_from = sidecar.read(files[0].parent / "model.json").sections["source"]["sha256"]
+    assert built_from == sidecar.file_sha256(plans / "model.onnx")
+
+
+def test_a_plan_that_brings_code_along_needs_to_be_allowed(flavour: Flavour, plans: Path, tmp_path: Path) -> None:
+    say_of_tensorrt(plans, version_compatible=True)
+    model_file = find_model_file(plans, Options())
+    with pytest.raises(ConfigError, match='set the parameter VERSION_COMPATIBLE to "true"'):
+        usable_plans(model_file, Options(auto_build=True, cache_dir=str(tmp_path / "cache")), flavour, H200)
+    assert usable_plans(model_file, Options(version_compatible=True), flavour, H200)
+
+
+def test_file_names_by_compute_capability_need_no_gpu_to_be_passed_over(plans: Path) -> None:
+    options = Options(cc_model_filenames=(("0.1", "other.plan"),))
+    assert find_model_file(plans, options).name == "model.b1.plan"
 
 
 def test_auto_build_builds_for_the_gpu_at_hand_and_not_for_those_there_were(flavour: Flavour, tmp_path: Path) -> None:

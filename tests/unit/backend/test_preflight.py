@@ -96,7 +96,7 @@ def test_the_other_flavour_is_refused(rtx: Flavour, plan: Path, beside: Sidecar)
     for given in (beside, None):
         text = refusal(plan, tensorrt, None, given)
         assert f"a plan of tensorrt_rtx {rtx.version}" in text
-        assert "this machine has tensorrt 10.16.1.11;" in text
+        assert "this machine has tensorrt 10.16.1.11; set ENGINE to tensorrt_rtx, which is installed too, or " in text
 
 
 def test_plans_of_tensorrt_belong_to_one_gpu_and_version_unless_built_for_more(

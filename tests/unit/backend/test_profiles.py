@@ -39,6 +39,13 @@ def test_graph_spec_keeps_the_largest_batch() -> None:
     )
 
 
+def test_graph_spec_changes_nothing_where_items_are_of_many_shapes() -> None:
+    """Graphs are of one shape, so that there are none there, and nothing to narrow the batch sizes for."""
+    wide = Range((1, 2), (4, 4), (8, 8))
+    of_many = PlanInfo("a", (PlanTensor("x", "FP32", (-1, -1), (wide,)),), (PlanTensor("y", "FP32", (-1, -1)),))
+    assert model_spec([of_many], Options(graph_batch_sizes=(1, 4))).batch == BatchSizes((8,), exact=True)
+
+
 def test_graph_spec_changes_nothing_of_static_plans() -> None:
     assert model_spec([plan(1, 1), plan(8, 8, "b")], Options(graph_batch_sizes=(2,))).batch == BatchSizes((1, 8))
 

@@ -153,6 +153,8 @@ def test_failures_are_one_line_and_leave_the_directory_as_it_was(export: Path, t
     assert "exclude each other" in failure(export, "-o", out, "--plan", "--batch-sizes", 1, "--max-batch", 2)
     assert "does not fit input 'images'" in failure(export, "-o", out, "--plan", "--shape", "images:1x1x1")
     assert "no such file" in failure(tmp_path / "absent.onnx", "-o", out, "--plan")
+    assert "plugin library absent.so: no such" in failure(export, "-o", out, "--plan", "--plugin", "absent.so")
+    assert "cannot be loaded" in failure(export, "-o", out, "--plan", "--plugin", export)
     assert "cannot be read" in failure(export, "-o", out, "--plan", "--labels", tmp_path / "absent.txt")
     broken = onnx_models.unchecked(
         tmp_path / "broken.onnx",

@@ -1,0 +1,78 @@
+"""Completes the configurations of a run's own models, as the backend would when Triton asks it to.
+
+Triton asks by starting a process for each model, and waits a second until it has ended. For what is complete it need
+not ask.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from pinstream.autocomplete import complete
+from pinstream.errors import PinstreamError
+from pinstream.tensors import ModelSpec, TensorSpec
+from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, read_model, spec_of
+
+# For tritonserver, where every model is complete.
+COMPLETE = "--disable-auto-complete-config"
+
+
+def complete_model(path: Path) -> ModelSpec | None:
+    """Write into a model's config.pbtxt what it lacks.
+
+    Args:
+        path: `<repository>/<model>`, a copy that belongs to the run.
+
+    Returns:
+        What the model takes and gives; None where only loading it would tell, or something is wrong with it, which
+        Triton will say.
+    """
+    try:
+        model = read_model(path)
+        spec = spec_of(model)
+        if spec is None:
+            return None
+        missing = complete(model.as_json(), spec)
+    except (PinstreamError, RepositoryError, ImportError):
+        return None
+    config = model.config
+    for tensor in missing.inputs:
+        config.input.add(**_entry(tensor))
+    for tensor in missing.outputs:
+        config.output.add(**_entry(tensor))
+    if missing.max_batch_size is not None:
+        config.max_batch_size = missing.max_batch_size
+    if missing.dynamic_batching:
+        config.dynamic_batching.SetInParent()
+    _write(model)
+    return spec
+
+
+def complete_service(repository: Path, detector: str) -> bool:
+    """The same for the YOLOX service, whose first step gives what its detector takes.
+
+    Args:
+        repository: The service's models.
+        detector: The name of the model that is the network.
+
+    Returns:
+        Whether every model is complete.
+    """
+    spec = complete_model(repository / detector)
+    if spec is None:
+        return False
+    first = read_model(repository / "yolox_preprocess")
+    for tensor in spec.inputs:
+        first.config.output.add(**_entry(tensor))
+    _write(first)
+    return True
+
+
+def _entry(tensor: TensorSpec) -> dict[str, object]:
+    return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": tensor.shape}
+
+
+def _write(model: Model) -> None:
+    (model.path / CONFIG).write_text(text_format.MessageToString(model.config))
