@@ -99,12 +99,21 @@ class SystemRegion:
 def remove_leftovers() -> list[str]:
     """Removes the regions that dead processes of this user left behind; returns their names."""
     removed = []
-    for path in DIRECTORY.glob(f"{PREFIX}*"):
+    for name in leftovers():
+        with contextlib.suppress(OSError):
+            (DIRECTORY / name).unlink()
+            removed.append(name)
+    return removed
+
+
+def leftovers() -> list[str]:
+    """The regions that dead processes of this user left behind."""
+    found = []
+    for path in sorted(DIRECTORY.glob(f"{PREFIX}*")):
         with contextlib.suppress(OSError):
             if path.stat().st_uid == os.getuid() and _owner_is_dead(path):
-                path.unlink()
-                removed.append(path.name)
-    return removed
+                found.append(path.name)
+    return found
 
 
 def _owner_is_dead(path: Path) -> bool:
@@ -127,11 +136,10 @@ def locked_file(ending: str = "") -> tuple[int, str]:
     Raises:
         OSError: /dev/shm is not there or not ours to write.
     """
-    while True:
-        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}{ending}"
-        descriptor = os.open(DIRECTORY / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Between the two lines another process may have taken it for a leftover and removed it.
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, name
-        os.close(descriptor)
+    name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}{ending}"
+    unlocked = DIRECTORY / f".{name}"
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # Only now under its name: another process takes what is not locked for a leftover.
+    unlocked.rename(DIRECTORY / name)
+    return descriptor, name

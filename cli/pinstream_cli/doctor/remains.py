@@ -1,4 +1,4 @@
-"""What killed servers have left behind, and clearing it away."""
+"""What killed servers and clients have left behind, and clearing it away."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_leftovers(*, fix: bool) -> Iterator[Check]:
     """
     found = leftovers.remove() if fix else leftovers.dead_runs() + leftovers.dead_regions()
     if not found:
-        yield Check(AREA, "of killed servers", "OK", "none")
+        yield Check(AREA, "of killed servers and clients", "OK", "none")
     for path in found:
         if not path.exists():
             yield Check(AREA, str(path), "OK", "removed")

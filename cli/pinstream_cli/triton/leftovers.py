@@ -1,4 +1,8 @@
-"""What a killed `pinstream serve` leaves behind: run directories and regions in /dev/shm, told from those in use."""
+"""What killed servers and clients leave behind: run directories and regions in /dev/shm, told from those in use.
+
+What is in use is locked. A lock and not a process id: the kernel takes it back whatever becomes of the process, it
+holds across containers that share /tmp or /dev/shm, and numbers of processes come again.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +16,48 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pinstream_cli.triton.preflight import SHARED_MEMORY
+from pinstream_client import regions as clients
 
 RUN_PREFIX = "pinstream-"
 LOCK_NAME = "lock"
-REGION = re.compile(r"pinstream_(\d+)_")
+REGION = re.compile(r"(pinstream_\d+_[^_]+_)")
 
 
 def shm_prefix(pid: int, run_name: str) -> str:
-    """How the names of a run's regions in /dev/shm begin; `REGION` reads the process id out of it."""
-    return f"pinstream_{pid}_{run_name[-8:]}_"
+    """How the names of a run's regions in /dev/shm begin; `REGION` finds it in them."""
+    # What mkdtemp makes up may have a "_" in it.
+    return f"pinstream_{pid}_{run_name[-8:].replace('_', '-')}_"
 
 
 def hold(run: Path) -> int:
-    """Mark a run directory as in use, for as long as any process has the returned file descriptor open.
+    """Mark a run directory as in use, for as long as any process has the returned file descriptor open."""
+    return _locked(run / LOCK_NAME)
 
-    A lock and not a process id: the kernel takes it back whatever becomes of the process, it holds across containers
-    that share /tmp, and numbers of processes come again. tritonserver and its stubs inherit it.
+
+def hold_regions(prefix: str) -> int:
+    """Mark the regions of /dev/shm whose names begin so as in use, as `hold` does.
+
+    Raises:
+        OSError: /dev/shm is not there or not ours to write.
     """
-    unlocked = run / f".{LOCK_NAME}"
+    return _locked(SHARED_MEMORY / (prefix + LOCK_NAME))
+
+
+def _locked(path: Path) -> int:
+    """A locked file, which tritonserver and its stubs are to inherit."""
+    unlocked = path.with_name(f".{path.name}")
     descriptor = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     # Only now under its name: nobody ever sees it there without an owner.
-    unlocked.rename(run / LOCK_NAME)
+    unlocked.rename(path)
     return descriptor
+
+
+def remove_regions(prefix: str) -> None:
+    """Delete the regions whose names begin so, the file that is locked for them last."""
+    found = sorted(SHARED_MEMORY.glob(f"{prefix}*"), key=lambda region: region.name == prefix + LOCK_NAME)
+    for region in found:
+        region.unlink(missing_ok=True)
 
 
 def dead_runs() -> list[Path]:
@@ -43,11 +66,14 @@ def dead_runs() -> list[Path]:
 
 
 def _is_dead(run: Path) -> bool:
+    # O_NOFOLLOW and the owner: /tmp is everybody's, and what is found here is going to be deleted.
+    return not run.is_symlink() and _is_own(run) and _is_unlocked(run / LOCK_NAME)
+
+
+def _is_unlocked(path: Path) -> bool:
+    """Whether it is a lock file of ours that nobody holds."""
     try:
-        # O_NOFOLLOW and the owner: /tmp is everybody's, and what is found here is going to be deleted.
-        if run.is_symlink() or run.stat().st_uid != os.geteuid():
-            return False
-        descriptor = os.open(run / LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -60,22 +86,28 @@ def _is_dead(run: Path) -> bool:
 
 
 def dead_regions() -> list[Path]:
-    """Regions in /dev/shm with our mark, of this user, whose process is gone and that no process has mapped."""
-    ours = {region: match for region in sorted(SHARED_MEMORY.iterdir()) if (match := REGION.match(region.name))}
-    candidates = [region for region, match in ours.items() if not _alive(int(match[1])) and _is_own(region)]
-    in_use = set(_mapped_regions()) if candidates else set()
-    return [region for region in candidates if region.name not in in_use]
+    """Regions in /dev/shm with our mark, of this user, whose server or client is gone."""
+    found = [region for region in sorted(SHARED_MEMORY.iterdir()) if _is_own(region)]
+    ours = {region: match[1] for region in found if (match := REGION.match(region.name))}
+    dead = {prefix for prefix in set(ours.values()) if _is_unlocked(SHARED_MEMORY / (prefix + LOCK_NAME))}
+    # The file that is locked comes last: should this end in the middle, the rest is still known to be dead.
+    servers = sorted((r for r in ours if ours[r] in dead), key=lambda r: (ours[r], r.name == ours[r] + LOCK_NAME))
+    return servers + _dead_regions_of_clients()
+
+
+def _dead_regions_of_clients() -> list[Path]:
+    """Those that no server has mapped: else the next client has the server forget them, and removes them."""
+    # Of memory on a GPU the file is empty, and all that the next client knows it by.
+    dead = [SHARED_MEMORY / name for name in clients.leftovers() if not name.endswith(clients.ON_GPU)]
+    in_use = set(_mapped_regions()) if dead else set()
+    return [region for region in dead if region.name not in in_use]
 
 
 def _is_own(path: Path) -> bool:
     try:
         return path.lstat().st_uid == os.geteuid()
-    except FileNotFoundError:
+    except OSError:
         return False
-
-
-def _alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def _mapped_regions() -> Iterator[str]:

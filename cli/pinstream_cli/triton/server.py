@@ -21,7 +21,7 @@ from pinstream_cli.triton.access import Access
 from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
-from pinstream_cli.triton.leftovers import shm_prefix
+from pinstream_cli.triton.leftovers import hold_regions, remove_regions, shm_prefix
 from pinstream_cli.triton.log import LogFile
 from pinstream_cli.triton.preflight import SHARED_MEMORY
 
@@ -98,6 +98,7 @@ class TritonServer:
         self._lock = run.lock
         self._on_ready = on_ready
         self._on_log = on_log
+        self._region_lock: int | None = None
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._started = threading.Event()
@@ -110,8 +111,19 @@ class TritonServer:
         self._tail: deque[str] = deque(maxlen=8)
 
     def start(self) -> None:
-        """Start the process; returns at once."""
+        """Start the process; returns at once.
+
+        Raises:
+            CommandError: There is no shared memory for it.
+        """
         self._began = time.monotonic()
+        try:
+            self._region_lock = hold_regions(self.shm_prefix)
+        except OSError as error:
+            raise CommandError(
+                f"{SHARED_MEMORY} cannot be written to ({error.strerror}), and Triton's Python backend moves every "
+                "tensor through it; mount a tmpfs there that this user may write to"
+            ) from None
         self._process = subprocess.Popen(
             self._command,
             env=self._environment,
@@ -121,7 +133,8 @@ class TritonServer:
             errors="replace",
             # Ctrl-C in a terminal must not reach Triton's stubs: they would die under the requests they serve.
             start_new_session=True,
-            pass_fds=[self._lock],
+            # What is ours stays marked as in use for as long as any of its processes lives.
+            pass_fds=[self._lock, self._region_lock],
             preexec_fn=_die_with_parent,
         )
         self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
@@ -245,8 +258,10 @@ class TritonServer:
         self._process.wait()
 
     def _remove_shared_memory(self) -> None:
-        for region in SHARED_MEMORY.glob(f"{self.shm_prefix}*"):
-            region.unlink(missing_ok=True)
+        remove_regions(self.shm_prefix)
+        if self._region_lock is not None:
+            os.close(self._region_lock)
+            self._region_lock = None
 
     def __enter__(self) -> TritonServer:
         self.start()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from click.testing import CliRunner, Result
 from pinstream import sidecar as sidecars
 from pinstream_cli.doctor import doctor
 from pinstream_cli.triton.endpoints import Endpoints
-from pinstream_cli.triton.preflight import SHARED_MEMORY
 from tests import onnx_models
 
 ONE_LINE = 'backend: "pinstream"\n'
@@ -132,27 +129,3 @@ def test_a_port_that_something_else_has() -> None:
         code, checks = report("--http-port", str(port))
     assert code == 1
     assert "choose another with --http-port" in checks["machine", f"port {port} (HTTP)"]["remedy"]
-
-
-@pytest.fixture
-def region() -> Iterator[Path]:
-    """A region of a process that is gone."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    path = SHARED_MEMORY / f"pinstream_{gone.pid}_abcdefgh_region"
-    path.write_bytes(bytes(1000))
-    yield path
-    path.unlink(missing_ok=True)
-
-
-def test_leftovers_are_found_and_only_removed_with_fix(region: Path) -> None:
-    alive = SHARED_MEMORY / f"pinstream_{os.getpid()}_abcdefgh_region"
-    alive.touch()
-    try:
-        assert report()[1]["leftovers", str(region)]["status"] == "WARN"
-        assert region.exists()
-        assert report("--fix")[1]["leftovers", str(region)]["found"] == "removed"
-        assert not region.exists()
-        assert alive.exists()
-    finally:
-        alive.unlink()
