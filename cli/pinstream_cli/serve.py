@@ -110,8 +110,10 @@ def serve(
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     console = Console(stderr=True, highlight=False)
     host = ALL_ADDRESSES if public else _address(host)
-    # A supervisor's SIGTERM ends the service the way Ctrl-C does.
+    # A supervisor's SIGTERM ends the service the way Ctrl-C does, and so does the end of its terminal.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup is for
+        signal.signal(signal.SIGHUP, _hang_up)
     try:
         access = Access(
             read_tls(tls_cert, tls_key, tls_client_ca),
@@ -181,6 +183,12 @@ def _serve_until_stopped(
             raise CommandError(f"{why}; --restart starts it again, --verbose shows Triton's log")
         console.print(f"[red bold]RESTART[/] {escape(why)}", soft_wrap=True)
         backoff.sleep(time.monotonic() - began)
+
+
+def _hang_up(number: int, frame: object) -> NoReturn:
+    """Stop, once: a terminal that is closed may say so twice, and only a second Ctrl-C means that somebody waits."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _address(host: str) -> str:

@@ -12,14 +12,14 @@ import numpy as np
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from pinstream_cli.triton.server import LONGEST_STOP_S
 from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind
 from tests.server.test_plain_models import metrics
 
 IN_FLIGHT, ITEMS, INSTANCES = 4, 8, 1
-# Triton's own exit timeout; a supervisor's grace has to be longer.
-GRACE_S = 30.0
+GRACE_S = LONGEST_STOP_S
 
 
 def wait_for_waiting(serve: Serve, count: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from pinstream_cli.serve import serve
+from pinstream_cli.triton.server import LONGEST_STOP_S
 from pinstream_cli.triton.shared_memory import needs
 from tests import onnx_models
 
@@ -49,6 +50,12 @@ def test_shared_memory_is_at_least_what_the_doctor_reckons(tmp_path: Path) -> No
     assert given is not None
     needed = sum(model.needed for model in models)
     assert int(given[1]) * MIB >= needed, "\n".join(map(str, models))
+
+
+def test_the_grace_is_longer_than_a_stop_takes() -> None:
+    grace = re.search(r"^    stop_grace_period: (\d+)s$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
+    assert grace is not None
+    assert int(grace[1]) >= LONGEST_STOP_S + 5
 
 
 def test_the_proxy_reads_the_recipe_and_is_reached_where_it_listens() -> None:

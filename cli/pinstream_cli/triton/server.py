@@ -42,6 +42,10 @@ WRONG_OPTION = re.compile(r"(unrecognized option|requires an argument|ambiguous)
 NO_GPU_NOISE = re.compile(
     r"CUDA driver version is insufficient|CudaDriverHelper|NVML|DCGM|(CUDA|pinned) memory pool|no CUDA-capable"
 )
+# What Triton gives requests, and its models: it takes about a second to stop one Python instance, one after the other.
+EXIT_TIMEOUT_S = 30
+# It gives stubs as long again, which have nothing to answer any more. A supervisor's grace has to be longer.
+LONGEST_STOP_S = EXIT_TIMEOUT_S + 10.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -78,8 +82,6 @@ class TritonServer:
     ) -> None:
         # Unique, so that what a killed server leaves in /dev/shm is known to be ours.
         self.shm_prefix = shm_prefix(os.getpid(), run.path.name)
-        # Triton takes about a second to stop one Python instance, one after the other.
-        self.exit_timeout_s = 30
         self.endpoints = endpoints
         connections = endpoints.connections()
         self._connections = [connections[name] for name in connections if not _refused(f"--allow-{name}", extra)]
@@ -88,7 +90,7 @@ class TritonServer:
             *(f"--model-repository={path.resolve()}" for path in repositories),
             f"--backend-directory={run.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
-            f"--exit-timeout-secs={self.exit_timeout_s}",
+            f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             *endpoints.arguments(),
             *(access or Access()).arguments(extra),
             *extra,
@@ -226,11 +228,11 @@ class TritonServer:
         assert self._process is not None
         return self._process.pid
 
-    def stop(self, patience_s: float | None = None) -> int | None:
+    def stop(self, patience_s: float = LONGEST_STOP_S) -> int | None:
         """Let requests in flight finish, end the process, and remove what it left in /dev/shm.
 
         Args:
-            patience_s: Seconds until it is killed; as long as Triton may take where nothing is said.
+            patience_s: Seconds until it is killed.
 
         Returns:
             Its exit code; None where it was never started.
@@ -240,8 +242,7 @@ class TritonServer:
         try:
             if self._process.poll() is None:
                 self._process.terminate()
-                # Triton gives requests its exit timeout, and its stubs as long again.
-                self.wait(2 * self.exit_timeout_s + 5 if patience_s is None else patience_s)
+                self.wait(patience_s)
         finally:
             # Too slow, or a second Ctrl-C: whoever asks twice does not want to wait.
             self._kill()
