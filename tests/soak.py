@@ -1,8 +1,8 @@
 """A server under load while versions of its model come, go, and are broken: `python -m tests.soak` (`make soak`).
 
 Once where versions are loaded when somebody says so (explicit), and once where Triton looks for them itself (poll). No
-request may be lost, every answer must be that of the version that gave it, and memory, files, threads and /dev/shm must
-not grow.
+request may be lost, every answer must be that of the version that gave it, and memory, the GPU's too, files, threads
+and /dev/shm must not grow.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import onnxruntime as ort
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from pinstream.engines.flavour import load_flavour
+from pinstream.plans import BuildSpec, build_plan
 from pinstream_cli.benchmark import environment
 from tests import onnx_models
 from tests.server.running import Running, running
@@ -39,6 +41,8 @@ POLL_S = 1
 PATIENCE_S = 60.0
 # Of the first quarter of a run to its last: what grows by more leaks.
 GROWTH = 1.25
+# How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32, with 10 bits of mantissa.
+TOLERANCE = {"onnx": 1e-6, "plan": 5e-3}
 
 
 class Clients:
@@ -48,10 +52,14 @@ class Clients:
         server: Where they send.
         sessions: ONNX Runtime by version.
         pause_s: Seconds between an answer and the next request.
+        tolerance: How far a probability may be from ONNX Runtime's.
     """
 
-    def __init__(self, server: Running, sessions: dict[str, ort.InferenceSession], pause_s: float) -> None:
+    def __init__(
+        self, server: Running, sessions: dict[str, ort.InferenceSession], pause_s: float, tolerance: float
+    ) -> None:
         self._pause_s = pause_s
+        self._tolerance = tolerance
         self._server = server
         self._sessions = sessions
         self._stop = threading.Event()
@@ -92,7 +100,7 @@ class Clients:
         result = client.infer(MODEL, [tensor], client_timeout=60)
         version = str(result.get_response().model_version)
         expected = self._sessions[version].run(None, {"pixels": pixels})[0]
-        np.testing.assert_allclose(result.as_numpy("probabilities"), expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(result.as_numpy("probabilities"), expected, rtol=1e-4, atol=self._tolerance)
         return version
 
 
@@ -107,6 +115,13 @@ def measure(server: Running) -> dict[str, float]:
         "shm_mib": round(sum(regions) / (1 << 20), 1),
         "regions": len(regions),
     }
+
+
+def gpu_memory() -> dict[str, float]:
+    """What is in use of the GPU's memory, by whomever."""
+    from pinstream import cuda
+
+    return {"gpu_mib": round(cuda.memory_used() / (1 << 20), 1)}
 
 
 def _held(pid: int, prefix: str) -> dict[str, float]:
@@ -137,9 +152,15 @@ def _children(pid: int) -> list[int]:
 
 
 class Versions:
-    """A model's directory, in which versions come and go; each has weights of its own."""
+    """A model's directory, in which versions come and go; each has weights of its own.
 
-    def __init__(self, repository: Path) -> None:
+    Args:
+        repository: Where it is made.
+        kind: What a version is: "onnx", or "plan" for the GPU at hand.
+    """
+
+    def __init__(self, repository: Path, kind: str) -> None:
+        self._kind = kind
         self.path = repository / MODEL
         self.path.mkdir()
         (self.path / "config.pbtxt").write_text('backend: "pinstream"\ndynamic_batching { }\n')
@@ -152,6 +173,8 @@ class Versions:
         self.last += 1
         made = onnx_models.classifier(self.path.parent / f".{self.last}" / "model.onnx", seed=self.last)
         self.sessions[str(self.last)] = ort.InferenceSession(str(made), providers=["CPUExecutionProvider"])
+        if self._kind == "plan":
+            build_plan(made, made.parent, BuildSpec(batch_sizes=(1, 8)), load_flavour())
         made.parent.rename(self.path / str(self.last))
         for old in self.path.iterdir():
             if old.name.isdecimal() and int(old.name) < self.last - 3:
@@ -163,13 +186,15 @@ class Versions:
         self.last += 1
         made = self.path.parent / f".{self.last}"
         made.mkdir()
-        (made / "model.onnx").write_bytes(b"broken")
+        (made / f"model.{self._kind}").write_bytes(b"broken")
         made.rename(self.path / str(self.last))
         yield
         shutil.rmtree(self.path / str(self.last))
 
 
-def soak(seconds: float, every_s: float, mode: str = "explicit", pause_s: float = 0.0) -> dict[str, Any]:
+def soak(
+    seconds: float, every_s: float, mode: str = "explicit", pause_s: float = 0.0, kind: str = "onnx"
+) -> dict[str, Any]:
     """Run it; `faults` is empty where all is well.
 
     Args:
@@ -177,14 +202,15 @@ def soak(seconds: float, every_s: float, mode: str = "explicit", pause_s: float 
         every_s: Seconds between two versions, every third of which is broken.
         mode: Of Triton's model control.
         pause_s: Seconds that a client waits before it sends again.
+        kind: What is served: "onnx", or "plan" on the GPU at hand.
     """
     samples: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        versions = Versions(Path(directory))
+        versions = Versions(Path(directory), kind)
         how = [f"--load-model={MODEL}"] if mode == "explicit" else [f"--repository-poll-secs={POLL_S}"]
         extra = [f"--model-control-mode={mode}", *how]
         server = stack.enter_context(running(repositories=[Path(directory)], extra=extra))
-        clients = stack.enter_context(Clients(server, versions.sessions, pause_s))
+        clients = stack.enter_context(Clients(server, versions.sessions, pause_s, TOLERANCE[kind]))
         control = stack.enter_context(grpc.InferenceServerClient(server.grpc_url))
         began, broken = time.monotonic(), 0
         while time.monotonic() - began < seconds:
@@ -200,9 +226,10 @@ def soak(seconds: float, every_s: float, mode: str = "explicit", pause_s: float 
             # The process of the version before has a while to end.
             if not _soon(lambda: len(_children(server.server.pid)) == 1):
                 clients.faults.append(f"the process of a version before {versions.last} does not end")
-            samples.append(measure(server))
+            samples.append({**measure(server), **(gpu_memory() if kind == "plan" else {})})
     return {
         "mode": mode,
+        "kind": kind,
         "seconds": round(time.monotonic() - began),
         "requests": sum(clients.by_version.values()),
         "requests_by_version": dict(sorted(clients.by_version.items(), key=lambda item: int(item[0] or 0))),
@@ -258,11 +285,12 @@ def _growth(samples: list[dict[str, float]]) -> list[str]:
 @click.option("--every", "every_s", default=10.0, show_default=True, help="Seconds between two versions.")
 @click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), default=MODES, show_default=True)
 @click.option("--pause", "pause_s", default=0.0, help="Seconds that a client waits before it sends again.")
+@click.option("--kind", type=click.Choice(list(TOLERANCE)), default="onnx", show_default=True, help="plan: on a GPU.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
-def main(seconds: float, every_s: float, modes: tuple[str, ...], pause_s: float, out: Path | None) -> None:
+def main(seconds: float, every_s: float, modes: tuple[str, ...], pause_s: float, kind: str, out: Path | None) -> None:
     """Load a server in each mode, side by side, while its model is replaced again and again."""
     with ThreadPoolExecutor(len(modes)) as pool:
-        reports = list(pool.map(lambda mode: soak(seconds, every_s, mode, pause_s), modes))
+        reports = list(pool.map(lambda mode: soak(seconds, every_s, mode, pause_s, kind), modes))
     described = {
         **environment.origin(environment.command(["python", "-m", "tests.soak", *sys.argv[1:]])),
         "reports": reports,
