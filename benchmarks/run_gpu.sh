@@ -94,8 +94,8 @@ if wants latency; then
   one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
   one+=(--peer "$WORK/models/detector" --peer "$WORK/peers/detector_looking" --batch 1 --concurrency 1)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
-  measure latency 80 25 $bench compare "${one[@]}" --json "$GPU/latency.json"
-  measure latency-awake 80 25 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"
+  measure latency 115 30 $bench compare "${one[@]}" --json "$GPU/latency.json"
+  measure latency-awake 115 30 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
@@ -110,7 +110,7 @@ if wants ensemble; then
 fi
 if wants sweep; then
   also=(); for size in $SIZES; do [ -d "$WORK/plans$size" ] && also+=(--also "$WORK/plans$size"); done
-  measure sweep 130 50 $bench sweep "${model[@]}" "${also[@]}" --concurrency 1,2,4,8,16,32,64,128,256 \
+  measure sweep "${SWEEP_LIMIT:-200}" 60 $bench sweep "${model[@]}" "${also[@]}" --concurrency 1,2,4,8,16,32,64,128,256 \
     --batch 1,2,4,8,16,32 "${common[@]}" --repetitions 2 --window "$(window 0.7)" --json "$GPU/sweep.json"
 fi
 wants startup && part startup 120 python3 benchmarks/startup.py "$WORK/plans640" --out "$GPU/startup.json" --repetitions 2
