@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pinstream_cli.doctor.backends import Triton
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.gpu import check_gpus
 from pinstream_cli.doctor.machine import check_machine
@@ -85,16 +86,17 @@ def run_checks(
     yield from check_gpus()
     yield from check_leftovers(fix=fix)
     yield from check_machine(endpoints, [path for path in repositories if path.is_dir()], gpus)
-    backends = _backends(tritonserver)
+    triton = _triton(tritonserver)
     for repository in repositories:
-        yield from check_repository(repository, backends)
+        yield from check_repository(repository, triton, gpus)
 
 
-def _backends(tritonserver: Path | None) -> Path | None:
+def _triton(named: Path | None) -> Triton | None:
     try:
-        return find_triton(tritonserver).python_backend.parent
+        install = find_triton(named)
     except CommandError:
         return None
+    return Triton(install.python_backend.parent, install.binary)
 
 
 def _show(checks: Iterable[Check]) -> None:

@@ -15,7 +15,7 @@ from pinstream.engines.profiles import model_spec
 from pinstream.errors import ModelFileError, PinstreamError
 from pinstream.options import Options
 from pinstream.preflight import Gpu, this_gpu
-from pinstream.verify import others_can_write
+from pinstream.verify import others_can_write, places_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.triton.repository import CONFIG, Model
 
@@ -50,14 +50,17 @@ def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
         yield _plan_here(area, model, file, options)
 
 
-def readable(area: str, file: Path) -> Check:
+def readable(area: str, file: Path, *, may_be_empty: bool = False) -> Check:
     """Whether a file is there, has content, and can be read."""
     name = f"{file.parent.name}/{file.name}"
-    if not file.is_file():
+    if not file.exists():
         return Check(area, name, "FIX", "is not there", f"put it there: {file}")
+    # Pipes and devices may never end; a directory for a file ends tritonserver.
+    if not file.is_file():
+        return Check(area, name, "FIX", "is no regular file", f"put a file there: {file}")
     if not os.access(file, os.R_OK):
         return Check(area, name, "FIX", "cannot be read by this user", f"chmod a+r {file}")
-    if not file.stat().st_size:
+    if not may_be_empty and not file.stat().st_size:
         return Check(area, name, "FIX", "is empty", f"copy it there again: {file}")
     return Check(area, name, "OK", f"{file.stat().st_size:,} bytes")
 
@@ -88,13 +91,15 @@ def _sidecar(area: str, file: Path, *, builds: bool) -> Iterator[Check]:
 def permissions(area: str, version: Path, files: Sequence[Path]) -> Check:
     """A plan or a model.py is code that this server runs: whoever can write it can do what the server's user can.
 
+    So can who writes config.pbtxt, the repository, or a directory on the way to what a link leads to.
+
     Args:
         area: What the check belongs to.
         version: The version directory.
         files: Its files; those that are not there are passed over.
     """
     name = f"{version.name}/ permissions"
-    there = [path for path in (version.parent, version, *files) if path.exists()]
+    there = [path for path in places_of(version, files) if path.exists()]
     others = next((text for path in there if (text := others_can_write(path))), "")
     if not others:
         return Check(area, name, "OK", "only root and this user can write")

@@ -12,6 +12,8 @@ from pinstream_cli.triton.repository import CONFIG, Model
 
 # The name that the Python backend itself falls back to.
 PYTHON_FILE = "model.py"
+# What it looks for in there.
+CLASS = "TritonPythonModel"
 # What tells a step of the YOLOX service: the package that these share.
 _STEPS = "yolox_steps"
 
@@ -24,28 +26,35 @@ def check_python(area: str, model: Model, version: Path) -> Iterator[Check]:
         model: The model.
         version: The version directory.
     """
-    file = version / (model.config.default_model_filename or PYTHON_FILE)
+    file = python_file(model, version)
     found = readable(area, file)
     yield found
     if found.status != "OK":
         return
     source = file.read_bytes()
-    yield _code(area, file)
+    yield _code(area, file, defines="" if b"import *" in source else CLASS)
     yield permissions(area, version, [file])
     if _STEPS.encode() in source:
         yield _shared(area, version)
         yield _step(area, model, version)
 
 
-def _code(area: str, file: Path) -> Check:
+def python_file(model: Model, version: Path) -> Path:
+    """The file that Triton's Python backend runs for a version of a model."""
+    return version / (model.config.default_model_filename or PYTHON_FILE)
+
+
+def _code(area: str, file: Path, *, defines: str = "") -> Check:
     name = f"{file.parent.name}/{file.name} code"
     try:
         # Compiled as an import does it; none of it runs.
-        compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        code = compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
     except SyntaxError as error:
         return Check(area, name, "FIX", f"line {error.lineno}: {error.msg}", f"correct {file}")
     except ValueError as error:
         return Check(area, name, "FIX", f"is no Python: {error}", f"copy it there again: {file}")
+    if defines and defines not in code.co_names:
+        return Check(area, name, "FIX", f"has no class {defines}", f"correct {file}")
     return Check(area, name, "OK", "Python compiles it")
 
 

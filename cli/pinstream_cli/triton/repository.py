@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pinstream.engines.plan_source import described_plans
 from pinstream.engines.profiles import model_spec as plan_spec
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
+from pinstream_cli.triton.model_versions import chosen, version_numbers
 
 CONFIG = "config.pbtxt"
 
@@ -29,13 +30,37 @@ class Model:
 
     Attributes:
         path: `<repository>/<model>`.
-        config: Its config.pbtxt.
-        versions: Its version directories, oldest first.
+        config: Its config.pbtxt; empty where there is none, as to Triton.
+        numbers: Its directories that Triton takes for versions, by name, and the number that it reads in each name.
     """
 
     path: Path
     config: model_config_pb2.ModelConfig
-    versions: tuple[Path, ...]
+    numbers: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def chosen(self) -> list[int]:
+        """The versions that its version policy takes, oldest first."""
+        policy = self.config.version_policy if self.config.HasField("version_policy") else None
+        return chosen(policy, self.numbers.values())
+
+    @property
+    def versions(self) -> tuple[Path, ...]:
+        """The version directories that Triton loads, oldest first."""
+        return tuple(path for path in self._directories(self.chosen) if path.is_dir())
+
+    @property
+    def left_out(self) -> tuple[Path, ...]:
+        """The version directories that its version policy does not take, oldest first."""
+        taken = set(self.chosen)
+        return tuple(
+            self._directories(
+                number for name, number in self.numbers.items() if str(number) == name and number not in taken
+            )
+        )
+
+    def _directories(self, numbers: Iterable[int]) -> Iterator[Path]:
+        return (self.path / str(number) for number in sorted(numbers))
 
     @property
     def name(self) -> str:
@@ -69,21 +94,21 @@ def read_model(path: Path) -> Model:
     """Read one model directory.
 
     Raises:
-        RepositoryError: It has no config.pbtxt, or one that cannot be read.
+        RepositoryError: Its config.pbtxt cannot be read.
     """
     file = path / CONFIG
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RepositoryError(f'there is no {CONFIG}; write one, in it: backend: "pinstream"') from None
-    except (OSError, UnicodeDecodeError) as error:
+        # Opening a pipe or a device might never end.
+        if file.exists() and not file.is_file():
+            raise RepositoryError(f"{CONFIG} is no regular file; put a file there")
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    except OSError as error:
         raise RepositoryError(f"{CONFIG} cannot be read: {error}") from None
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise RepositoryError(f"{CONFIG} cannot be parsed, line and column {error}") from None
-    versions = sorted((p for p in path.iterdir() if p.is_dir() and p.name.isdecimal()), key=lambda p: int(p.name))
-    return Model(path, config, tuple(versions))
+    return Model(path, config, version_numbers(path))
 
 
 def spec_of(model: Model) -> ModelSpec | None:
