@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +28,7 @@ from pinstream_cli.triton.install import find_triton
 from pinstream_cli.triton.preflight import gpu_count
 
 STYLES = {"OK": "green", "WARN": "yellow", "FIX": "red bold"}
-PROBLEM_EXIT_CODE = 1
+PROBLEM_EXIT_CODE, UNWRITTEN_EXIT_CODE = 1, 2
 
 
 @click.command()
@@ -58,16 +61,31 @@ def doctor(
     """Check whether this machine and a model repository are fit for serving.
 
     Every line is OK, WARN (it works, but may surprise) or FIX (it will not work), with what to do. Ends with exit code
-    1 where anything is to be fixed, else with 0.
+    1 where anything is to be fixed, with 2 where the report cannot be written, else with 0.
     """
     checks = list(run_checks(repositories, tritonserver, Endpoints(host, http_port, grpc_port, metrics_port), fix=fix))
     problems = sum(check.status == "FIX" for check in checks)
     if as_json:
         report = {"fit": not problems, "checks": [check.as_json() for check in checks]}
-        click.echo(json.dumps(report, indent=2))
+        _write(json.dumps(report, indent=2) + "\n")
     else:
-        _show(checks)
+        _write(_table(checks))
     raise SystemExit(PROBLEM_EXIT_CODE if problems else 0)
+
+
+def _write(report: str) -> None:
+    # There is none where stdout is closed.
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        # Names of files may be of any bytes.
+        click.echo(report.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as `head` does; what was found stays true. Nothing is to be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(f"error: the report cannot be written: {error.strerror}; make room where stdout goes", err=True)
+        raise SystemExit(UNWRITTEN_EXIT_CODE) from None
 
 
 def run_checks(
@@ -99,7 +117,7 @@ def _triton(named: Path | None) -> Triton | None:
     return Triton(install.python_backend.parent, install.binary)
 
 
-def _show(checks: Iterable[Check]) -> None:
+def _table(checks: Iterable[Check]) -> str:
     table = Table(box=None, pad_edge=False, show_header=False)
     for column in ("status", "name", "found"):
         table.add_column(column, overflow="fold")
@@ -111,7 +129,9 @@ def _show(checks: Iterable[Check]) -> None:
         found = check.found + (f"\n-> {check.remedy}" if check.remedy else "")
         # As text: shapes in brackets are no markup.
         table.add_row(Text(check.status, STYLES[check.status]), Text(check.name), Text(found))
-    console = Console(highlight=False)
-    console.print(table)
     counts = Counter[str](check.status for check in checks)
-    console.print(", ".join(f"{counts[status]} {status}" for status in STYLES))
+    terminal = Console()
+    text = io.StringIO()
+    console = Console(file=text, highlight=False, width=terminal.width, force_terminal=terminal.is_terminal)
+    console.print(table, ", ".join(f"{counts[status]} {status}" for status in STYLES), sep="\n")
+    return text.getvalue()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import resource
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pinstream_cli.doctor.check import Check
-from pinstream_cli.errors import CommandError
+from pinstream_cli.doctor.ports import check_free_ports
 from pinstream_cli.triton.endpoints import Endpoints
-from pinstream_cli.triton.preflight import MIB, SHARED_MEMORY, check_ports, free_shared_memory
+from pinstream_cli.triton.preflight import MIB, SHARED_MEMORY, free_shared_memory
 from pinstream_cli.triton.shared_memory import needs
 
 AREA = "machine"
@@ -48,7 +46,7 @@ LIMITS = (
 def check_machine(endpoints: Endpoints, repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
     """/dev/shm against what the repositories need, the ports, and the limits of this shell."""
     yield from _shared_memory(repositories, gpus)
-    yield from _ports(endpoints)
+    yield from check_free_ports(endpoints)
     yield from _limits()
 
 
@@ -64,34 +62,6 @@ def _shared_memory(repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
     size = f"{-(-needed // MIB) * 2}m"
     remedy = f"docker run --shm-size={size}, or mount -o remount,size={size} {SHARED_MEMORY}, or lower max_batch_size"
     yield Check(AREA, str(SHARED_MEMORY), "FIX", found, remedy)
-
-
-def _ports(endpoints: Endpoints) -> Iterator[Check]:
-    running = _running_triton(endpoints)
-    for purpose, option, port in (
-        ("HTTP", "--http-port", endpoints.http),
-        ("gRPC", "--grpc-port", endpoints.grpc),
-        ("metrics", "--metrics-port", endpoints.metrics),
-    ):
-        try:
-            check_ports(endpoints.host, {purpose: (option, port)})
-            yield Check(AREA, f"port {port} ({purpose})", "OK", f"free on {endpoints.host}")
-        except CommandError as error:
-            if running:
-                yield Check(AREA, f"port {port} ({purpose})", "OK", f"taken, {running}")
-            else:
-                found, _, remedy = str(error).partition("; ")
-                yield Check(AREA, f"port {port} ({purpose})", "FIX", found, remedy)
-
-
-def _running_triton(endpoints: Endpoints) -> str:
-    """Says which Triton answers at the HTTP port already; empty where none does."""
-    try:
-        with urllib.request.urlopen(f"http://{endpoints.http_url}/v2", timeout=2) as answer:
-            said = json.load(answer)
-            return f"{said['name']} {said['version']} is running here"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _limits() -> Iterator[Check]:

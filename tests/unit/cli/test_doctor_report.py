@@ -1,0 +1,77 @@
+"""How `pinstream doctor` ends where its report cannot be written, and what it says of ports that somebody has."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.test_doctor import report, run
+
+DOCTOR = [sys.executable, "-m", "pinstream_cli", "doctor"]
+# 64 KiB of a pipe hold a report: what is written after its reader has gone is what counts.
+GONE = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_report_that_has_no_room_is_one_line_and_a_code_of_its_own(form: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*DOCTOR, *form], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the report cannot be written: No space left on device; ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_where_nobody_reads_any_more_the_code_is_still_what_was_found(form: list[str], tmp_path: Path) -> None:
+    for more, code in (([], 0), (["--model-repository", str(tmp_path)], 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", GONE, *DOCTOR, *form, *more], stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_names_of_any_bytes_are_told(tmp_path: Path) -> None:
+    os.mkdir(os.fsencode(tmp_path) + b"/m\xff")
+    assert "model m" in run("--model-repository", tmp_path).stdout
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [*DOCTOR, "--model-repository", str(tmp_path)]
+    done = subprocess.run(command, env=strict, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+class _Application(http.server.BaseHTTPRequestHandler):
+    """Says of itself what Triton says, less what only Triton has."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"name": "triton", "version": "1", "extensions": []}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def application() -> Iterator[int]:
+    """The port of some HTTP server that is no Triton."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Application) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_another_http_server_is_told_from_triton_and_named(application: int) -> None:
+    code, checks = report("--http-port", str(application))
+    assert code == 1
+    check = checks["machine", f"port {application} (HTTP)"]
+    assert check["status"] == "FIX"
+    name = Path("/proc/self/comm").read_text().strip()
+    assert check["found"].endswith(f"{name} listens there")
