@@ -7,13 +7,15 @@ this module carries along without looking inside.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FORMAT = 1
 FILE_NAME = "model.json"
@@ -89,7 +91,8 @@ def read(path: Path) -> Sidecar:
         SidecarError: The file is missing, is no JSON, has another format number, or lacks a field.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with _open_regular(path) as stream:
+            content = json.loads(stream.read().decode("utf-8"))
     except OSError as error:
         raise SidecarError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from error
     except (ValueError, RecursionError) as error:
@@ -119,10 +122,10 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read, or is a pipe or a device.
     """
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with _open_regular(path) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -145,6 +148,15 @@ def check_model_file(directory: Path, sidecar: Sidecar) -> Path:
             "build the model again or remove the sidecar"
         )
     return path
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it; not a pipe, where that may wait for good, nor a device that never ends."""
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return stream
+    stream.close()
+    raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
 def _text(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,12 @@ def test_a_sidecar_belongs_to_one_model_file(tmp_path: Path) -> None:
     model.write_bytes(b"hellO")
     with pytest.raises(SidecarError, match=r"the sidecar was written for 2cf24dba5fb0\.\.\.; build the model again"):
         check_model_file(tmp_path, SIDECAR)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.json")
+    (tmp_path / "model.onnx").symlink_to("/dev/zero")
+    with pytest.raises(SidecarError, match="is no regular file"):
+        read(tmp_path / "model.json")
+    with pytest.raises(OSError, match="is no regular file"):
+        file_sha256(tmp_path / "model.onnx")
