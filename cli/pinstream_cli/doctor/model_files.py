@@ -74,9 +74,11 @@ def failed(area: str, name: str, error: Exception) -> Check:
 
 def _sidecar(area: str, file: Path, *, builds: bool) -> Iterator[Check]:
     path = file.parent / sidecars.FILE_NAME
-    if not path.is_file():
-        return
     name = f"{file.parent.name}/{path.name}"
+    if not path.is_file():
+        if path.exists():
+            yield Check(area, name, "WARN", "is no regular file, and is not read", f"remove it: {path}")
+        return
     try:
         sidecar = sidecars.read(path)
         if not builds:

@@ -1,0 +1,111 @@
+"""`pinstream doctor` on files that are no files, and on who else can write what a model is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pinstream_cli.triton.repository import RepositoryError, read_model
+from tests import onnx_models
+from tests.odd_models import BATCHED, CODE, TENSORS
+from tests.unit.cli.test_doctor import ONE_LINE, report
+
+VERIFY = 'parameters { key: "VERIFY" value { string_value: "true" } }\n'
+LABELS = 'output { name: "probabilities" data_type: TYPE_FP32 dims: [ 10 ] label_filename: "labels.txt" }\n'
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """The version directory of a model `mine`."""
+    directory = tmp_path / "repository" / "mine" / "1"
+    onnx_models.classifier(directory / "model.onnx")
+    (directory.parent / "config.pbtxt").write_text(ONE_LINE)
+    return directory
+
+
+def test_pipes_are_not_waited_for(version: Path) -> None:
+    repository = version.parents[1]
+    pipes = {
+        "configuration": ("config.pbtxt", ONE_LINE),
+        "model_file": ("1/model.onnx", ONE_LINE),
+        "sidecar": ("1/model.json", ONE_LINE + VERIFY),
+        "labels": ("labels.txt", ONE_LINE + LABELS),
+    }
+    for model, (file, config) in pipes.items():
+        shutil.copytree(version.parent, repository / model)
+        (repository / model / "config.pbtxt").write_text(config)
+        (repository / model / file).unlink(missing_ok=True)
+        os.mkfifo(repository / model / file)
+    # As a process of its own, so that a test that fails ends.
+    command = [sys.executable, "-m", "pinstream_cli", "doctor", "--json", "--model-repository", str(repository)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    faulty = {check["area"] for check in json.loads(done.stdout)["checks"] if check["status"] == "FIX"}
+    assert faulty == {f"model {model}" for model in pipes}
+
+
+def test_a_model_is_not_read_from_a_device(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").symlink_to("/dev/zero")
+    with pytest.raises(RepositoryError, match="is no regular file"):
+        read_model(tmp_path)
+
+
+def _open_configuration(version: Path) -> None:
+    (version.parent / "config.pbtxt").chmod(0o666)
+
+
+def _open_repository(version: Path) -> None:
+    version.parents[1].chmod(0o777)
+
+
+def _open_place_of_a_link(version: Path) -> None:
+    place = version.parents[2] / "store"
+    place.mkdir()
+    (version / "model.onnx").rename(place / "model.onnx")
+    (version / "model.onnx").symlink_to(place / "model.onnx")
+    place.chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [(_open_configuration, "config.pbtxt"), (_open_repository, "repository"), (_open_place_of_a_link, "store")],
+)
+def test_who_writes_what_a_model_is_made_of_is_told(version: Path, damage: Callable[[Path], None], place: str) -> None:
+    damage(version)
+    check = report("--model-repository", version.parents[1])[1]["model mine", "1/ permissions"]
+    assert check["status"] == "WARN"
+    assert place in check["found"]
+    assert check["remedy"]
+
+
+def test_ensembles_are_made_of_their_configuration(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    maps = 'input_map { key: "a" value: "a" } output_map { key: "b" value: "b" }'
+    step = f'step {{ model_name: "one" model_version: -1 {maps} }}'
+    for name, config in (
+        ("one", BATCHED),
+        ("both", f'platform: "ensemble"\nmax_batch_size: 4\n{TENSORS}ensemble_scheduling {{ {step} }}\n'),
+    ):
+        (repository / name / "1").mkdir(parents=True)
+        (repository / name / "config.pbtxt").write_text(config)
+    (repository / "one" / "1" / "model.py").write_bytes(CODE)
+    assert report("--model-repository", repository)[0] == 0
+    (repository / "both" / "config.pbtxt").chmod(0o666)
+    assert report("--model-repository", repository)[1]["model both", "1/ permissions"]["status"] == "WARN"
+
+
+def test_a_version_that_triton_leaves_out_keeps_nobody_from_serving(version: Path) -> None:
+    onnx_models.classifier(version.with_name("2") / "model.onnx")
+    (version / "model.onnx").write_bytes(b"damaged")
+    code, checks = report("--model-repository", version.parents[1])
+    assert code == 0
+    check = checks["model mine", "1/model.onnx here"]
+    assert check["status"] == "WARN"
+    assert check["found"].endswith("(version_policy leaves it out)")
