@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import grpc
 from google.protobuf import text_format
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from pinstream_cli.triton.assemble import service_repository
-from tests.load import PICTURE, SHAPES, load
+from pinstream_cli.triton.sizing import waiting
+from tests import onnx_models
+from tests.load import PICTURE, SHAPES, load, quantile
+from tests.server.running import running
 
 
 def waiting_s() -> float:
@@ -27,3 +38,34 @@ def test_what_is_too_much_is_refused_in_time_and_the_rest_is_done() -> None:
     assert report["goodput_of_peak"] > 0.3, report
     assert report["computed_of_answered"] < 1.2, report
     assert report["back_to_idle_s"] < 20, report
+
+
+def test_what_is_too_much_for_a_plain_model_is_refused_at_once(tmp_path: Path) -> None:
+    sent = 40 + waiting(len(os.sched_getaffinity(0)), gpu=False)
+    request = service_pb2.ModelInferRequest(model_name="slow")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 512, 512])
+    request.raw_input_contents.append(bytes(4 * 512 * 512))
+    took: dict[str, list[float]] = {"OK": [], "UNAVAILABLE": []}
+    with (
+        running(onnx_models.slow(tmp_path / "slow.onnx", work=15)) as server,
+        grpc.insecure_channel(server.grpc_url) as channel,
+    ):
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub.ModelInfer(request, timeout=60)
+
+        def send() -> Future[None]:
+            began, ended = time.perf_counter(), Future[None]()
+
+            def note(call: Any) -> None:
+                took[call.code().name].append(time.perf_counter() - began)
+                ended.set_result(None)
+
+            stub.ModelInfer.future(request, timeout=60).add_done_callback(note)
+            return ended
+
+        for ended in [send() for _ in range(sent)]:
+            ended.result(60)
+    assert len(took["OK"]) + len(took["UNAVAILABLE"]) == sent
+    assert took["UNAVAILABLE"]
+    assert max(took["UNAVAILABLE"]) < max(took["OK"]), took
+    assert quantile(took["UNAVAILABLE"], 0.5) < quantile(took["OK"], 0.5), took

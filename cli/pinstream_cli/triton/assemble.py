@@ -16,7 +16,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import leftovers
 from pinstream_cli.triton.completion import complete_model, complete_service
 from pinstream_cli.triton.install import TritonInstall
-from pinstream_cli.triton.sizing import size_service
+from pinstream_cli.triton.sizing import plain_config, size_service
 
 # Triton takes a hidden directory in a model repository for a model.
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
@@ -61,10 +61,14 @@ class RunDirectory:
         keep_to_us(self.models)
 
     def add_model(self, name: str, files: Sequence[Path]) -> None:
-        """Add a plain model, configured by the one line it needs: one model file, or a built directory's files."""
+        """Add a plain model, one model file or a built directory's files.
+
+        A plan has the one line that it needs. An ONNX model has limits on what waits as well.
+        """
+        is_plan = any(file.suffix == ".plan" for file in files)
         version = self.models / name / "1"
         version.mkdir(parents=True)
-        (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n')
+        (version.parent / "config.pbtxt").write_text('backend: "pinstream"\n' if is_plan else plain_config())
         for file in files:
             link_or_copy(file, version / (file.name if len(files) > 1 else f"model{file.suffix}"))
         self.complete = complete_model(version.parent) is not None

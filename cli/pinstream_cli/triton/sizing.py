@@ -13,6 +13,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 DETECTORS_ON_GPU = 16
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
+# Requests that wait before the next one is refused at once: on a CPU what a small network does in about a second.
+WAITING_PER_CORE, WAITING_AT_LEAST, WAITING_ON_GPU = 32, 64, 1024
+# The step before which the service queues.
+FIRST_STEP = "yolox_preprocess"
 
 
 def instances(cores: int, gpu: bool) -> dict[str, int]:
@@ -34,13 +38,39 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
     }
 
 
+def waiting(cores: int, gpu: bool) -> int:
+    """How many requests wait before the next one is refused at once.
+
+    Args:
+        cores: That this process may use.
+        gpu: Whether the model runs on one.
+    """
+    return WAITING_ON_GPU if gpu else max(WAITING_AT_LEAST, WAITING_PER_CORE * cores)
+
+
+def plain_config() -> str:
+    """The configuration of an ONNX model that nobody has written one for.
+
+    Two instances, since Triton 2.51 looks at a limited queue again after half a second where a request came while every
+    instance was busy: with one, that is often. The model's speed is not known, so that no time is set.
+    """
+    limit = waiting(len(os.sched_getaffinity(0)), gpu=False)
+    return (
+        'backend: "pinstream"\ninstance_group [ { count: 2 } ]\n'
+        f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {limit} allow_timeout_override: true }} }}\n"
+    )
+
+
 def size_service(repository: Path, gpu: bool) -> None:
-    """Write counts and waiting times into the service's configurations in `repository`, which must be a copy."""
-    for model, count in instances(len(os.sched_getaffinity(0)), gpu).items():
+    """Write counts and limits on what waits into the service's configurations in `repository`, which must be a copy."""
+    cores = len(os.sched_getaffinity(0))
+    for model, count in instances(cores, gpu).items():
         file = repository / model / "config.pbtxt"
         config = text_format.Parse(file.read_text(), ModelConfig())
         config.instance_group[0].count = count
         policy = config.dynamic_batching.default_queue_policy
         if gpu and policy.default_timeout_microseconds:
             policy.default_timeout_microseconds = PATIENCE_ON_GPU_S * 1_000_000
+        if model == FIRST_STEP and policy.max_queue_size:
+            policy.max_queue_size = waiting(cores, gpu)
         file.write_text(text_format.MessageToString(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from pinstream_cli.triton.assemble import service_repository
-from pinstream_cli.triton.sizing import PATIENCE_ON_GPU_S, instances, size_service
+from pinstream_cli.triton.sizing import FIRST_STEP, PATIENCE_ON_GPU_S, instances, plain_config, size_service, waiting
 
 STEPS = ["yolox_preprocess", "yolox_detector", "yolox_postprocess"]
 
@@ -45,13 +46,37 @@ def test_nothing_but_the_counts_and_waiting_times_changes(tmp_path: Path, gpu: b
         assert patience == (min(waits, PATIENCE_ON_GPU_S * 1_000_000) if gpu else waits)
         if waits:
             policies[1].default_timeout_microseconds = waits
+            policies[1].max_queue_size = policies[0].max_queue_size
         assert after == before[model]
+
+
+def test_as_many_wait_as_the_machine_does_in_about_a_second(tmp_path: Path) -> None:
+    assert read(service_repository(), FIRST_STEP).dynamic_batching.default_queue_policy.max_queue_size == waiting(
+        2, False
+    )
+    assert [waiting(cores, gpu=False) for cores in (1, 2, 4, 32)] == [64, 64, 128, 1024]
+    assert waiting(2, gpu=True) == waiting(64, gpu=True) == 1024
+    for gpu in (False, True):
+        repository = shutil.copytree(service_repository(), tmp_path / str(gpu))
+        size_service(repository, gpu)
+        policy = read(repository, FIRST_STEP).dynamic_batching.default_queue_policy
+        assert policy.max_queue_size == waiting(len(os.sched_getaffinity(0)), gpu)
+
+
+def test_an_onnx_model_that_nobody_configured_has_a_limit_and_instances_that_make_it_cheap() -> None:
+    config = text_format.Parse(plain_config(), ModelConfig())
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == waiting(
+        len(os.sched_getaffinity(0)), gpu=False
+    )
+    # With one instance a limit costs up to half a second; a delay beside a timeout stalls the batcher.
+    assert config.instance_group[0].count > 1
+    assert not config.dynamic_batching.max_queue_delay_microseconds
 
 
 @pytest.mark.parametrize("model", ["yolox_preprocess", "yolox_detector"])
 def test_where_requests_wait_their_number_and_time_is_limited(model: str) -> None:
     policy = read(service_repository(), model).dynamic_batching.default_queue_policy
-    # Less than the 10 s after which the client gives up, and enough for a thousand requests at once.
+    # Less than the 10 s after which the client gives up.
     assert 0 < policy.default_timeout_microseconds < 10_000_000
-    assert policy.max_queue_size >= 1000
+    assert policy.max_queue_size
     assert policy.timeout_action == policy.REJECT
