@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import click
 from rich.console import Console
-from rich.markup import escape
 
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import SECONDS
 from pinstream_cli.serving import serving
-from pinstream_cli.triton import Access, Endpoints, TritonServer
+from pinstream_cli.supervise import serve_until_stopped
+from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.access import exposures, is_public, read_key, read_tls
 from pinstream_cli.triton.awake import awake
-from pinstream_cli.triton.watchdog import Backoff, Watchdog
+from pinstream_cli.triton.fallback import Fallback
 
 __all__ = ["serve", "serving"]
 
 LOOPBACK, ALL_ADDRESSES = "127.0.0.1", "0.0.0.0"
 PORT = click.IntRange(1, 65535)
 FILE = click.Path(path_type=Path)
-# Seconds that the other models get to answer what they have begun where one has died.
-LAST_ANSWERS_S = 5.0
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -127,6 +124,7 @@ def serve(
         endpoints = Endpoints(host, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
         for line in exposures(host, access, triton_arguments):
             console.print(f"[red bold]PUBLIC[/] {line}", soft_wrap=True)
+        fallback = Fallback(repositories, triton_arguments)
         start = partial(
             serving,
             model,
@@ -137,52 +135,21 @@ def serve(
             endpoints=endpoints,
             extra=triton_arguments,
             access=access,
+            fallback=fallback,
             verify=verify,
             startup_timeout_s=startup_timeout,
             console=console,
             verbose=verbose,
         )
         with awake() if keep_awake else nullcontext():
-            _serve_until_stopped(start, partial(_announce, console, endpoints, access), console, restart=restart)
+            serve_until_stopped(
+                start, partial(_announce, console, endpoints, access), fallback, console, restart=restart
+            )
     except KeyboardInterrupt:
         console.print("Stopped.")
     except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-
-
-def _serve_until_stopped(
-    start: Callable[[], AbstractContextManager[TritonServer]],
-    announce: Callable[[Collection[str]], None],
-    console: Console,
-    *,
-    restart: bool,
-) -> NoReturn:
-    """Serve until the user ends it; with `restart` again and again, whatever ends the server or one of its models.
-
-    Raises:
-        CommandError: It could not start, or without `restart` it has ended.
-    """
-    backoff, was_ready = Backoff(), False
-    while True:
-        began = time.monotonic()
-        try:
-            with start() as server:
-                watchdog = Watchdog(server)
-                announce(server.loaded)
-                was_ready, began = True, time.monotonic()
-                why = watchdog.wait()
-                # Triton would wait its whole exit timeout for a model that cannot end any more.
-                server.stop(LAST_ANSWERS_S)
-        except CommandError as error:
-            # What never started is for the user to put right, not for patience.
-            if not (restart and was_ready):
-                raise
-            why = str(error)
-        if not restart:
-            raise CommandError(f"{why}; --restart starts it again, --verbose shows Triton's log")
-        console.print(f"[red bold]RESTART[/] {escape(why)}", soft_wrap=True)
-        backoff.sleep(time.monotonic() - began)
 
 
 def _hang_up(number: int, frame: object) -> NoReturn:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from pinstream import sidecar as sidecars
 from pinstream.options import VERIFY_ALL
@@ -29,9 +30,10 @@ from pinstream_cli.triton import (
 )
 from pinstream_cli.triton.assemble import keep_to_us
 from pinstream_cli.triton.completion import COMPLETE
+from pinstream_cli.triton.fallback import Fallback, Views
 from pinstream_cli.triton.ownership import check_owners, check_vouched
 from pinstream_cli.triton.preflight import gpu_count
-from pinstream_cli.triton.repository import CONFIG
+from pinstream_cli.triton.repository import CONFIG, model_directories
 from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
@@ -54,6 +56,7 @@ def serving(
     endpoints: Endpoints,
     extra: Sequence[str] = (),
     access: Access | None = None,
+    fallback: Fallback | None = None,
     verify: bool = False,
     startup_timeout_s: float = 180.0,
     console: Console,
@@ -70,6 +73,7 @@ def serving(
         endpoints: Where to listen.
         extra: More arguments for tritonserver.
         access: Who may do what; by default everybody infers and nobody does anything else.
+        fallback: How to start where that failed before; then it decides on `extra`.
         verify: Whether VERIFY holds for every model, and nobody else may write anything of what is served.
         startup_timeout_s: Seconds until every model must be ready.
         console: Where progress is shown.
@@ -98,13 +102,15 @@ def serving(
     install = find_triton(tritonserver)
     _check_ports(endpoints)
     for path in leftovers.remove():
-        console.print(f"Removed {path}, left by a serve that was killed", soft_wrap=True)
+        console.print(f"Removed {path}, left by a process that was killed", soft_wrap=True)
     with RunDirectory(install) as run:
         if model is not None:
             _add_model(run, model, name, labels, console)
             if verify:
                 check_vouched(run.models, model)
-        served = [*([run.models] if model is not None else []), *repositories]
+        fallback = fallback or Fallback(repositories, extra)
+        views = Views(run.path / "repositories", repositories, fallback.hidden)
+        served = [*([run.models] if model is not None else []), *views.paths]
         _check_shared_memory(served)
         complete = run.complete and not repositories and not _more_may_come(access or Access(), extra)
         server = TritonServer(
@@ -112,16 +118,20 @@ def serving(
             run,
             served,
             endpoints,
-            [COMPLETE, *extra] if complete else extra,
+            [*([COMPLETE] if complete else []), *fallback.arguments()],
             access,
             {VERIFY_ALL: "true"} if verify else {},
             on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
             on_log=lambda line: _show_log(line, console, verbose),
+            reword=views.reword,
         )
         console.print(f"Starting {install.binary}", soft_wrap=True)
         try:
             server.start()
             server.wait_ready(startup_timeout_s)
+            for lack in fallback.lacking(server.loads, {path.name for path in model_directories(run.models)}):
+                console.print(f"[red bold]NOT SERVED[/] {escape(lack)}", soft_wrap=True)
+            views.open()
             yield server
         finally:
             began = time.monotonic()

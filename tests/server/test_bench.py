@@ -164,7 +164,7 @@ def test_tune_writes_a_configuration_that_serves(tmp_path: Path, monkeypatch: py
     assert "50000" not in written
     (version.parent / "config.pbtxt").write_text(written)
     with running(repositories=[tmp_path / "models"]) as server:
-        assert "classifier" in server.server.loaded
+        assert "classifier" in server.server.loads.models
 
 
 @pytest.mark.parametrize(

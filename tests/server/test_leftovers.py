@@ -47,7 +47,7 @@ def test_the_next_serve_clears_away_what_a_killed_one_left(
         after = start("--model", classifier, env=env)
         after.wait_for("Stop with Ctrl-C")
         # The directory for certain. /dev/shm is everybody's: a serve of another test may have been there before.
-        assert "left by a serve that was killed" in after.text
+        assert "left by a process that was killed" in after.text
         assert not left_behind(killed)
         assert left_behind(alive)
         assert foreign.exists()
@@ -70,7 +70,7 @@ def test_a_run_directory_is_in_use_while_its_tritonserver_lives(
         killed.process.wait(10)
         after = start("--model", classifier, env=env)
         after.wait_for("Stop with Ctrl-C")
-        assert "left by a serve that was killed" not in after.text
+        assert "left by a process that was killed" not in after.text
         assert len(list(tmp_path.glob("pinstream-*"))) == 2
     finally:
         os.kill(group, signal.SIGCONT)

@@ -37,9 +37,8 @@ def stubs_of(serve: Serve) -> list[int]:
 
 
 def stub_of(serve: Serve) -> int:
-    """The process of the one model's one instance."""
-    (stub,) = stubs_of(serve)
-    return stub
+    """The process of an instance of the one model."""
+    return stubs_of(serve)[0]
 
 
 def seconds_until(condition: Callable[[], bool], most: float) -> float:

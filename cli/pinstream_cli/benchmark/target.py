@@ -25,7 +25,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.assemble import DETECTOR
-from pinstream_cli.triton.server import TRACEBACK
+from pinstream_cli.triton.loads import TRACEBACK
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.access import Access
@@ -22,21 +23,18 @@ from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.leftovers import hold_regions, remove_regions, shm_prefix
+from pinstream_cli.triton.loads import FAILED, LoadFailed, Loads, Version
 from pinstream_cli.triton.log import LogFile
 from pinstream_cli.triton.preflight import SHARED_MEMORY
+from pinstream_cli.triton.stubs import Stubs
 
-# Triton's log: 'I1122 18:22:00.022609 2344 model_lifecycle.cc:849] "successfully loaded 'yolox'"'.
-LOADED = re.compile(r"successfully loaded '([^']+)'")
-FAILED = re.compile(r"failed to load '([^']+)' version (\S+): (.*)")
 # Of a model that answers nothing any more, and is READY to Triton all the same; a line break in it is written out, so
 # that no client's text gets to the beginning.
 LOST = re.compile(r'^E\d+ \S+ \d+ [^\]\s]+\] "?\[pinstream\] LOST (.*?)"?$')
 # What Triton says of a model whose configuration it cannot read or that has no version, and where in the file that is.
 COMPLAINT = re.compile(r'^(?:E\d{4} \S+ \d+ [^\]\s]+|\[libprotobuf ERROR [^\]]+)\] "?(.*?)"?$')
+NOT_ALL_MODELS = re.compile(r"failed to load all models")
 STARTED = re.compile(r"Started (HTTPService|GRPCInferenceService)")
-# Python puts the exception first and its own traceback behind "At:".
-# Triton's log writes its line breaks out.
-TRACEBACK = re.compile(r"(\s|\\n)*(At:|Traceback).*", re.DOTALL)
 WRONG_OPTION = re.compile(r"(unrecognized option|requires an argument|ambiguous)")
 # A machine without a GPU makes Triton say these at every start; they mean nothing more than that.
 NO_GPU_NOISE = re.compile(
@@ -62,9 +60,11 @@ class TritonServer:
         environment: What tritonserver and its stubs get beside the installation's environment.
         on_ready: Told a model's name and the seconds since the start when it has loaded.
         on_log: Given every line of the log.
+        reword: Changes lines of the log before anything else looks at them.
 
     Attributes:
-        loaded: Names of the models that have loaded.
+        loads: Which models are loaded.
+        stubs: Their processes; of a server that was started.
         lost: Which model instance can never answer again, and why; empty while all can.
     """
 
@@ -79,6 +79,7 @@ class TritonServer:
         environment: Mapping[str, str] | None = None,
         on_ready: Callable[[str, float], None] = lambda name, seconds: None,
         on_log: Callable[[str], None] = lambda line: None,
+        reword: Callable[[str], str] = lambda line: line,
     ) -> None:
         # Unique, so that what a killed server leaves in /dev/shm is known to be ours.
         self.shm_prefix = shm_prefix(os.getpid(), run.path.name)
@@ -87,10 +88,12 @@ class TritonServer:
         self._connections = [connections[name] for name in connections if not _refused(f"--allow-{name}", extra)]
         self._command = [
             str(install.binary),
-            *(f"--model-repository={path.resolve()}" for path in repositories),
+            *(f"--model-repository={path.absolute()}" for path in repositories),
             f"--backend-directory={run.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+            # Else one version of one model that would not load makes the whole server not ready, until it is started again.
+            "--strict-readiness=false",
             *endpoints.arguments(),
             *(access or Access()).arguments(extra),
             *extra,
@@ -100,15 +103,16 @@ class TritonServer:
         self._lock = run.lock
         self._on_ready = on_ready
         self._on_log = on_log
+        self._reword = reword
         self._region_lock: int | None = None
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._started = threading.Event()
         self._ready = False
-        self._failures: dict[str, str] = {}
         self._complaints: list[str] = []
         self._wrong_option = ""
-        self.loaded: set[str] = set()
+        self._not_all_models = False
+        self.loads = Loads()
         self.lost = ""
         self._tail: deque[str] = deque(maxlen=8)
 
@@ -139,6 +143,7 @@ class TritonServer:
             pass_fds=[self._lock, self._region_lock],
             preexec_fn=_die_with_parent,
         )
+        self.stubs = Stubs(self._process.pid, self.loads)
         self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
         self._reader.start()
 
@@ -147,7 +152,7 @@ class TritonServer:
         assert self._process.stdout is not None
         log = LogFile(self._log_path)
         # To the end whatever happens: Triton stands still, and says that it is ready, once nobody takes its log.
-        for line in self._process.stdout:
+        for line in map(self._reword, self._process.stdout):
             log.write(line)
             self._read_line(line.rstrip("\n"))
         log.close()
@@ -161,13 +166,12 @@ class TritonServer:
             self._tail.append(line)
             if (complaint := COMPLAINT.match(line)) and not self._ready:
                 self._complaints.append(complaint[1])
-        if loaded := LOADED.search(line):
-            self.loaded.add(loaded[1])
-            _tell(self._on_ready, loaded[1], time.monotonic() - self._began)
-        elif failed:
-            self._failures[failed[1]] = TRACEBACK.sub("", failed[3])
+        if loaded := self.loads.read(line):
+            _tell(self._on_ready, loaded, time.monotonic() - self._began)
         elif lost := LOST.search(line):
             self.lost = lost[1]
+        elif NOT_ALL_MODELS.search(line):
+            self._not_all_models = True
         elif STARTED.search(line):
             self._started.set()
         elif WRONG_OPTION.search(line) and not self._wrong_option and not self._started.is_set():
@@ -177,20 +181,30 @@ class TritonServer:
         """Wait until every model is loaded and the server takes requests.
 
         Raises:
-            CommandError: It ended before, with each model's reason; or it was not ready in time.
+            LoadFailed: A model could not be loaded, or not in time; with each one's reason.
+            CommandError: It ended before, or was not ready in time, for another reason.
         """
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
         # Triton says that it has started a moment before it listens.
         while not (self._started.wait(0.02) and self._listens()):
             if self._process.poll() is not None:
-                raise CommandError(self._why_ended())
+                raise self._why_ended()
+            self.stubs.look()
+            if stuck := self.stubs.stuck():
+                self._give_up(f"{stuck} while it was loaded", stuck.version)
             if time.monotonic() > deadline:
-                raise CommandError(
+                self._give_up(
                     f"Triton was not ready within {timeout_s:.0f} s; its last words: {self._last_words()}; "
                     "give it longer with --startup-timeout, or look at the whole log with --verbose"
                 )
         self._ready = True
+
+    def _give_up(self, why: str, version: Version | None = None) -> NoReturn:
+        """End a server that does not get ready; nothing in it is worth waiting for."""
+        failed = dict.fromkeys([version] if version else list(self.loads.loading), why)
+        self.stop(0.0)
+        raise LoadFailed(failed, why) if failed else CommandError(why)
 
     def _listens(self) -> bool:
         try:
@@ -201,15 +215,16 @@ class TritonServer:
             return False
         return True
 
-    def _why_ended(self) -> str:
+    def _why_ended(self) -> CommandError:
         if self._reader is not None:
             self._reader.join(timeout=2)
         assert self._process is not None
-        if self._failures:
-            return "Triton could not load " + "; ".join(f"'{name}': {why}" for name, why in self._failures.items())
+        if self.loads.failed:
+            return LoadFailed(self.loads.failed)
         # The log's end says nothing: it is Triton's usage behind a wrong option, else that models could not be loaded.
         why = self._wrong_option or "; ".join(self._complaints[:4]) or self._last_words()
-        return f"Triton ended with code {self._process.returncode}: {why}"
+        text = f"Triton ended with code {self._process.returncode}: {why}"
+        return LoadFailed({}, text) if self._not_all_models else CommandError(text)
 
     def _last_words(self) -> str:
         return " / ".join(list(self._tail)[-3:]) or "nothing"

@@ -1,0 +1,130 @@
+"""The Python stubs of a tritonserver, each the process of one model instance, as /proc shows them.
+
+Where one is killed or crashes, Triton 2.51 leaves the model READY and answers its requests with INTERNAL for good. It
+does not reap the process either, which is how its death is seen. Of one that dies while its model is loaded, Triton
+either says so within seconds, and reaps it, or waits for it for good.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pinstream_cli.triton.loads import Loads, Version
+
+# A stub that ends because its model is unloaded is reaped in less.
+DEAD_S = 1.0
+LOOK_EVERY_S = 0.2
+# Where Triton notices that a stub has died while it was loaded, it takes up to 4.
+STUCK_S = 10.0
+_STUB = "triton_python_b"  # as far as the kernel keeps the name
+
+
+@dataclass
+class Stub:
+    """One stub.
+
+    Attributes:
+        pid: Its process id.
+        seen: When it was first seen, as time.monotonic().
+        version: What it serves; None where it died too soon to be asked.
+        serving: Whether it was seen alive while its version was not being loaded.
+        died: When it was first seen dead.
+    """
+
+    pid: int
+    seen: float
+    version: Version | None = None
+    serving: bool = False
+    died: float | None = None
+
+    def __str__(self) -> str:
+        whose = f"model '{self.version.model}'" if self.version else "a model"
+        return f"the process of {whose} has died (process {self.pid})"
+
+
+class Stubs:
+    """Looks at the stubs of one server.
+
+    Args:
+        server: Process id of tritonserver.
+        loads: What its log says.
+    """
+
+    def __init__(self, server: int, loads: Loads) -> None:
+        self._server = server
+        self._loads = loads
+        self._stubs: dict[int, Stub] = {}
+        self._looked = 0.0
+
+    def look(self) -> None:
+        """Look again, if it is time: whose process it was can be told only while it lives."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY_S:
+            return
+        self._looked = now
+        there = {pid: state for pid in _children(self._server) for name, state in [_status(pid)] if name == _STUB}
+        self._stubs = {pid: self._stubs.get(pid) or Stub(pid, now) for pid in there}
+        for pid, stub in self._stubs.items():
+            if there[pid] == "Z":
+                stub.died = stub.died or now
+                continue
+            stub.version = stub.version or _version_of(pid)
+            stub.serving = stub.serving or (stub.version is not None and stub.version not in self._loads.loading)
+
+    def dead(self) -> Stub | None:
+        """One whose model Triton goes on calling ready, or None."""
+        return next(filter(self._served, self._dead_for(DEAD_S)), None)
+
+    def stuck(self) -> Stub | None:
+        """One that has died while its model was loaded, which Triton has not noticed, or None."""
+        return next(filter(self._is_loading, self._dead_for(STUCK_S)), None)
+
+    def _dead_for(self, seconds: float) -> list[Stub]:
+        before = time.monotonic() - seconds
+        return [stub for stub in self._stubs.values() if stub.died is not None and stub.died <= before]
+
+    def _served(self, stub: Stub) -> bool:
+        """Whether it was of a version that is served, and not of one that was only to be."""
+        if stub.serving:
+            return True
+        failed = [
+            failure.at for version, failure in list(self._loads.failures.items()) if stub.version in (version, None)
+        ]
+        return not self._is_loading(stub) and not any(at > stub.seen for at in failed)
+
+    def _is_loading(self, stub: Stub) -> bool:
+        if stub.serving:
+            return False
+        return bool(self._loads.loading) if stub.version is None else stub.version in self._loads.loading
+
+
+def _children(server: int) -> list[int]:
+    # Any of Triton's threads may have started one.
+    found = []
+    for listing in Path(f"/proc/{server}/task").glob("*/children"):
+        try:
+            found += [int(pid) for pid in listing.read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _status(pid: int) -> tuple[str, str]:
+    """Name and state out of /proc/PID/stat: `123 (name) S ...`."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return "", ""
+    return name, rest.strip()[:1]
+
+
+def _version_of(pid: int) -> Version | None:
+    """What a stub serves, out of what it was started with: `<repository>/<model>/<version>/model.py`."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return None
+    version = Path(words[1]).parent if len(words) > 1 else Path()
+    return Version(version.parent.name, int(version.name)) if version.name.isdecimal() else None

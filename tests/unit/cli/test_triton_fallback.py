@@ -1,0 +1,74 @@
+"""What a start leaves out so that all else is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.arguments import without
+from pinstream_cli.triton.fallback import Fallback, Views
+from pinstream_cli.triton.loads import LoadFailed, Version
+from tests.unit.cli.test_triton_loads import LOADED, ONE, TWO, after, loading
+
+
+def test_options_are_found_as_tritonserver_finds_them() -> None:
+    given = ["--load-model=a", "--log-verbose", "1", "--load-model", "b", "--load-m", "c", "--http-port=1"]
+    assert without("--load-model", given) == ["--log-verbose", "1", "--http-port=1"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    for version in ("classifier/1", "classifier/2", "other/1"):
+        (tmp_path / "repository" / version).mkdir(parents=True)
+    (tmp_path / "repository" / "classifier" / "config.pbtxt").touch()
+    return tmp_path / "repository"
+
+
+def test_a_start_leaves_out_what_has_an_older_version_and_after_a_life_whole_models(repository: Path) -> None:
+    fallback = Fallback([repository], ["--log-verbose=1"])
+    assert not fallback.learn(CommandError("the port is taken"), was_ready=False)
+    assert not fallback.learn(LoadFailed({Version("other", 1): "broken"}), was_ready=False)
+    assert fallback.arguments() == ["--log-verbose=1"]
+    assert fallback.learn(LoadFailed({TWO: "broken"}), was_ready=False)
+    assert fallback.arguments() == ["--log-verbose=1", "--model-control-mode=poll"]
+    assert not fallback.learn(LoadFailed({ONE: "broken", TWO: "broken"}), was_ready=True)
+    assert fallback.arguments() == ["--log-verbose=1", "--exit-on-error=false", "--model-control-mode=poll"]
+    assert fallback.lacking(after(loading(ONE), LOADED), []) == [
+        "version 2 of model 'classifier', of which an older one is served: broken",
+        "model 'other'",
+    ]
+    with pytest.raises(LoadFailed, match="classifier, other"):
+        fallback.lacking(after(), [])
+    with pytest.raises(LoadFailed, match="detector"):
+        fallback.lacking(after(loading(ONE), LOADED), ["detector"])
+    fallback.remember(after(loading(TWO), LOADED))
+    assert fallback.arguments() == ["--log-verbose=1"]
+
+
+def test_a_start_loads_what_was_loaded_over_the_api(repository: Path) -> None:
+    given = ["--model-control-mode=explicit", "--load-model=other"]
+    fallback = Fallback([repository], given)
+    assert fallback.arguments() == given
+    fallback.remember(after(loading(ONE), LOADED))
+    assert fallback.arguments() == ["--model-control-mode=explicit", "--load-model=classifier"]
+    fallback.remember(after())
+    assert fallback.arguments() == ["--model-control-mode=explicit"]
+    fallback.learn(LoadFailed({}, "none"), was_ready=True)
+    assert fallback.lacking(after(), []) == [], "nothing was loaded, so nothing is lacking"
+
+
+def test_a_view_hides_a_version_until_it_is_opened(repository: Path, tmp_path: Path) -> None:
+    views = Views(tmp_path / "views", [repository, tmp_path], [TWO])
+    (view, other) = views.paths
+    assert other == tmp_path
+    assert sorted(str(path.relative_to(view)) for path in view.glob("*/*")) == [
+        "classifier/1",
+        "classifier/config.pbtxt",
+        "other/1",
+    ]
+    assert views.reword(f"{view}/classifier/1/a: {view}/b") == f"{repository}/classifier/1/a: {repository}/b"
+    views.open()
+    assert (view / "classifier" / "2").exists()
+    assert view.resolve() == repository
