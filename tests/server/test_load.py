@@ -16,7 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.sizing import waiting
 from tests import onnx_models
-from tests.load import PICTURE, SHAPES, load, quantile
+from tests.load import LEAST_GOODPUT, LONGEST_BACK_S, MOST_COMPUTED, PICTURE, SHAPES, load, quantile
 from tests.server.running import running
 
 
@@ -28,16 +28,20 @@ def waiting_s() -> float:
 
 
 def test_what_is_too_much_is_refused_in_time_and_the_rest_is_done() -> None:
-    report = load(SHAPES, PICTURE, seconds=9, factor=4, peak_s=2)
+    report = load(SHAPES, PICTURE, seconds=9, factor=3, peak_s=2)
     assert report["by_status"].keys() <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"}, report
     assert report["by_status"]["UNAVAILABLE"] > 0, report
     assert report["by_status"]["DEADLINE_EXCEEDED"] <= report["gave_up"], report
-    # How fast the machine is just then differs by several times where others use it too; make load looks closer.
+    # As in the long form: refusals are quick, and it is soon as it was before.
+    assert report["milliseconds"]["refused"]["p50"] <= report["idle_p50_ms"], report
+    assert report["back_to_idle_s"] <= LONGEST_BACK_S, report
+    # Other tests take half of the machine in one of these seconds and nothing in the next: what it does in a second is
+    # no measure then (0.69 to 0.98 of the peak were seen), what it does with a second of CPU time is, to a tenth or so
+    # (0.89 to 1.06). Among the few images of nine seconds those count that were asked for to see whether it is idle.
+    assert report["goodput_of_peak_per_cpu_second"] > LEAST_GOODPUT - 0.1, report
+    assert report["computed_of_answered"] < MOST_COMPUTED + 0.1, report
     assert report["milliseconds"]["refused"]["p100"] < (waiting_s() + 6) * 1000, report
     assert report["milliseconds"]["answered"]["p99"] < (waiting_s() + 8) * 1000, report
-    assert report["goodput_of_peak"] > 0.3, report
-    assert report["computed_of_answered"] < 1.2, report
-    assert report["back_to_idle_s"] < 20, report
 
 
 def test_what_is_too_much_for_a_plain_model_is_refused_at_once(tmp_path: Path) -> None:

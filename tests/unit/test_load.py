@@ -10,7 +10,8 @@ from tests.load import missed
 
 WELL: dict[str, Any] = {
     "goodput_of_peak": 0.91,
-    "milliseconds": {"refused": {"p100": 3185.7}},
+    "idle_p50_ms": 18.9,
+    "milliseconds": {"refused": {"p50": 1.0, "p100": 3185.7}},
     "computed_of_answered": 1.0,
     "back_to_idle_s": 3.1,
 }
@@ -24,7 +25,8 @@ def test_a_service_that_holds_all_misses_nothing() -> None:
     ("change", "named"),
     [
         ({"goodput_of_peak": 0.5}, "goodput_of_peak"),
-        ({"milliseconds": {"refused": {"p100": 9000.0}}}, "refusals"),
+        ({"milliseconds": {"refused": {"p50": 1.0, "p100": 9000.0}}}, "refusals within"),
+        ({"milliseconds": {"refused": {"p50": 3016.5, "p100": 3185.7}}}, "half the refusals"),
         ({"computed_of_answered": 1.3}, "computed_of_answered"),
         ({"back_to_idle_s": float("inf")}, "back to idle"),
     ],
