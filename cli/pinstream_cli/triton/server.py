@@ -92,7 +92,7 @@ class TritonServer:
             f"--backend-directory={run.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-            # Else one version of one model that would not load makes the whole server not ready, until it is started again.
+            # Else one version of one model that would not load makes the server not ready until it is started again.
             "--strict-readiness=false",
             *endpoints.arguments(),
             *(access or Access()).arguments(extra),
