@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
@@ -107,6 +108,8 @@ def serve(
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     console = Console(stderr=True, highlight=False)
     host = ALL_ADDRESSES if public else _address(host)
+    # What is put together for Triton is nobody else's to write; VERIFY looks at it.
+    os.umask(0o022 | os.umask(0o022))
     # A supervisor's SIGTERM ends the service the way Ctrl-C does, and so does the end of its terminal.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup is for

@@ -82,6 +82,19 @@ def test_a_version_that_comes_later_is_verified_as_well(start: Callable[..., Ser
     serve.wait_for(f"VERIFY is set, and others can write {later}")
 
 
+def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[..., Serve], repository: Path) -> None:
+    shutil.copytree(repository / "classifier" / "1", repository / "classifier" / "2")
+    onnx_models.classifier(repository / "classifier" / "2" / "model.onnx", seed=1)
+    # What serve puts together to leave the newer one out is nobody else's, whatever the umask.
+    old = os.umask(0)
+    try:
+        serve = start("--model-repository", repository, "--verify", "--restart")
+    finally:
+        os.umask(old)
+    serve.wait_for("Stop with Ctrl-C")
+    assert "version 2 of model 'classifier', of which an older one is served: VERIFY is set" in serve.text
+
+
 def test_what_serve_puts_together_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
     export = Path(shutil.copy(SHAPES, tmp_path))
     export.chmod(0o644)

@@ -109,7 +109,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def keep_to_us(directory: Path) -> None:
     """Take from others what umask or a checkout gave them, as VERIFY asks for it; of what is only linked, nothing."""
-    for path in directory.rglob("*"):
+    for path in (path for path in directory.rglob("*") if not path.is_symlink()):
         status = path.stat()
         if path.is_dir() or status.st_nlink == 1:
             path.chmod(status.st_mode & ~0o022)
