@@ -92,7 +92,8 @@ def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[
     finally:
         os.umask(old)
     serve.wait_for("Stop with Ctrl-C")
-    assert "version 2 of model 'classifier', of which an older one is served: VERIFY is set" in serve.text
+    assert "NOT SERVED version 2 of model 'classifier', of which an older one is served" in serve.text
+    assert "VERIFY is set" in serve.text
 
 
 def test_what_serve_puts_together_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
