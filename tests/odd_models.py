@@ -49,6 +49,7 @@ class Odd:
 
     def write(self, repository: Path) -> None:
         """Put it into a repository."""
+        (repository / self.name).mkdir()
         code = {f"{version}/model.py": CODE for version in self.versions}
         for name, content in {**code, **self.files}.items():
             path = repository / self.name / name
@@ -65,6 +66,10 @@ def _input(more: str = "", dims: str = "4", batch: int = 4) -> str:
     return f"{PYTHON}max_batch_size: {batch}\n{entry}{OUTPUT}"
 
 
+def _parameter(name: str, value: str) -> str:
+    return f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
+
+
 def _warmup(dims: str = "4", source: str = "zero_data: true", batch: int = 1, name: str = "a") -> str:
     entry = f'inputs {{ key: "{name}" value {{ data_type: TYPE_FP32 dims: [ {dims} ] {source} }} }}'
     return f'{BATCHED}model_warmup {{ name: "w" batch_size: {batch} {entry} }}\n'
@@ -77,24 +82,40 @@ def _ensemble(model: str = "plain", taken: str = "a", given: str = "b", version:
 
 
 BROKEN = {"1/model.py": b"raise ValueError\n"}
+# None of it keeps Triton from serving the model.
+MUCH = (
+    _warmup(source='input_data_file: "x"').replace(
+        "dims: [ 4 ] }\noutput", "dims: [ 4 ] reshape { shape: [ 2, 2 ] } }\noutput"
+    )
+    + "dynamic_batching { preferred_batch_size: 4 }\n# \udce4\n"
+).replace('name: "b"', 'name: "b" label_filename: "labels.txt"')
 ODD_MODELS = (
     Odd("plain", BATCHED),
+    Odd(
+        "much.and%",
+        MUCH,
+        files={"labels.txt": b"", "warmup/x": bytes(16)},
+        links={"0/notes.txt": "nonesuch"},
+        versions=("0",),
+    ),
     # Versions.
     Odd("old_is_broken", BATCHED, files=BROKEN, versions=("1", "2")),
-    Odd("version_0", BATCHED + "dynamic_batching { preferred_batch_size: 4 }\n", versions=("0",)),
     Odd("leading_zero", BATCHED, "01/ begins with 0", versions=("01",)),
     Odd("kept_beside", BATCHED, "Triton takes 2_old/ for version 2", versions=("1", "2_old"), stops=True),
     Odd("too_large", BATCHED, "the number is too large", versions=("1", "9" * 19), stops=True),
-    Odd("specific", BATCHED + "version_policy { specific { versions: [ 2, 9 ] } }\n", versions=("1", "2")),
+    Odd(
+        "specific",
+        BATCHED.replace("TYPE_FP32", "99") + "version_policy { specific { versions: [ 2, 9 ] } }\n",
+        versions=("1_old", "2"),
+    ),
     Odd("specific_gone", BATCHED + "version_policy { specific { versions: 9 } }\n", "takes none of those"),
     Odd("latest_0", BATCHED + "version_policy { latest { } }\n", "takes none of those"),
     Odd("link", BATCHED, "leads nowhere", links={"notes.txt": "nonesuch"}),
-    Odd("link_inside", BATCHED, links={"1/notes.txt": "nonesuch"}),
     Odd("of two words", BATCHED, "to a shell as it is", stops=True),
-    Odd("dots.and%", BATCHED),
     # Instances, on a machine without a GPU; where there are some, each of these is refused as well.
     Odd("gpu_99", BATCHED + "instance_group { kind: KIND_GPU gpus: [ 99 ] }\n", "this machine has"),
     Odd("cpu_with_gpus", BATCHED + "instance_group { kind: KIND_CPU gpus: [ 0 ] }\n", "KIND_CPU with gpus"),
+    Odd("kind_9", BATCHED + "instance_group { kind: 9 }\n", "there is no kind 9"),
     Odd("profile", BATCHED + 'instance_group { profile: "0" }\n', "tensorrt_plan"),
     # Batching.
     Odd("negative_batch", PYTHON + TENSORS + "max_batch_size: -1\n", "max_batch_size is -1"),
@@ -110,13 +131,13 @@ ODD_MODELS = (
     # Tensors.
     Odd("no_dims", _input(dims=""), "a has no dims"),
     Odd("size_0", _input(dims="0"), "sizes of [0]"),
-    Odd("reshaped", _input("reshape { shape: [ 2, 2 ] }")),
     Odd("reshaped_wrong", _input("reshape { shape: [ 3 ] }"), "not of the same size"),
     Odd("reshaped_any", _input("reshape { shape: [ 4, -1 ] }", dims="2, -1, 2"), "not of the same size"),
     Odd("shape_tensor", _input("is_shape_tensor: true"), "is_shape_tensor"),
     Odd("pictures", _input("format: FORMAT_NCHW"), "format of three dimensions"),
     Odd("labels", LABELS, "is not there"),
-    Odd("labels_there", LABELS, files={"labels.txt": b""}),
+    Odd("labels_elsewhere", LABELS.replace("labels.txt", "/etc/passwd"), "is not there"),
+    Odd("labels_long", LABELS.replace("labels.txt", "x" * 300), "cannot be looked at: File name too long"),
     # What this Triton has.
     Odd(
         "agent", BATCHED + 'model_repository_agents { agents { name: "nonesuch" } }\n', "libtritonrepoagent_nonesuch.so"
@@ -127,16 +148,16 @@ ODD_MODELS = (
     Odd("no_config", None),
     Odd("guessed_wrong", "", "onnxruntime, which this Triton has not", files={"1/model.onnx": b"x"}),
     Odd("nothing", "", "nothing in the version directory", files={"1/x": b"x"}, versions=(), stops=True),
-    Odd("latin_1_comment", BATCHED + "# \udce4\n"),
+    Odd(".hidden", None, "takes every directory for a model", versions=()),
+    Odd("forced", BATCHED + _parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "YES"), "is 'YES'"),
+    Odd("environment", BATCHED + _parameter("EXECUTION_ENV_PATH", "/"), "/bin/activate is not there"),
     Odd("no_class", BATCHED, "has no class TritonPythonModel", files={"1/model.py": b"x = 1\n"}),
     # Warm-up.
-    Odd("warm", _warmup()),
     Odd("warm_name", _warmup(name="z"), "it lacks a"),
     Odd("warm_shape", _warmup(dims="5"), "the model takes TYPE_FP32 [4]"),
     Odd("warm_any", _warmup(dims="-1"), "every size has to be given"),
     Odd("warm_nothing", _warmup(source=""), "has neither zero_data"),
     Odd("warm_batch", _warmup(batch=5), "batch_size 5 is above", stops=True),
-    Odd("warm_file", _warmup(source='input_data_file: "x"'), files={"warmup/x": bytes(16)}),
     Odd("warm_short", _warmup(source='input_data_file: "x"'), "15 bytes", files={"warmup/x": bytes(15)}),
     # Ensembles.
     Odd("steps", _ensemble()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _backend(area: str, model: Model, triton: Triton | None) -> Check:
         )
     guessed = "" if backend else _guess(model)
     if not backend and not guessed:
-        found = f"none, and nothing in the version directory to guess it by; {CONFIG} says nothing of it"
+        found = "none, and nothing in the version directory to guess it by"
         return Check(area, "backend", "FIX", found, f'write backend: "{OURS}" into {model.path / CONFIG}')
     missing = _missing(backend or guessed, triton)
     if guessed:
@@ -114,14 +115,17 @@ def _agents(area: str, model: Model) -> Iterator[Check]:
 
 def _fields(area: str, model: Model, binary: Path) -> Iterator[Check]:
     """The client library, with which a configuration is read here, may know fields that this Triton does not."""
-    names = sorted(set(_field_names(model.config)))
-    with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # Its executable has the names of all the fields that it knows.
-        if content.find(b"ensemble_scheduling") < 0:
-            return
-        for name in (name for name in names if content.find(name.encode()) < 0):
+    for name in sorted(set(_field_names(model.config))):
+        if _mentions(binary, "ensemble_scheduling") and not _mentions(binary, name):
             found = f"has {name}, which this Triton does not know"
             yield Check(area, CONFIG, "FIX", found, "leave it out, or use a newer Triton")
+
+
+@cache
+def _mentions(binary: Path, name: str) -> bool:
+    """Whether an executable has a name in it, as it has those of all the fields that it knows."""
+    with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(name.encode()) >= 0
 
 
 def _field_names(message: Message) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.gpu import check_gpus
 from pinstream_cli.doctor.machine import check_machine
 from pinstream_cli.doctor.remains import check_leftovers
-from pinstream_cli.doctor.repository import check_repository
+from pinstream_cli.doctor.repository import check_repositories
 from pinstream_cli.doctor.versions import check_versions
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.endpoints import Endpoints
@@ -35,7 +35,7 @@ PROBLEM_EXIT_CODE, UNWRITTEN_EXIT_CODE = 1, 2
 @click.option(
     "--model-repository",
     "repositories",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     multiple=True,
     help="Check this model repository too, file by file; may be given several times.",
 )
@@ -103,10 +103,9 @@ def run_checks(
     yield from check_versions(tritonserver, gpus)
     yield from check_gpus()
     yield from check_leftovers(fix=fix)
-    yield from check_machine(endpoints, [path for path in repositories if path.is_dir()], gpus)
-    triton = _triton(tritonserver)
-    for repository in repositories:
-        yield from check_repository(repository, triton, gpus)
+    there = dict.fromkeys(path.resolve() for path in repositories if os.access(path, os.R_OK | os.X_OK))
+    yield from check_machine(endpoints, [path for path in there if path.is_dir()], gpus)
+    yield from check_repositories(repositories, _triton(tritonserver), gpus)
 
 
 def _triton(named: Path | None) -> Triton | None:

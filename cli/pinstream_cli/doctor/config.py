@@ -182,7 +182,9 @@ def _instance_groups(subject: Subject) -> Faults:
     # Those of ensembles are refused as a whole.
     for group in () if subject.is_ensemble else subject.config.instance_group:
         kind, ids, gpus = _kind(group, subject.gpus), list(group.gpus), subject.gpus
-        if kind != "KIND_GPU" and ids:
+        if not kind.startswith("KIND_"):
+            yield f"there is no {kind}", "write KIND_AUTO, KIND_GPU, KIND_CPU or KIND_MODEL"
+        elif kind != "KIND_GPU" and ids:
             yield f"{kind} with gpus {ids}", "leave gpus out" + ("" if gpus else "; this machine has no GPU")
         elif kind == "KIND_GPU" and not gpus:
             yield "KIND_GPU, and this machine has no GPU", "write KIND_AUTO or KIND_CPU"
@@ -202,8 +204,10 @@ def _scheduling(subject: Subject) -> Faults:
 
 def _kind(group: Any, gpus: int) -> str:
     """The kind of a group; Triton takes KIND_AUTO for the GPUs where there are any."""
-    name = str(group.DESCRIPTOR.fields_by_name["kind"].enum_type.values_by_number[group.kind].name)
-    return name if name != "KIND_AUTO" else "KIND_GPU" if gpus else "KIND_CPU"
+    names = {group.KIND_GPU: "KIND_GPU", group.KIND_CPU: "KIND_CPU", group.KIND_MODEL: "KIND_MODEL"}
+    if group.kind == group.KIND_AUTO:
+        return "KIND_GPU" if gpus else "KIND_CPU"
+    return names.get(group.kind, f"kind {group.kind}")
 
 
 def _path(subject: Subject) -> Faults:

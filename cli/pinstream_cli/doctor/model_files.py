@@ -30,7 +30,8 @@ def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
     """
     try:
         options = model.options
-        file = find_model_file(version, options)
+        # Triton hands over the directory of the file that it is told of.
+        file = find_model_file((version / (options.model_filename or ONNX_FILE)).parent, options)
         # Refuses options that cannot go together.
         is_shared(file, options)
     except PinstreamError as error:

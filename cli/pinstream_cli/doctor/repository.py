@@ -1,10 +1,11 @@
-"""A model repository, held file by file against what Triton and our backend will do with it."""
+"""Model repositories, held file by file against what Triton and our backend will do with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, Triton, backend_of, check_backend
 from pinstream_cli.doctor.check import Check
@@ -16,21 +17,51 @@ from pinstream_cli.doctor.steps import check_python
 from pinstream_cli.doctor.warmup import check_warmup
 from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, model_directories, read_model
 
-# The parameter of Triton's Python backend that names an environment, and what stands there for the model's directory.
+T = TypeVar("T")
+# Of Triton's Python backend: where inputs are, and an environment; what stands there for the model's directory.
+FORCED = "FORCE_CPU_ONLY_INPUT_TENSORS"
 ENVIRONMENT, MODEL_DIRECTORY = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
 
 
-def check_repository(repository: Path, triton: Triton | None, gpus: int) -> Iterator[Check]:
-    """Every model of a repository.
+def check_repositories(repositories: Sequence[Path], triton: Triton | None, gpus: int) -> Iterator[Check]:
+    """Every model of some repositories, which make one to Triton.
 
     Args:
-        repository: The directory that --model-repository names.
-        triton: The Triton that is to serve it; None leaves unjudged what depends on which it is.
+        repositories: The directories that --model-repository names.
+        triton: The Triton that is to serve them; None leaves unjudged what depends on which it is.
         gpus: GPUs of this machine.
     """
+    models: dict[str, Known] = {}
+    for repository in dict.fromkeys(path.resolve() for path in repositories):
+        for found in _readable(f"repository {repository}", _read(repository)):
+            if isinstance(found, Check):
+                yield found
+            elif found.name in models:
+                there = f"{found.name} is in {models[found.name].model.path.parent} too, and Triton takes neither"
+                yield Check(f"repository {repository}", "models", "FIX", there, "rename one of them")
+            else:
+                models[found.name] = Known(found, signature_of(found))
+    for known in models.values():
+        yield from _readable(f"model {known.model.name}", _check_model(known, models, triton, gpus))
+
+
+def _readable(area: str, results: Iterator[T]) -> Iterator[T | Check]:
+    """What comes of looking at files, to where they cannot be looked at."""
+    try:
+        yield from results
+    except OSError as error:
+        found = f"{error.filename} cannot be looked at: {error.strerror}"
+        yield Check(area, "files", "FIX", found, "let this user read it and pass through its directories")
+
+
+def _read(repository: Path) -> Iterator[Model | Check]:
+    """The models of one repository, and what is wrong with it as a whole."""
     area = f"repository {repository}"
     if not repository.is_dir():
         yield Check(area, "directory", "FIX", "is not there", "name a directory with --model-repository")
+        return
+    if (repository / CONFIG).exists():
+        yield Check(area, CONFIG, "FIX", "lies in the repository itself", f"name its parent, {repository.parent}")
         return
     directories = model_directories(repository)
     if not directories:
@@ -39,17 +70,21 @@ def check_repository(repository: Path, triton: Triton | None, gpus: int) -> Iter
         )
     for path in leading_nowhere(repository):
         yield Check(area, path.name, "FIX", "leads nowhere, which Triton does not start with", f"rm {path}")
-    models: dict[str, Known] = {}
     for directory in directories:
-        try:
-            model = read_model(directory)
-        except RepositoryError as error:
-            found, _, remedy = str(error).partition("; ")
-            yield Check(f"model {directory.name}", CONFIG, "FIX", found, remedy or f"correct {directory / CONFIG}")
-            continue
-        models[model.name] = Known(model, signature_of(model))
-    for known in models.values():
-        yield from _check_model(known, models, triton, gpus)
+        yield _read_model(directory)
+
+
+def _read_model(directory: Path) -> Model | Check:
+    area = f"model {directory.name}"
+    try:
+        model = read_model(directory)
+    except RepositoryError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Check(area, CONFIG, "FIX", found, remedy or f"correct {directory / CONFIG}")
+    if not (directory / CONFIG).exists() and not model.numbers:
+        found = f"there is no {CONFIG} and no version, and Triton takes every directory for a model"
+        return Check(area, CONFIG, "FIX", found, f'move it away, or write one, in it: backend: "{OURS}"')
+    return model
 
 
 def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | None, gpus: int) -> Iterator[Check]:
@@ -66,6 +101,8 @@ def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | Non
             passed_over = replace(check, status="WARN", found=f"{check.found} (version_policy leaves it out)")
             yield passed_over if check.status == "FIX" else check
     yield from _named_files(area, model)
+    if backend_of(model.config) in (OURS, PYTHON):
+        yield from _python_backend(area, model)
     if backend_of(model.config) == ENSEMBLE:
         yield from check_ensemble(area, model, models)
     else:
@@ -91,9 +128,19 @@ def _check_version(area: str, model: Model, version: Path) -> Iterator[Check]:
 def _named_files(area: str, model: Model) -> Iterator[Check]:
     """Files that a configuration names, and without which Triton does not load the model."""
     for name in dict.fromkeys(tensor.label_filename for tensor in model.config.output if tensor.label_filename):
-        yield readable(area, model.path / name, may_be_empty=True)
-    environment = model.config.parameters[ENVIRONMENT].string_value if ENVIRONMENT in model.config.parameters else ""
-    if environment and not Path(environment.replace(MODEL_DIRECTORY, str(model.path))).exists():
-        yield Check(
-            area, ENVIRONMENT, "FIX", f"{environment} is not there", f"put it there, or leave {ENVIRONMENT} out"
-        )
+        # Triton begins at the model's directory, whatever a name begins with.
+        yield readable(area, model.path / name.lstrip("/"), may_be_empty=True)
+
+
+def _python_backend(area: str, model: Model) -> Iterator[Check]:
+    """Parameters of Triton's Python backend, which runs ours too."""
+    parameters = {name: entry.string_value for name, entry in model.config.parameters.items()}
+    forced = parameters.get(FORCED, "yes")
+    if forced not in ("yes", "no"):
+        yield Check(area, FORCED, "FIX", f"is {forced!r}", "write yes or no, in small letters")
+    if environment := parameters.get(ENVIRONMENT, ""):
+        place = Path(environment.replace(MODEL_DIRECTORY, str(model.path)))
+        if place.is_dir():
+            place = place / "bin" / "activate"
+        if not place.exists():
+            yield Check(area, ENVIRONMENT, "FIX", f"{place} is not there", f"put it there, or leave {ENVIRONMENT} out")

@@ -12,7 +12,7 @@ from pinstream.errors import PinstreamError
 from pinstream.tensors import NUMPY_DTYPES
 from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, backend_of
 from pinstream_cli.doctor.steps import python_file
-from pinstream_cli.triton.repository import Model, spec_of
+from pinstream_cli.triton.repository import Model, dtype_of, spec_of
 
 # What lets a model in Python name tensors that its configuration has not.
 _COMPLETES = b"auto_complete_config"
@@ -78,7 +78,7 @@ def signature_of(model: Model) -> Signature:
     if backend_of(model.config) == OURS:
         try:
             spec = spec_of(model)
-        except PinstreamError:
+        except (PinstreamError, OSError):
             spec = None
         if spec is not None:
             complete = True
@@ -99,13 +99,6 @@ def _configured(model: Model, tensors: Iterable[Any]) -> dict[str, Tensor]:
         )
         for tensor in tensors
     }
-
-
-def dtype_of(message: Any) -> str:
-    """The name of a message's data_type."""
-    values = message.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
-    # Protobuf keeps numbers that it has no name for.
-    return str(values[message.data_type].name) if message.data_type in values else str(message.data_type)
 
 
 def _is_complete(model: Model) -> bool:

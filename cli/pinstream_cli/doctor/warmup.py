@@ -7,8 +7,8 @@ from typing import Any
 
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.model_files import readable
-from pinstream_cli.doctor.signature import Signature, Tensor, dtype_of
-from pinstream_cli.triton.repository import CONFIG, Model
+from pinstream_cli.doctor.signature import Signature, Tensor
+from pinstream_cli.triton.repository import CONFIG, Model, dtype_of
 
 AREA = "model_warmup"
 
@@ -26,9 +26,10 @@ def check_warmup(area: str, model: Model, signature: Signature) -> Iterator[Chec
             yield Check(area, AREA, "FIX", fault, f"correct model_warmup in {CONFIG}")
     entries = [entry for sample in model.config.model_warmup for entry in sample.inputs.values()]
     for name in dict.fromkeys(entry.input_data_file for entry in entries if entry.input_data_file):
-        found = readable(area, model.path / "warmup" / name)
+        file = model.path / "warmup" / name.lstrip("/")
+        found = readable(area, file)
         needed = max(_tensor(entry).least_bytes for entry in entries if entry.input_data_file == name)
-        if found.status == "OK" and (size := (model.path / "warmup" / name).stat().st_size) < needed:
+        if found.status == "OK" and (size := file.stat().st_size) < needed:
             found = Check(area, found.name, "FIX", f"{size:,} bytes, and the sample has {needed:,}", "write it again")
         yield found
 

@@ -86,8 +86,8 @@ class Model:
 
 
 def model_directories(repository: Path) -> list[Path]:
-    """What Triton takes for models: every directory that is not hidden."""
-    return sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """What Triton takes for models: every directory, hidden ones too."""
+    return sorted(path for path in repository.iterdir() if path.is_dir())
 
 
 def read_model(path: Path) -> Model:
@@ -102,13 +102,14 @@ def read_model(path: Path) -> Model:
         if file.exists() and not file.is_file():
             raise RepositoryError(f"{CONFIG} is no regular file; put a file there")
         text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        numbers = version_numbers(path)
     except OSError as error:
-        raise RepositoryError(f"{CONFIG} cannot be read: {error}") from None
+        raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}; let this user read it") from None
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise RepositoryError(f"{CONFIG} cannot be parsed, line and column {error}") from None
-    return Model(path, config, version_numbers(path))
+    return Model(path, config, numbers)
 
 
 def spec_of(model: Model) -> ModelSpec | None:
@@ -129,3 +130,9 @@ def spec_of(model: Model) -> ModelSpec | None:
     from pinstream.engines.onnxruntime import read_spec
 
     return read_spec(file, options)
+
+
+def dtype_of(message: Any) -> str:
+    """The name of a message's data_type, as config.pbtxt writes it; its number where it is none that there is."""
+    values = message.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
+    return str(values[message.data_type].name) if message.data_type in values else str(message.data_type)

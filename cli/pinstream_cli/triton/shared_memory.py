@@ -16,7 +16,7 @@ from typing import Any
 from pinstream.errors import PinstreamError
 from pinstream.tensors import NUMPY_DTYPES
 from pinstream_cli.triton.preflight import MIB
-from pinstream_cli.triton.repository import Model, RepositoryError, model_directories, read_model, spec_of
+from pinstream_cli.triton.repository import Model, RepositoryError, dtype_of, model_directories, read_model, spec_of
 
 # Triton's own defaults, shm-default-byte-size and shm-growth-byte-size.
 REGION_BYTES = 1 << 20
@@ -120,7 +120,7 @@ def _batch(model: Model) -> int:
 def _spec_or_none(model: Model) -> Any:
     try:
         return spec_of(model)
-    except PinstreamError:
+    except (PinstreamError, OSError):
         return None
 
 
@@ -150,7 +150,7 @@ def _own_shapes(model: Model) -> Shapes:
     tensors = (*spec.inputs, *spec.outputs) if spec else ()
     shapes: Shapes = {t.name: (_STRING if t.dtype == "BYTES" else t.dtype, _largest(t)) for t in tensors}
     for tensor in (*model.config.input, *model.config.output):
-        dtype = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+        dtype = dtype_of(tensor)
         if tensor.name not in shapes and (name := dtype.removeprefix("TYPE_")) in {*NUMPY_DTYPES, _STRING}:
             shapes[tensor.name] = (name, tuple(tensor.dims))
     return shapes

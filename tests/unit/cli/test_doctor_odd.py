@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from tests import onnx_models
 from tests.odd_models import ODD_MODELS, Odd
-from tests.unit.cli.test_doctor import run
+from tests.unit.cli.test_doctor import ONE_LINE, report, run
 
 Checks = list[dict[str, str]]
 
@@ -27,3 +29,37 @@ def test_what_triton_refuses_is_to_be_fixed_and_nothing_else(said: Checks, odd: 
     assert bool(faults) == bool(odd.words), faults
     assert all(fault["remedy"] for fault in faults)
     assert not odd.words or any(odd.words in fault["found"] for fault in faults), faults
+
+
+def test_some_repositories_are_one_to_triton(tmp_path: Path) -> None:
+    plain, steps, other = (tmp_path / name for name in ("plain", "steps", "other"))
+    for repository in (plain, steps, other):
+        repository.mkdir()
+    odd = {model.name: model for model in ODD_MODELS}
+    odd["plain"].write(plain)
+    odd["steps"].write(steps)
+    odd["plain"].write(other)
+    arguments = ("--model-repository", plain, "--model-repository", steps)
+    assert report(*arguments, "--model-repository", plain)[0] == 0
+    code, checks = report(*arguments, "--model-repository", other)
+    assert code == 1
+    assert "plain is in" in checks[f"repository {other}", "models"]["found"]
+
+
+def test_what_is_no_repository(tmp_path: Path) -> None:
+    next(odd for odd in ODD_MODELS if odd.name == "plain").write(tmp_path)
+    (tmp_path / "notes").symlink_to("nonesuch")
+    code, checks = report("--model-repository", tmp_path)
+    assert code == 1
+    assert checks[f"repository {tmp_path}", "notes"]["status"] == "FIX"
+    check = report("--model-repository", tmp_path / "plain")[1][f"repository {tmp_path / 'plain'}", "config.pbtxt"]
+    assert (check["status"], check["remedy"]) == ("FIX", f"name its parent, {tmp_path}")
+
+
+def test_a_file_of_our_backend_lies_beside_the_others(tmp_path: Path) -> None:
+    # Triton hands over the directory of the file: the backend would look for sub/sub/model.onnx.
+    onnx_models.classifier(tmp_path / "mine" / "1" / "sub" / "model.onnx")
+    (tmp_path / "mine" / "config.pbtxt").write_text(ONE_LINE + 'default_model_filename: "sub/model.onnx"\n')
+    code, checks = report("--model-repository", tmp_path)
+    assert code == 1
+    assert "no sub/model.onnx in" in checks["model mine", "1/"]["found"]

@@ -29,13 +29,11 @@ def test_a_report_that_has_no_room_is_one_line_and_a_code_of_its_own(form: list[
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_where_nobody_reads_any_more_the_code_is_still_what_was_found(form: list[str], tmp_path: Path) -> None:
-    for more, code in (([], 0), (["--model-repository", str(tmp_path)], 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", GONE, *DOCTOR, *form, *more], stderr=subprocess.PIPE, text=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (code, "")
+@pytest.mark.parametrize(("more", "code"), [([], 0), (["--json", "--model-repository", "/nonexistent"], 1)])
+def test_where_nobody_reads_any_more_the_code_is_still_what_was_found(more: list[str], code: int) -> None:
+    command = [sys.executable, "-c", GONE, *DOCTOR, *more]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_names_of_any_bytes_are_told(tmp_path: Path) -> None:
