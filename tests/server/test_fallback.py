@@ -48,7 +48,7 @@ def test_a_restart_serves_all_that_can_be_served_and_the_rest_once_it_is_put_rig
     start: Callable[..., Serve], tmp_path: Path
 ) -> None:
     repository = tmp_path / "repository"
-    old, whole = (onnx_models.classifier(add_model(repository, name), seed=1) for name in ("classifier", "other"))
+    old = onnx_models.classifier(add_model(repository, "classifier"), seed=1)
     good = onnx_models.classifier(tmp_path / "good" / "model.onnx", seed=2)
     serve = start("--model-repository", repository, "--restart", POLL)
     serve.wait_for("Stop with Ctrl-C")
@@ -56,7 +56,7 @@ def test_a_restart_serves_all_that_can_be_served_and_the_rest_once_it_is_put_rig
     new.parent.mkdir()
     new.write_bytes(b"broken")
     third.write_bytes(b"broken")
-    kill_and_wait(serve, "classifier", "other")
+    kill_and_wait(serve, "classifier")
     serve.wait_for("NOT SERVED model 'third': ")
     assert "NOT SERVED version 2 of model 'classifier', of which an older one is served: " in serve.text
     assert f"{new} (6 bytes) is not an ONNX model" in serve.text, "it is named where the user put it"
@@ -65,7 +65,6 @@ def test_a_restart_serves_all_that_can_be_served_and_the_rest_once_it_is_put_rig
     assert ready(serve.endpoints), "the server itself is well"
     assert not is_ready(serve, "third")
     assert_answers(serve, old)
-    assert_answers(serve, whole)
     for file in (new, third):
         shutil.copy(good, tmp_path / "copy")
         (tmp_path / "copy").rename(file)
@@ -75,7 +74,7 @@ def test_a_restart_serves_all_that_can_be_served_and_the_rest_once_it_is_put_rig
 
 
 ANSWERS = "class TritonPythonModel:\n    def execute(self, requests): return []\n"
-DIES = "import os\nclass TritonPythonModel:\n    def initialize(self, args): os.kill(os.getpid(), 9)\n"
+DIES = "import os; os.abort()\n"
 
 
 def test_models_loaded_over_the_api_come_back_and_a_version_whose_process_dies_takes_nothing_down(
@@ -95,10 +94,9 @@ def test_models_loaded_over_the_api_come_back_and_a_version_whose_process_dies_t
         control.unload_model("unloaded")
         (repository / "steady" / "2").mkdir()
         (repository / "steady" / "2" / "model.py").write_text(DIES)
-        # Triton takes seconds to notice.
-        with pytest.raises(InferenceServerException, match="is not healthy"):
-            control.load_model("steady")
-    threading.Event().wait(2)
+        # Triton never notices.
+        with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+            control.load_model("steady", client_timeout=4)
     assert is_ready(serve, "steady", 1)
     assert "RESTART" not in serve.text
     kill_and_wait(serve, "classifier", "steady")
