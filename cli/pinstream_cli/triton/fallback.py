@@ -14,6 +14,7 @@ from pinstream_cli.triton.loads import LoadFailed, Loads, Version
 from pinstream_cli.triton.repository import model_directories
 
 CONTROL = "--model-control-mode"
+UNKNOWN = "Triton's reason is in its log, above"
 
 
 class Fallback:
@@ -89,8 +90,8 @@ class Fallback:
         wanted, loaded, failed = {*required, *self._wanted()}, loads.models, loads.failed
         if not loaded.issuperset(required) or (wanted and not loaded) or self._hide(failed):
             raise LoadFailed(failed, "" if failed else f"Triton could not load {', '.join(sorted(wanted - loaded))}")
-        reasons = {version.model: f": {why}" for version, why in failed.items()}
-        return said + [f"model '{model}'{reasons.get(model, '')}" for model in sorted(wanted - loaded)]
+        reasons = {version.model: why for version, why in failed.items()}
+        return said + [f"model '{model}': {reasons.get(model, UNKNOWN)}" for model in sorted(wanted - loaded)]
 
     def _wanted(self) -> set[str]:
         if self._mode == "explicit":

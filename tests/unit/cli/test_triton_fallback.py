@@ -37,7 +37,7 @@ def test_a_start_leaves_out_what_has_an_older_version_and_after_a_life_whole_mod
     assert fallback.arguments() == ["--log-verbose=1", "--exit-on-error=false", "--model-control-mode=poll"]
     assert fallback.lacking(after(loading(ONE), LOADED), []) == [
         "version 2 of model 'classifier', of which an older one is served: broken",
-        "model 'other'",
+        "model 'other': Triton's reason is in its log, above",
     ]
     with pytest.raises(LoadFailed, match="classifier, other"):
         fallback.lacking(after(), [])
