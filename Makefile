@@ -45,6 +45,8 @@ test-training: torch
 	  --ignore tests/unit/training/test_shapes.py
 
 # Both halves run, whatever becomes of the first.
+test-gpu: export PINSTREAM_REQUIRE_GPU := 1
+test-gpu: export PINSTREAM_GPU_RESULTS := benchmarks/results/gpu-tests.json
 test-gpu:
 	@failed=0; \
 	python3 -m pytest tests/gpu -k "not exact" || failed=1; \

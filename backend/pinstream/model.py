@@ -27,7 +27,7 @@ import triton_python_backend_utils as pb_utils
 from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
 from pinstream.dlpack import Bfloat16, DeviceArray, bits_of, from_dlpack
-from pinstream.engines import find_model_file, inspect, open_for_instance
+from pinstream.engines import engine_name, find_model_file, inspect, open_for_instance
 from pinstream.errors import InvalidRequest, PinstreamError
 from pinstream.loop import Answer, Loop
 from pinstream.metrics import BatchTimes, Recorder
@@ -73,7 +73,8 @@ class TritonPythonModel:
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._bf16 = {tensor.name for tensor in (*self._spec.inputs, *self._spec.outputs) if tensor.dtype == "BF16"}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
-        self._recorder = _recorder(args, options)
+        on_gpu = engine_name(model_file, options) != "onnxruntime"
+        self._recorder = _recorder(args, f"gpu{device}" if on_gpu else "cpu")
         self._tracer = Tracer.from_environment(self._name)
         self._loop = Loop(self._engine, self._observe)
         self._has_parameters = _responses_have_parameters()
@@ -196,12 +197,11 @@ def _make_metric(name: str, kind: str, description: str, labels: Mapping[str, st
 _FAMILIES: dict[str, Any] = {}
 
 
-def _recorder(args: dict[str, str], options: Options) -> Recorder | None:
+def _recorder(args: dict[str, str], device: str) -> Recorder | None:
     """Records into Triton's metrics, or nothing where the server was started without them."""
-    gpu = args["model_instance_kind"] == "GPU"
-    labels = {"model": args["model_name"], "version": args["model_version"]}
+    labels = {"model": args["model_name"], "version": args["model_version"], "device": device}
     try:
-        return Recorder(_make_metric, {**labels, "device": f"gpu{options.device}" if gpu else "cpu"})
+        return Recorder(_make_metric, labels)
     except pb_utils.TritonModelException as error:
         pb_utils.Logger.log_info(f"[pinstream] no metrics: {error}")
         return None

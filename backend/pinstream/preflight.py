@@ -268,8 +268,18 @@ def wishes_here(sidecar: Sidecar | None, flavour: Flavour, gpu: Gpu | None) -> B
 
 
 def rebuild_command(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar | None) -> str:
-    """The command that builds a plan again for this machine, in backquotes; raises as wishes_here does."""
-    return _rebuild_command(path, _source_of(sidecar), wishes_here(sidecar, flavour, gpu))
+    """The command that builds a plan again for this machine, in backquotes; raises as wishes_here does.
+
+    It names the model that `pinstream build` has left beside the plan, which has its labels and all else that was asked
+    for when it was made; where there is none, the file that it was made from.
+    """
+    section = (sidecar.sections.get("onnx") if sidecar else None) or {}
+    beside = path.parent / str(section.get("file") or _SOURCE)
+    source = str(beside) if beside.is_file() else _source_of(sidecar)
+    command = _rebuild_command(path, source, wishes_here(sidecar, flavour, gpu))
+    # Where both are installed, `build` takes the other one unless it is told.
+    other = flavour.is_rtx and is_installed("tensorrt")
+    return f"{command[:-1]} --flavour {flavour.name}`" if other else command
 
 
 def _rebuild_command(path: Path, source: str, spec: BuildSpec) -> str:

@@ -72,6 +72,7 @@ class PlanWishes:
             tf32=self.tf32,
             version_compatible=self.version_compatible,
             hardware_compatible=self.hardware_compatible,
+            plugins=tuple(map(str, self.plugins)),
         )
 
 

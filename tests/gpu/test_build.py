@@ -117,6 +117,19 @@ def test_auto_build_builds_what_only_tensorrt_itself_refuses(flavour: Flavour, t
     assert (tmp_path / "model.plan").read_bytes() == foreign
 
 
+def test_a_cache_that_cannot_be_costs_only_time(
+    build: BuildPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2))
+    (tmp_path / "file").write_text("no directory")
+    options = Options(cache_dir=str(tmp_path / "file"))
+    engine = open_engine(find_model_file(plan, options), options)
+    got = answer(engine, "probabilities", pixels=pixels(2))["probabilities"]
+    engine.close()
+    np.testing.assert_allclose(got, reference(pixels(2)), atol=FP32)
+    assert ("cannot be read" in caplog.text) == ("cannot be written" in caplog.text)
+
+
 def test_instances_of_the_cpu_are_refused(build: BuildPlan, tmp_path: Path) -> None:
     plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1,))
     place(plan, tmp_path / "repository", "misplaced", ONE_LINE + "instance_group { kind: KIND_CPU }\n")

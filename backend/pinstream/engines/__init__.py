@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.plan_source import ONNX_FILE, described_plans, read_sidecar
-from pinstream.engines.profiles import model_spec
+from pinstream.engines.plan_source import ONNX_FILE, described_plans, described_spec, read_sidecar, replaced_source
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.preflight import this_gpu
@@ -76,8 +75,8 @@ def _candidates(model_dir: Path, options: Options) -> Sequence[str]:
 def inspect(model_file: Path, options: Options) -> ModelSpec:
     """What a model takes and gives: from its sidecar where that says it, without touching a GPU, else from its file."""
     plans = described_plans(model_file)
-    if plans:
-        return model_spec(plans, options)
+    if plans and not (options.auto_build and replaced_source(model_file.parent)):
+        return described_spec(model_file.parent, plans, options)
     if engine_name(model_file, options) == "onnxruntime":
         check_trust(model_file, options)
         from pinstream.engines.onnxruntime import read_spec
@@ -105,7 +104,13 @@ def open_engine(model_file: Path, options: Options) -> Engine:
             f"instance_group has KIND_CPU, and {model_file} is run by TensorRT, on a GPU; "
             "set kind: KIND_GPU, or leave it out"
         )
-    from pinstream.engines.tensorrt import TensorRTEngine
+    try:
+        from pinstream.engines.tensorrt import TensorRTEngine
+    except ImportError as error:
+        raise ModelFileError(
+            f"{model_file} needs packages that are not installed here ({error}); "
+            "pip install 'pinstream[gpu]' where the server is"
+        ) from error
 
     return TensorRTEngine(model_file, options)
 

@@ -34,6 +34,7 @@ class BuildSpec:
             None for what the TensorRT at hand can do: not for tensorrt, but for TensorRT-RTX, which has no kernels
             without it for many networks.
         hardware_compatible: tensorrt: the plan runs on compute capability 8.0 and later; it can be slower.
+        plugins: Libraries of plugins that the graph needs. Whoever builds has loaded them.
 
     Raises:
         ConfigError: A value is impossible, or two contradict each other.
@@ -49,6 +50,7 @@ class BuildSpec:
     tf32: bool | None = None
     version_compatible: bool = False
     hardware_compatible: bool = False
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -110,7 +112,12 @@ class BuildSpec:
             words += ["--max-batch", str(self.max_batch)]
         for name, r in self.shapes:
             words += ["--shape", ":".join([name, *("x".join(map(str, s)) for s in (r.min, r.opt, r.max))])]
-        for option, values in (("--fp32-node", self.fp32_nodes), ("--compute-capability", self.compute_capabilities)):
+        several = {
+            "--fp32-node": self.fp32_nodes,
+            "--compute-capability": self.compute_capabilities,
+            "--plugin": self.plugins,
+        }
+        for option, values in several.items():
             words += [word for value in values for word in (option, value)]
         if self.workspace_mb:
             words += ["--workspace", str(self.workspace_mb)]

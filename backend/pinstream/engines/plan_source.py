@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pinstream import sidecar as sidecars
 from pinstream.engines.flavour import Flavour
-from pinstream.engines.profiles import PlanInfo
+from pinstream.engines.profiles import PlanInfo, model_spec
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.preflight import Gpu, check_plan, wishes_here
 from pinstream.sidecar import Sidecar
+from pinstream.tensors import ModelSpec
 from pinstream.verify import verify_model
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
@@ -39,6 +40,21 @@ def described_plans(model_file: Path) -> list[PlanInfo]:
             "build the model again"
         ) from None
     return plans if model_file.name in {plan.file for plan in plans} else []
+
+
+def described_spec(directory: Path, plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
+    """What described plans take and gives together.
+
+    Raises:
+        ModelFileError: The sidecar contradicts itself.
+        ConfigError: As model_spec.
+    """
+    try:
+        return model_spec(plans, options)
+    except sidecars.MALFORMED as error:
+        raise ModelFileError(
+            f"{directory / sidecars.FILE_NAME} has plans that cannot be ({error!r}); build the model again"
+        ) from None
 
 
 def read_sidecar(directory: Path) -> Sidecar | None:
@@ -119,16 +135,37 @@ def _check_settings(model_file: Path, options: Options) -> None:
     sidecar = read_sidecar(model_file.parent)
     if sidecar is None or not described_plans(model_file):
         return
-    section = sidecar.sections.get("tensorrt") or {}
-    if section.get("version_compatible") and not options.version_compatible:
+    section = sidecar.sections.get("tensorrt")
+    compatible = isinstance(section, Mapping) and section.get("version_compatible")
+    if compatible and not options.version_compatible:
         raise ConfigError(
             f"{model_file} was built with --version-compatible and brings code along, which runs only where it is "
             'allowed to; set the parameter VERSION_COMPATIBLE to "true" in config.pbtxt'
         )
-    onnx = model_file.parent / ONNX_FILE
-    built_from = str((sidecar.sections.get("onnx") or {}).get("sha256") or "")
-    if options.auto_build and built_from and onnx.is_file() and sidecars.file_sha256(onnx) != built_from:
-        raise ModelFileError(f"{model_file} was built from another {ONNX_FILE} than the one beside it")
+    if options.auto_build and (replaced := replaced_source(model_file.parent)):
+        raise ModelFileError(f"{model_file} was built from another {replaced} than the one beside it")
+
+
+def replaced_source(directory: Path) -> str:
+    """The file of the model beside a version directory's plans that is not what they were built from; empty for none.
+
+    Raises:
+        ModelFileError: The sidecar is malformed.
+    """
+    sidecar = read_sidecar(directory)
+    if sidecar is None or not (directory / ONNX_FILE).is_file():
+        return ""
+    try:
+        onnx = sidecar.sections.get("onnx") or {}
+        built_from = {ONNX_FILE: str(onnx.get("sha256") or "")}
+        built_from |= {str(e["file"]): str(e["sha256"]) for e in sidecar.sections.get("external_data") or ()}
+    except sidecars.MALFORMED as error:
+        raise ModelFileError(
+            f"{directory / sidecars.FILE_NAME} has a malformed section 'onnx' or 'external_data' ({error!r}); "
+            "build the model again"
+        ) from None
+    there = ((name, sha256) for name, sha256 in built_from.items() if sha256 and (directory / name).is_file())
+    return next((name for name, sha256 in there if sidecars.file_sha256(directory / name) != sha256), "")
 
 
 def built_with_tf32(directory: Path) -> bool:
@@ -182,8 +219,12 @@ def built_plans(
     """
     onnx = check_source(directory, options, gpu, reason)
     assert gpu is not None, "check_source has seen to it"
-    # Building needs the onnx package, which serving plans does not.
-    from pinstream.plans import cached_plan
+    try:  # serving plans does not need what building does
+        from pinstream.plans import cached_plan
+    except ImportError as missing:
+        raise ModelFileError(
+            f"{reason}; AUTO_BUILD cannot build it here: {missing}; pip install 'pinstream[server]' where the server is"
+        ) from reason
 
     LOGGER.warning("AUTO_BUILD: %s", reason)
     try:

@@ -91,8 +91,11 @@ class PlanInfo:
 
 def _tensor(entry: Mapping[str, Any]) -> PlanTensor:
     ranges = tuple(Range(*(tuple(map(int, r[k])) for k in ("min", "opt", "max"))) for r in entry.get("ranges", ()))
-    shape = tuple(map(int, entry["shape"]))
-    return PlanTensor(str(entry["name"]), str(entry["dtype"]), shape, ranges, bool(entry.get("host", False)))
+    shape, host = tuple(map(int, entry["shape"])), bool(entry.get("host", False))
+    for r in ranges:
+        if not (r.fits(r.opt) and r.fits(r.max)) or (not host and len(r.min) != len(shape)):
+            raise ValueError(f"{entry['name']} of shape {list(shape)} has a profile of {r.min}, {r.opt} and {r.max}")
+    return PlanTensor(str(entry["name"]), str(entry["dtype"]), shape, ranges, host)
 
 
 def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
@@ -173,16 +176,15 @@ def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | No
         return None
     sizes = sorted({interval for intervals in found for interval in intervals})
     largest = max(high for _, high in sizes)
-    available = {n for low, high in sizes for n in range(low, high + 1)}
     if options.buckets:
-        missing = sorted(set(options.buckets) - available)
+        missing = [n for n in options.buckets if not any(low <= n <= high for low, high in sizes)]
         if missing:
             raise ConfigError(
                 f"BUCKETS asks for batch sizes {', '.join(map(str, missing))}, which no plan has "
                 f"(there are {_describe(sizes)}); build them with `pinstream build --batch-sizes`, or change BUCKETS"
             )
         return BatchSizes(options.buckets)
-    if available == set(range(1, largest + 1)) and len(plans) == 1 and largest > 1:
+    if _from_one_on(sizes) and len(plans) == 1 and largest > 1:
         # graph_spec names sizes worth a graph. What lies between is padded to them or split, and the largest stays.
         graphs = {size for size in options.graph_batch_sizes if size < largest}
         of_one_shape = all(-1 not in tensor.shape[1:] for tensor in plans[0].inputs)
@@ -190,6 +192,16 @@ def _batch_sizes(plans: Sequence[PlanInfo], options: Options) -> BatchSizes | No
             return BatchSizes(tuple(sorted({*graphs, largest})))
         return BatchSizes((largest,), exact=True)
     return BatchSizes(tuple(sorted({size for low, high in sizes for size in steps(low, high)})))
+
+
+def _from_one_on(sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether every batch from 1 to the largest lies in one of these."""
+    reached = 0
+    for low, high in sorted(sizes):
+        if low > reached + 1:
+            return False
+        reached = max(reached, high)
+    return True
 
 
 def _describe(sizes: Sequence[tuple[int, int]]) -> str:

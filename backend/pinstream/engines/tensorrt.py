@@ -46,6 +46,8 @@ from pinstream.tensors import NUMPY_DTYPES, Array, Shape, steps
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
 DEFAULT_SLOTS = 3
+# The most that an output is given before anything of its size is known.
+FIRST_BYTES = 1 << 20
 # Runs of a bucket whose median is its cost.
 COST_RUNS = 5
 
@@ -87,6 +89,7 @@ class TensorRTEngine(Engine):
         gpu = this_gpu(options.device)
         plans = usable_plans(model_file, options, flavour, gpu)
         took.done("preflight")
+        flavour.logger.take_errors()  # of earlier loads
         plans, loaded = load_plans(plans, model_file, options, flavour, gpu)
         took.done("deserialize")
         infos = [info for _, info in loaded]
@@ -142,7 +145,12 @@ class TensorRTEngine(Engine):
             ]
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            return [context for made in threads.map(make, loaded, jit_caches) for context in made]
+            made = [threads.submit(make, *each) for each in zip(loaded, jit_caches, strict=True)]
+        failures = [error for future in made if (error := future.exception())]
+        if failures:
+            # Whichever thread came first has all that TensorRT's log says.
+            raise max(failures, key=lambda error: (not isinstance(error, EngineError), len(str(error))))
+        return [context for future in made for context in future.result()]
 
     def _chosen_profiles(self, engine: Any, info: PlanInfo) -> Sequence[int]:
         count = int(engine.num_optimization_profiles)
@@ -168,11 +176,12 @@ class TensorRTEngine(Engine):
         ]
 
     def _output_buffer(self, tensor: PlanTensor) -> BufferSpec:
-        """Room for the output of the largest input; what only the data tells starts small and grows."""
+        """Room for the output of the largest input; what only the data tells starts small, and grows."""
         largest = 0
         for context in self._contexts:
             shape = context.largest_output_shapes()[tensor.name]
-            nbytes = context.output_bytes_bound(tensor.name) if -1 in shape else _nbytes(shape, tensor.dtype)
+            bound = min(context.output_bytes_bound(tensor.name), FIRST_BYTES)
+            nbytes = bound if -1 in shape else _nbytes(shape, tensor.dtype)
             largest = max(largest, nbytes)
         return BufferSpec(tensor.name, tensor.dtype, largest, tensor.host)
 

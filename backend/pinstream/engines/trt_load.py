@@ -147,12 +147,17 @@ class JitCache:
 
     def _open(self, config: Any) -> Any:
         cache = config.create_runtime_cache()
-        if self._path.is_file():
+        try:
             content = self._path.read_bytes()
-            if cache.deserialize(content):
-                self._loaded_bytes = len(content)
-            else:
-                LOGGER.warning("the JIT cache %s is of no use and is made again: %s", self._path, why(self._flavour))
+        except FileNotFoundError:
+            return cache
+        except OSError as error:
+            LOGGER.warning("the JIT cache %s cannot be read: %s; everything is compiled again", self._path, error)
+            return cache
+        if cache.deserialize(content):
+            self._loaded_bytes = len(content)
+        else:
+            LOGGER.warning("the JIT cache %s is of no use and is made again: %s", self._path, why(self._flavour))
         return cache
 
     def save(self) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from pinstream import sidecar
 from pinstream.engines import find_model_file, inspect, open_for_instance
 from pinstream.engines.flavour import Flavour
-from pinstream.engines.plan_source import usable_plans
-from pinstream.errors import ConfigError, EngineError, ModelFileError
+from pinstream.engines.plan_source import described_plans, replaced_source, usable_plans
+from pinstream.errors import ConfigError, EngineError, ModelFileError, PinstreamError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan
 from pinstream.plans.jobs import DEFAULT_BATCH_SIZES
@@ -21,6 +24,7 @@ from pinstream.preflight import Gpu, check_plan, read_header
 from tests import onnx_models
 from tests.rtx import installed_rtx
 
+ROOT = Path(__file__).resolve().parents[3]
 H200 = Gpu("NVIDIA H200", "9.0", "13.0")
 BLACKWELL = Gpu("NVIDIA GeForce RTX 5090", "12.0", "13.0")
 
@@ -117,6 +121,65 @@ def test_auto_build_builds_again_where_the_onnx_file_was_replaced(
     assert built_from == sidecar.file_sha256(plans / "model.onnx")
 
 
+def test_auto_build_builds_again_where_weights_beside_the_onnx_file_were_replaced(
+    flavour: Flavour, tmp_path: Path
+) -> None:
+    path = onnx_models.classifier(tmp_path / "classifier.onnx")
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    build_plan(path, tmp_path / "plans", BuildSpec(batch_sizes=(1,)), flavour)
+    assert replaced_source(tmp_path / "plans") == ""
+    weights = tmp_path / "plans" / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert replaced_source(tmp_path / "plans") == "weights.bin"
+
+
+def test_a_model_whose_onnx_file_was_replaced_is_not_described_by_its_old_plans(flavour: Flavour, plans: Path) -> None:
+    options = Options(auto_build=True)
+    assert inspect(find_model_file(plans, options), options).outputs[0].shape == (10,)
+    onnx_models.classifier(plans / "model.onnx", seed=7)
+    with pytest.raises(PinstreamError):  # it takes a GPU to build, and to say what there is then
+        inspect(find_model_file(plans, options), options)
+
+
+@pytest.mark.parametrize(
+    ("section", "content"),
+    [("onnx", "a text"), ("external_data", [3]), ("external_data", {"file": "x"})],
+)
+def test_malformed_sections_about_the_source_are_named(plans: Path, section: str, content: Any) -> None:
+    path = plans / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), section: content}))
+    with pytest.raises(ModelFileError, match="malformed section 'onnx' or 'external_data'"):
+        replaced_source(plans)
+
+
+def test_profiles_that_cannot_be_are_malformed_and_huge_ones_cost_nothing(plans: Path) -> None:
+    path = plans / "model.json"
+    content = json.loads(path.read_text())
+    (profile,) = content["plans"][0]["inputs"][0]["ranges"]
+    for wrong in ([], [1, 3, 8], [0, 3, 8, 8]):
+        profile["max"] = wrong
+        path.write_text(json.dumps(content))
+        with pytest.raises(ModelFileError, match="malformed section 'plans'"):
+            described_plans(plans / "model.b1.plan")
+    profile["max"] = [10**30, 3, 8, 8]
+    path.write_text(json.dumps(content))
+    assert inspect(plans / "model.b1.plan", Options()).batch is not None
+
+
+def test_a_plan_without_cuda_s_bindings_says_what_to_install(plans: Path) -> None:
+    script = (
+        "import sys; sys.modules['cuda.bindings'] = None\n"
+        "from pathlib import Path; from pinstream.engines import open_engine; from pinstream.options import Options\n"
+        "from pinstream.errors import ModelFileError\n"
+        "try: open_engine(Path(sys.argv[1]), Options())\n"
+        "except ModelFileError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", script, str(plans / "model.b1.plan")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT / "backend")
+    assert "needs packages that are not installed here" in done.stdout
+    assert "pip install 'pinstream[gpu]'" in done.stdout
+
+
 def test_a_plan_that_brings_code_along_needs_to_be_allowed(flavour: Flavour, plans: Path, tmp_path: Path) -> None:
     say_of_tensorrt(plans, version_compatible=True)
     model_file = find_model_file(plans, Options())
@@ -154,7 +217,7 @@ def test_what_only_tensorrt_can_build_is_asked_of_rtx_neither_by_auto_build_nor_
     model_file = find_model_file(plans, Options())
     with pytest.raises(ModelFileError) as caught:
         usable_plans(model_file, Options(), flavour, H200)
-    command = f"`pinstream build classifier.onnx --plan -o {plans} --precision fp16 --batch-sizes 4`"
+    command = f"`pinstream build {plans}/model.onnx --plan -o {plans} --precision fp16 --batch-sizes 4`"
     assert str(caught.value).endswith(f"build it here: {command}")
     options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
     (plan,) = usable_plans(model_file, options, flavour, H200)
@@ -177,7 +240,7 @@ def test_an_empty_plan_is_refused_with_what_it_should_be_and_the_command(flavour
     first.write_bytes(b"")
     with pytest.raises(ModelFileError) as caught:
         usable_plans(find_model_file(plans, Options()), Options(), flavour, H200)
-    command = f"`pinstream build classifier.onnx --plan -o {plans} --batch-sizes 1,4`"
+    command = f"`pinstream build {plans}/model.onnx --plan -o {plans} --batch-sizes 1,4`"
     assert str(caught.value) == f"{first} is empty, not {nbytes:,} bytes; copy it again, or build it: {command}"
     (plans / "model.json").unlink()
     first.rename(plans / "model.plan")
