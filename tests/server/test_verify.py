@@ -11,9 +11,7 @@ import pytest
 
 from pinstream import sidecar as sidecars
 from tests import onnx_models
-from tests.load import SHAPES
 from tests.server.conftest import add_model
-from tests.server.running import running
 from tests.server.serve_process import Serve
 
 
@@ -94,17 +92,6 @@ def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[
     serve.wait_for("Stop with Ctrl-C")
     assert "NOT SERVED version 2 of model 'classifier', of which an older one is served" in serve.text
     assert "VERIFY is set" in serve.text
-
-
-def test_what_serve_puts_together_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
-    export = Path(shutil.copy(SHAPES, tmp_path))
-    export.chmod(0o644)
-    old = os.umask(0)
-    try:
-        with running(export, verify=True):
-            pass
-    finally:
-        os.umask(old)
 
 
 def test_a_file_by_itself_has_nobody_to_vouch_for_it(start: Callable[..., Serve], tmp_path: Path) -> None:
