@@ -87,7 +87,11 @@ class Interleaver:
         return subjects[max(rates, key=lambda i: median(rates[i]))]
 
     def measure(
-        self, reference: Subject, subjects: Sequence[Subject], to_warm: Sequence[Subject] | None = None
+        self,
+        reference: Subject,
+        subjects: Sequence[Subject],
+        to_warm: Sequence[Subject] | None = None,
+        stretch: float = 1.0,
     ) -> tuple[Measured, list[Measured]]:
         """Measure `subjects` next to `reference`.
 
@@ -95,6 +99,8 @@ class Interleaver:
             reference: What ratios are taken to.
             subjects: What is measured.
             to_warm: Those of them that are run once before; all by default.
+            stretch: How many times longer the windows are than the plan's. Where requests are larger, it takes longer
+                until as many are under way as there are to be.
 
         Returns:
             The reference with all its windows (ratio 1), and the subjects in their order, less those for which there
@@ -105,9 +111,9 @@ class Interleaver:
         measured = [Measured(subject) for subject in subjects]
         for subject in (reference, *(subjects if to_warm is None else to_warm)):
             plan.progress(f"warming up: {_title(subject)}")
-            subject.measure(self._reference_s)
+            subject.measure(self._reference_s * stretch)
         try:
-            self._take_turns(bare, measured)
+            self._take_turns(bare, measured, stretch)
         except KeyboardInterrupt:
             # What has been measured by then is worth keeping; a second interrupt ends all.
             if not any(one.ratios for one in measured):
@@ -116,16 +122,17 @@ class Interleaver:
         bare.ratios = [1.0] * len(bare.samples)
         return bare, [one for one in measured if one.ratios]
 
-    def _take_turns(self, bare: Measured, measured: Sequence[Measured]) -> None:
+    def _take_turns(self, bare: Measured, measured: Sequence[Measured], stretch: float) -> None:
+        window_s, reference_s = self._plan.window_s * stretch, self._reference_s * stretch
         for repetition in range(self._plan.repetitions):
             stage = f"repetition {repetition + 1} of {self._plan.repetitions}"
-            bare.samples.append(self.quiet_window(bare.subject, stage, self._reference_s))
+            bare.samples.append(self.quiet_window(bare.subject, stage, reference_s))
             # Another order each time, the same in every run of the bench: nobody is always behind the same neighbour.
             for one in random.Random(repetition).sample(measured, len(measured)):
                 if self.late:
                     break
-                window = self.quiet_window(one.subject, stage)
-                bare.samples.append(self.quiet_window(bare.subject, stage, self._reference_s))
+                window = self.quiet_window(one.subject, stage, window_s)
+                bare.samples.append(self.quiet_window(bare.subject, stage, reference_s))
                 neighbours = mean(sample.images_per_s for sample in bare.samples[-2:])
                 one.samples.append(window)
                 one.ratios.append(window.images_per_s / neighbours)

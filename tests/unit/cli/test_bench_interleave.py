@@ -149,3 +149,17 @@ def test_an_interrupt_before_anything_was_measured_ends_all() -> None:
     log: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         Interleaver(PLAN).measure(Counting("ref", log, constant(100.0)), [Interrupting("b", log, 2)])
+
+
+def test_windows_may_be_longer_than_planned() -> None:
+    lengths: list[float] = []
+
+    class Timed(Counting):
+        def measure(self, seconds: float) -> Sample:
+            lengths.append(seconds)
+            return super().measure(seconds)
+
+    plan = replace(PLAN, reference_s=0.25, repetitions=1)
+    reference, subject = Timed("ref", [], constant(1.0)), Timed("a", [], constant(1.0))
+    Interleaver(plan).measure(reference, [subject], stretch=4.0)
+    assert lengths == [1.0, 1.0, 1.0, 2.0, 1.0], "two warm-ups, and a window between two"

@@ -53,13 +53,22 @@ def run(setup: Setup) -> Result:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
             server, model = stack.enter_context(target(source, setup.console))
             client = Client(tool, server, setup.keep)
-            parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts))
+            first = parts[0].model if parts else model
+            stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
+            parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
     return _result(setup, parts, versions)
 
 
 def _measure(
-    setup: Setup, interleaver: Interleaver, client: Client, model: ServedModel, scratch: Path, whole: bool
+    setup: Setup,
+    interleaver: Interleaver,
+    client: Client,
+    model: ServedModel,
+    scratch: Path,
+    *,
+    whole: bool,
+    stretch: float,
 ) -> _Part:
     item = random_item(model.spec, setup.shapes)
     load = Load(
@@ -80,7 +89,7 @@ def _measure(
     transport = TRANSPORTS[setup.transports[0]]
     subjects: list[Subject] = [Served(client, transport, load) for load in dict.fromkeys(loads)]
     reference = interleaver.fastest(loops)
-    bare, measured = interleaver.measure(reference, subjects, to_warm=subjects[-1:])
+    bare, measured = interleaver.measure(reference, subjects, to_warm=subjects[-1:], stretch=stretch)
     return _Part(model, bare, measured)
 
 
@@ -121,6 +130,10 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str]) -> R
             "saturated_at_concurrency": saturation(grown),
         },
     )
+
+
+def _item_bytes(model: ServedModel) -> int:
+    return sum(tensor.item_bytes for tensor in model.spec.inputs)
 
 
 def _side(model: ServedModel) -> int:
