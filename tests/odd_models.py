@@ -18,6 +18,15 @@ class TritonPythonModel:
             for request in requests
         ]
 """
+IMPORTS = b"""import os.path
+import beside
+from numpy import array
+
+try:
+    import nonesuch
+except ImportError:
+    pass
+"""
 PYTHON = 'backend: "python"\n'
 OUTPUT = 'output { name: "b" data_type: TYPE_FP32 dims: [ 4 ] }\n'
 TENSORS = 'input { name: "a" data_type: TYPE_FP32 dims: [ 4 ] }\n' + OUTPUT
@@ -90,7 +99,7 @@ MUCH = (
     + "dynamic_batching { preferred_batch_size: 4 }\n# \udce4\n"
 ).replace('name: "b"', 'name: "b" label_filename: "labels.txt"')
 ODD_MODELS = (
-    Odd("plain", BATCHED),
+    Odd("plain", BATCHED, files={"1/model.py": IMPORTS + CODE, "1/beside.py": b""}),
     Odd(
         "much.and%",
         MUCH,
@@ -152,6 +161,7 @@ ODD_MODELS = (
     Odd("forced", BATCHED + _parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "YES"), "is 'YES'"),
     Odd("environment", BATCHED + _parameter("EXECUTION_ENV_PATH", "/"), "/bin/activate is not there"),
     Odd("no_class", BATCHED, "has no class TritonPythonModel", files={"1/model.py": b"x = 1\n"}),
+    Odd("no_module", BATCHED, "there is no module nonesuch", files={"1/model.py": b"import os, nonesuch.x\n" + CODE}),
     # Warm-up.
     Odd("warm_name", _warmup(name="z"), "it lacks a"),
     Odd("warm_shape", _warmup(dims="5"), "the model takes TYPE_FP32 [4]"),

@@ -13,14 +13,13 @@ from pinstream_cli.doctor.config import Subject, check_config, leading_nowhere
 from pinstream_cli.doctor.ensembles import Known, check_ensemble
 from pinstream_cli.doctor.model_files import check_files, permissions, readable
 from pinstream_cli.doctor.signature import signature_of
-from pinstream_cli.doctor.steps import check_python
+from pinstream_cli.doctor.steps import ENVIRONMENT, check_python
 from pinstream_cli.doctor.warmup import check_warmup
 from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, model_directories, read_model
 
 T = TypeVar("T")
-# Of Triton's Python backend: where inputs are, and an environment; what stands there for the model's directory.
-FORCED = "FORCE_CPU_ONLY_INPUT_TENSORS"
-ENVIRONMENT, MODEL_DIRECTORY = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
+# Of Triton's Python backend: where inputs are, and what stands for the model's directory.
+FORCED, MODEL_DIRECTORY = "FORCE_CPU_ONLY_INPUT_TENSORS", "$$TRITON_MODEL_DIRECTORY"
 
 
 def check_repositories(repositories: Sequence[Path], triton: Triton | None, gpus: int) -> Iterator[Check]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from pinstream_cli.triton.repository import CONFIG, Model
 PYTHON_FILE = "model.py"
 # What it looks for in there.
 CLASS = "TritonPythonModel"
+# What the stub itself brings along.
+STUB_MODULES = ("triton_python_backend_utils", "c_python_backend_utils", "__main__")
+# The parameter that names another environment than this one.
+ENVIRONMENT = "EXECUTION_ENV_PATH"
 # What tells a step of the YOLOX service: the package that these share.
 _STEPS = "yolox_steps"
 
@@ -33,6 +39,8 @@ def check_python(area: str, model: Model, version: Path) -> Iterator[Check]:
         return
     source = file.read_bytes()
     yield _code(area, file, defines="" if b"import *" in source else CLASS)
+    if b"sys.path" not in source and ENVIRONMENT not in model.config.parameters:
+        yield from _imports(area, file)
     yield permissions(area, version, [file])
     if _STEPS.encode() in source:
         yield _shared(area, version)
@@ -56,6 +64,23 @@ def _code(area: str, file: Path, *, defines: str = "") -> Check:
     if defines and defines not in code.co_names:
         return Check(area, name, "FIX", f"has no class {defines}", f"correct {file}")
     return Check(area, name, "OK", "Python compiles it")
+
+
+def _imports(area: str, file: Path) -> Iterator[Check]:
+    """Whether there is what it imports in any case; not what is imported in functions, or may be missing."""
+    try:
+        statements = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError):
+        # Told where it is compiled.
+        return
+    modules = [alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module or "" for node in statements if isinstance(node, ast.ImportFrom) and not node.level]
+    for name in dict.fromkeys(module.partition(".")[0] for module in modules):
+        beside = {place.stem for place in file.parent.iterdir()}
+        # Where the stub of this Python looks too; nothing is imported by that.
+        if name not in beside and name not in STUB_MODULES and importlib.util.find_spec(name) is None:
+            remedy = f"pip install it here, or name an environment that has it with {ENVIRONMENT}"
+            yield Check(area, f"{file.parent.name}/{file.name} imports", "FIX", f"there is no module {name}", remedy)
 
 
 def _shared(area: str, version: Path) -> Check:
