@@ -83,7 +83,7 @@ def _backend(area: str, model: Model, triton: Triton | None) -> Check:
         return Check(area, "backend", "FIX", found, f'write backend: "{OURS}" into {model.path / CONFIG}')
     missing = _missing(backend or guessed, triton)
     if guessed:
-        found = f"none; Triton takes {guessed} by the files" + (f", and {missing}" if missing else "")
+        found = f"none; by the files Triton takes {missing or guessed}"
         return Check(
             area, "backend", "FIX" if missing else "WARN", found, f'write backend: "{OURS}" into {model.path / CONFIG}'
         )

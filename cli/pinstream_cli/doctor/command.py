@@ -103,9 +103,11 @@ def run_checks(
     yield from check_versions(tritonserver, gpus)
     yield from check_gpus()
     yield from check_leftovers(fix=fix)
-    there = dict.fromkeys(path.resolve() for path in repositories if os.access(path, os.R_OK | os.X_OK))
-    yield from check_machine(endpoints, [path for path in there if path.is_dir()], gpus)
-    yield from check_repositories(repositories, _triton(tritonserver), gpus)
+    # Links may lead in circles.
+    places = list(dict.fromkeys(Path(os.path.realpath(path)) for path in repositories))
+    there = [path for path in places if os.access(path, os.R_OK | os.X_OK) and path.is_dir()]
+    yield from check_machine(endpoints, there, gpus)
+    yield from check_repositories(places, _triton(tritonserver), gpus)
 
 
 def _triton(named: Path | None) -> Triton | None:

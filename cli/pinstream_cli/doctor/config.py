@@ -211,7 +211,7 @@ def _kind(group: Any, gpus: int) -> str:
 
 
 def _path(subject: Subject) -> Faults:
-    place = subject.model.path.parent.resolve() / subject.model.name
+    place = subject.model.path
     if backend_of(subject.config) in (OURS, PYTHON) and shlex.quote(str(place)) != str(place):
         # Triton 2.51 then waits for good, or does what stands there.
         yield f"{place}: Triton's Python backend gives that to a shell as it is", "use letters, digits, and . _ - only"

@@ -28,12 +28,17 @@ ANSWER_BYTES = 1 << 16
 
 def check_free_ports(endpoints: Endpoints) -> Iterator[Check]:
     """Each port that a server is to listen on."""
+    given: dict[int, str] = {}
     for purpose, option, port in (
         ("HTTP", "--http-port", endpoints.http),
         ("gRPC", "--grpc-port", endpoints.grpc),
         ("metrics", "--metrics-port", endpoints.metrics),
     ):
         name = f"port {port} ({purpose})"
+        if port in given:
+            yield Check(AREA, name, "FIX", f"is given for {given[port]} too", f"choose another with {option}")
+            continue
+        given[port] = purpose
         try:
             check_ports(endpoints.host, {purpose: (option, port)})
             yield Check(AREA, name, "OK", f"free on {endpoints.host}")

@@ -26,12 +26,12 @@ def check_repositories(repositories: Sequence[Path], triton: Triton | None, gpus
     """Every model of some repositories, which make one to Triton.
 
     Args:
-        repositories: The directories that --model-repository names.
+        repositories: The directories that --model-repository names, each once and without links.
         triton: The Triton that is to serve them; None leaves unjudged what depends on which it is.
         gpus: GPUs of this machine.
     """
     models: dict[str, Known] = {}
-    for repository in dict.fromkeys(path.resolve() for path in repositories):
+    for repository in repositories:
         for found in _readable(f"repository {repository}", _read(repository)):
             if isinstance(found, Check):
                 yield found

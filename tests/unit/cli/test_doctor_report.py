@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pinstream_cli.triton.endpoints import Endpoints
 from tests.unit.cli.test_doctor import report, run
 
 DOCTOR = [sys.executable, "-m", "pinstream_cli", "doctor"]
@@ -73,3 +74,17 @@ def test_another_http_server_is_told_from_triton_and_named(application: int) -> 
     assert check["status"] == "FIX"
     name = Path("/proc/self/comm").read_text().strip()
     assert check["found"].endswith(f"{name} listens there")
+
+
+def test_a_port_for_two_purposes_is_told() -> None:
+    free = str(Endpoints.free().http)
+    code, checks = report("--http-port", free, "--grpc-port", free)
+    assert code == 1
+    assert checks["machine", f"port {free} (gRPC)"]["found"] == "is given for HTTP too"
+
+
+def test_a_repository_that_leads_in_circles_is_told(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    code, checks = report("--model-repository", tmp_path / "circle")
+    assert code == 1
+    assert [check["status"] for (area, _), check in checks.items() if "circle" in area] == ["FIX"]
