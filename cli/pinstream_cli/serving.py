@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.fallback import Fallback, Views
 from pinstream_cli.triton.ownership import check_owners, check_vouched
 from pinstream_cli.triton.preflight import gpu_count
-from pinstream_cli.triton.repository import CONFIG, model_directories
+from pinstream_cli.triton.repository import CONFIG, RepositoryError, breaks_shell, model_directories, read_model
 from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
@@ -155,9 +156,11 @@ def _misspelt(arguments: Sequence[str]) -> str:
 
 
 def _check_model(model: Path, name: str | None) -> None:
-    if name is not None and (not name.strip() or "/" in name or name.startswith(".")):
+    # Triton's Python backend gives it to a shell as it is.
+    if name is not None and (shlex.quote(name) != name or "/" in name or name.startswith(".")):
         raise CommandError(
-            f"--name {name!r} cannot be a model's name: it becomes a directory; leave out / and leading dots"
+            f"--name {name!r} cannot be a model's name: it becomes a directory; use letters, digits, and . _ - only, "
+            "and no leading dot"
         )
     if not model.exists():
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
@@ -197,6 +200,14 @@ def _check_repository(repository: Path, extra: Sequence[str]) -> None:
             'version directory, such as classifier/config.pbtxt (backend: "pinstream") and classifier/1/model.onnx'
         )
 
+    for directory in model_directories(repository.resolve()):
+        with contextlib.suppress(RepositoryError):
+            if breaks_shell(read_model(directory)):
+                raise CommandError(
+                    f"{directory}: Triton's Python backend gives this to a shell as it is, and hangs; use letters, "
+                    "digits, and . _ - only"
+                )
+
 
 def _check_ports(endpoints: Endpoints) -> None:
     ports = {
@@ -217,7 +228,7 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | 
     elif model.suffix not in (".onnx", ".plan"):
         raise CommandError(f"--model {model} is neither an .onnx nor a .plan file, nor what `pinstream build` made")
     elif model.suffix == ".plan":
-        run.add_model(name or model.stem, [model])
+        run.add_model(name or _own_name(model.stem), [model])
     elif exported:
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
         report = build_service(model, run.path / "built", labels=labels)
@@ -232,7 +243,15 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | 
             )
         run.add_yolox_service([model, model.parent / sidecars.FILE_NAME])
     else:
-        run.add_model(name or model.stem, [model])
+        run.add_model(name or _own_name(model.stem), [model])
+
+
+def _own_name(name: str) -> str:
+    if shlex.quote(name) != name:
+        raise CommandError(
+            f"{name!r} cannot be a model's name: use letters, digits, and . _ - only; give one with --name"
+        )
+    return name
 
 
 def _files(directory: Path) -> list[Path]:
@@ -248,7 +267,7 @@ def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
     if name is None and "yolox" in sidecar.sections:
         run.add_yolox_service(_files(directory))
     else:
-        run.add_model(name or directory.resolve().name, _files(directory))
+        run.add_model(name or _own_name(directory.resolve().name), _files(directory))
 
 
 def _check_shared_memory(repositories: Sequence[Path]) -> None:

@@ -6,17 +6,16 @@ tested against a real one in tests/server/test_doctor.py.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, backend_of
+from pinstream_cli.doctor.backends import ENSEMBLE, OURS, backend_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.signature import Signature
 from pinstream_cli.triton.model_versions import LARGEST
-from pinstream_cli.triton.repository import CONFIG, Model
+from pinstream_cli.triton.repository import CONFIG, Model, breaks_shell
 
 Faults = Iterator[tuple[str, str]]
 # The only platform that Triton lets have TensorRT's own settings, whatever the backend.
@@ -211,10 +210,9 @@ def _kind(group: Any, gpus: int) -> str:
 
 
 def _path(subject: Subject) -> Faults:
-    place = subject.model.path
-    if backend_of(subject.config) in (OURS, PYTHON) and shlex.quote(str(place)) != str(place):
-        # Triton 2.51 then waits for good, or does what stands there.
-        yield f"{place}: Triton's Python backend gives that to a shell as it is", "use letters, digits, and . _ - only"
+    if breaks_shell(subject.model):
+        found = f"{subject.model.path}: Triton's Python backend gives that to a shell as it is"
+        yield found, "use letters, digits, and . _ - only"
 
 
 def _links(subject: Subject) -> Faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from pinstream.tensors import ModelSpec
 from pinstream_cli.triton.model_versions import chosen, version_numbers
 
 CONFIG = "config.pbtxt"
+# What Triton runs with its Python backend.
+PYTHON_BACKENDS = ("python", "pinstream")
 
 
 class RepositoryError(ValueError):
@@ -110,6 +113,14 @@ def read_model(path: Path) -> Model:
     except text_format.ParseError as error:
         raise RepositoryError(f"{CONFIG} cannot be parsed, line and column {error}") from None
     return Model(path, config, numbers)
+
+
+def breaks_shell(model: Model) -> bool:
+    """Whether a model's path is one that Triton's Python backend 2.51, which gives it to a shell as it is, trips over.
+
+    It then waits for good, or does what stands there.
+    """
+    return model.config.backend in PYTHON_BACKENDS and shlex.quote(str(model.path)) != str(model.path)
 
 
 def spec_of(model: Model) -> ModelSpec | None:

@@ -16,14 +16,21 @@ from typing import Any
 from pinstream.errors import PinstreamError
 from pinstream.tensors import NUMPY_DTYPES
 from pinstream_cli.triton.preflight import MIB
-from pinstream_cli.triton.repository import Model, RepositoryError, dtype_of, model_directories, read_model, spec_of
+from pinstream_cli.triton.repository import (
+    PYTHON_BACKENDS,
+    Model,
+    RepositoryError,
+    dtype_of,
+    model_directories,
+    read_model,
+    spec_of,
+)
 
 # Triton's own defaults, shm-default-byte-size and shm-growth-byte-size.
 REGION_BYTES = 1 << 20
 GROWTH_BYTES = 1 << 20
 # What a string counts as, unknown as its length is: about the file of one photograph.
 STRING_BYTES = 256 << 10
-PYTHON_BACKENDS = ("python", "pinstream")
 # Configuration types that are not TYPE_ and the name that tensors.py has.
 _STRING = "STRING"
 

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pinstream_cli.serve import serve
 from tests import onnx_models
 from tests.odd_models import ODD_MODELS, Odd
 from tests.unit.cli.test_doctor import ONE_LINE, report, run
@@ -63,3 +65,17 @@ def test_a_file_of_our_backend_lies_beside_the_others(tmp_path: Path) -> None:
     code, checks = report("--model-repository", tmp_path)
     assert code == 1
     assert "no sub/model.onnx in" in checks["model mine", "1/"]["found"]
+
+
+def test_serve_refuses_a_place_that_triton_would_trip_over(tmp_path: Path) -> None:
+    plain = next(odd for odd in ODD_MODELS if odd.name == "plain")
+    for place in ("of two words", "gr\u00fcn", "$(exit)"):
+        (tmp_path / place).mkdir()
+        plain.write(tmp_path / place)
+        check = report("--model-repository", tmp_path / place)[1]["model plain", "path"]
+        assert (check["status"], check["found"].startswith(str(tmp_path / place))) == ("FIX", True)
+        result = CliRunner().invoke(serve, ["--model-repository", str(tmp_path / place)])
+        assert result.exit_code
+        assert "gives this to a shell as it is" in result.output
+    result = CliRunner().invoke(serve, ["--model", str(onnx_models.classifier(tmp_path / "two words.onnx"))])
+    assert "give one with --name" in result.output
