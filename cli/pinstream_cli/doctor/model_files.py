@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
@@ -145,6 +146,8 @@ def _plan_here(area: str, model: Model, file: Path, options: Options) -> Check:
     name = f"{file.parent.name}/{file.name} here"
     try:
         gpu, flavour = this_gpu(), load_flavour(options.engine)
+        if any(group.kind == group.KIND_CPU for group in model.config.instance_group):
+            options = replace(options, kind="CPU")
         check = plan_check(area, file, options, flavour, gpu)
         plans = described_plans(file)
         if plans and check.status != "FIX":
@@ -169,6 +172,9 @@ def plan_check(area: str, file: Path, options: Options, flavour: Flavour, gpu: G
         _, warnings = check_plans(file, flavour, gpu)
     except ModelFileError as reason:
         return _built(area, name, file, options, gpu, reason)
+    if gpu is not None and options.kind == "CPU":
+        found = "instance_group has KIND_CPU, and a plan runs on a GPU"
+        return Check(area, name, "FIX", found, "write kind: KIND_GPU, or leave it out")
     if gpu is None:
         return Check(area, name, "FIX", f"a plan for {flavour}, and this machine has no GPU", "serve the .onnx instead")
     if warnings:

@@ -109,6 +109,8 @@ def test_with_auto_build_a_plan_need_not_be_there(version: Path) -> None:
 def test_plans_that_fit_are_fit(plans: Path, flavour: Flavour) -> None:
     check = plan_check("mine", plans / "model.b1.plan", Options(), flavour, H200)
     assert (check.status, check.found) == ("OK", f"fits NVIDIA H200 (9.0), {flavour}")
+    on_cpu = plan_check("mine", plans / "model.b1.plan", Options(kind="CPU"), flavour, H200)
+    assert (on_cpu.status, "KIND_CPU" in on_cpu.found) == ("FIX", True)
 
 
 @pytest.mark.parametrize("damage", ["empty", "missing", "foreign"])
