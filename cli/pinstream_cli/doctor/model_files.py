@@ -168,13 +168,13 @@ def plan_check(area: str, file: Path, options: Options, flavour: Flavour, gpu: G
         gpu: The GPU of this machine, if it has one.
     """
     name = f"{file.parent.name}/{file.name} here"
+    if gpu is not None and options.kind == "CPU":
+        found = "instance_group has KIND_CPU, and a plan runs on a GPU"
+        return Check(area, name, "FIX", found, "write kind: KIND_GPU, or leave it out")
     try:
         _, warnings = check_plans(file, flavour, gpu)
     except ModelFileError as reason:
         return _built(area, name, file, options, gpu, reason)
-    if gpu is not None and options.kind == "CPU":
-        found = "instance_group has KIND_CPU, and a plan runs on a GPU"
-        return Check(area, name, "FIX", found, "write kind: KIND_GPU, or leave it out")
     if gpu is None:
         return Check(area, name, "FIX", f"a plan for {flavour}, and this machine has no GPU", "serve the .onnx instead")
     if warnings:
