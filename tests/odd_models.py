@@ -161,6 +161,7 @@ ODD_MODELS = (
     Odd("forced", BATCHED + _parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "YES"), "is 'YES'"),
     Odd("environment", BATCHED + _parameter("EXECUTION_ENV_PATH", "/"), "/bin/activate is not there"),
     Odd("no_class", BATCHED, "has no class TritonPythonModel", files={"1/model.py": b"x = 1\n"}),
+    Odd("long_name", f'{BATCHED}default_model_filename: "{"x" * 300}"\n', "cannot be looked at", stops=True),
     Odd("no_module", BATCHED, "there is no module nonesuch", files={"1/model.py": b"import os, nonesuch.x\n" + CODE}),
     # Warm-up.
     Odd("warm_name", _warmup(name="z"), "it lacks a"),

@@ -104,6 +104,9 @@ def _configured(model: Model, tensors: Iterable[Any]) -> dict[str, Tensor]:
 def _is_complete(model: Model) -> bool:
     backend = backend_of(model.config)
     if backend == PYTHON:
-        files = [python_file(model, version) for version in model.versions]
-        return all(file.is_file() and _COMPLETES not in file.read_bytes() for file in files)
+        try:
+            files = [python_file(model, version) for version in model.versions]
+            return all(file.is_file() and _COMPLETES not in file.read_bytes() for file in files)
+        except OSError:
+            return False
     return backend == ENSEMBLE
