@@ -167,6 +167,8 @@ def run(model: Path, out: Path, wishes: PlanWishes, fuse: Fuse, images: Sequence
                 f"{out}: cannot be written ({error.strerror}); choose another directory with -o"
             ) from error
     console.print(summary(model, built, half, kernels))
+    for text in built.warnings:
+        console.print(Text(f"warning: {text}", style="bold red"), soft_wrap=True)
     for text in filter(None, (hint, complaint)):
         console.print(Text(f"hint: {text}"), soft_wrap=True)
 

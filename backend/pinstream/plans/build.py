@@ -21,7 +21,8 @@ from pinstream.errors import ConfigError, ModelFileError
 from pinstream.plans import graph as graphs
 from pinstream.plans.builder import Progress, build_engine, uses_tf32
 from pinstream.plans.half import to_half
-from pinstream.plans.jobs import plan_jobs
+from pinstream.plans.half_check import losses_in_half
+from pinstream.plans.jobs import plan_jobs, smallest_shapes
 from pinstream.plans.keep import keep_onnx
 from pinstream.plans.locks import default_cache_dir
 from pinstream.plans.timing import TimingCache
@@ -43,6 +44,7 @@ class PlanBuild:
         sizes: Bytes of each plan file.
         seconds: Duration of the whole build.
         flavour: What built them, as in "tensorrt_rtx 1.4.0.76".
+        warnings: What the user should know, one line each: numbers lost in FP16, a cache that cannot be used.
     """
 
     directory: Path
@@ -51,6 +53,7 @@ class PlanBuild:
     sizes: tuple[int, ...]
     seconds: float
     flavour: str
+    warnings: tuple[str, ...] = ()
 
 
 def build_plan(
@@ -79,7 +82,8 @@ def build_plan(
         cache_dir: Where TensorRT's timing cache is kept; the user's cache directory if None.
         keep_weights: Copy a model beside its plans that keeps weights in other files, together with these. Others are
             copied always.
-        sections: What else the sidecar shall say.
+        sections: What else the sidecar shall say. With "fp16_check" among them, FP16 was compared with FP32 already, so
+            that it is not compared here.
 
     Raises:
         ModelFileError: The model cannot be read or TensorRT cannot take it; `out` is as it was.
@@ -88,10 +92,16 @@ def build_plan(
     """
     started = time.monotonic()
     model = graphs.read_graph(onnx, weights=spec.precision == "fp16")
-    jobs = plan_jobs(graphs.inputs_of(model), graphs.outputs_of(model), spec)
+    inputs = graphs.inputs_of(model)
+    jobs = plan_jobs(inputs, graphs.outputs_of(model), spec)
     precision = graphs.stated_precision(model)
+    written, warnings = dict(sections or {}), []
     if spec.precision == "fp16":
-        model, precision = _halved(model, onnx, spec), "fp16"
+        single, model, precision = model, _halved(model, onnx, spec), "fp16"
+        lost = "" if "fp16_check" in written else losses_in_half(single, model, smallest_shapes(inputs, jobs[0]))
+        if lost:
+            written["fp16_check"] = {"lost": lost}
+            warnings.append(f"FP16 loses numbers of this model: {lost}")
     gpu = gpu or this_gpu()
     if gpu is None and "current" in spec.compute_capabilities:
         raise ConfigError('there is no GPU here whose compute capability is "current"; name one, as in 8.9')
@@ -105,8 +115,7 @@ def build_plan(
             plans.append(replace(info, sha256=hashlib.sha256(content).hexdigest()))
             sizes.append(len(content))
         seconds = time.monotonic() - started
-        written = {
-            **(sections or {}),
+        written |= {
             "plans": [{**plan.to_json(), "bytes": size} for plan, size in zip(plans, sizes, strict=True)],
             "tensorrt": _tensorrt_section(flavour, gpu, spec, precision),
             "build_seconds": round(seconds, 3),
@@ -115,7 +124,8 @@ def build_plan(
         sidecar = _sidecar(onnx, plans, written)
         sidecars.write(scratch / sidecars.FILE_NAME, sidecar)
         _move(scratch, out, [plan.file for plan in plans])
-    return PlanBuild(out, sidecar, tuple(plans), tuple(sizes), seconds, str(flavour))
+    warnings += [timing.complaint] if timing.complaint else []
+    return PlanBuild(out, sidecar, tuple(plans), tuple(sizes), seconds, str(flavour), tuple(warnings))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,8 +23,10 @@ from pinstream.plans.locks import default_cache_dir, locked
 from pinstream.preflight import Gpu
 from pinstream.sidecar import file_sha256
 
+LOGGER = logging.getLogger("pinstream.plans")
+
 # Part of every key: a change of what a build makes must not meet plans of the old kind.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def cached_plan(
@@ -88,7 +91,9 @@ def _build(
     scratch = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
     try:
         # They are built again from the model itself, never from a copy in here.
-        build_plan(onnx, scratch, spec, flavour, gpu=gpu, progress=progress, cache_dir=root, keep_weights=False)
+        built = build_plan(onnx, scratch, spec, flavour, gpu=gpu, progress=progress, cache_dir=root, keep_weights=False)
+        for warning in built.warnings:
+            LOGGER.warning("%s: %s", onnx, warning)
         os.rename(scratch, entry)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

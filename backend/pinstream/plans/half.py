@@ -6,7 +6,7 @@ A node is converted where it works on data and its operator takes FP16. What sta
 - nodes that the caller names: arithmetic on pixel coordinates, say, of which FP16 has one for every half pixel at 600;
 - what is made from constants and shapes alone: FP16 cannot count beyond 2048;
 - operators without FP16 in ONNX's own definition, those of other domains, and a few that gain nothing by it;
-- nodes with a constant outside of FP16's range.
+- nodes that read numbers which FP16 has not, as the epsilon of a division: half_range.py.
 
 A cast stands only where a tensor passes from one side to the other, once for all its readers.
 """
@@ -22,12 +22,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pinstream.errors import ModelFileError
+from pinstream.plans.half_range import delicate_tensors
 
 # They sort, sum up or index: rounding changes what they select, and they are no work to speak of.
 KEPT_OPERATORS = frozenset({"CumSum", "NonMaxSuppression", "Range", "RoiAlign", "TopK"})
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
-_LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_half(model: Any, kept: Sequence[str] = ()) -> Any:
@@ -49,6 +49,7 @@ def to_half(model: Any, kept: Sequence[str] = ()) -> Any:
         model = inliner.inline_local_functions(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
+        _constants_to_initializers(inferred.graph)
         converted = _Converter(inferred, kept).convert()
         onnx.checker.check_model(converted, full_check=True)
     except ModelFileError:
@@ -74,6 +75,7 @@ class _Converter:
         self._types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
         self._types |= {name: tensor.data_type for name, tensor in self._constants.items()}
         self._outputs = {value.name for value in graph.output}
+        self._delicate: frozenset[str] = frozenset()
         self._converted: set[str] = set()
         self._nodes: list[Any] = []
         self._halves: dict[str, Any] = {}
@@ -82,6 +84,7 @@ class _Converter:
     def convert(self) -> Any:
         graph = self._model.graph
         data = _data(graph)
+        self._delicate = delicate_tensors(graph, self._constants, data, self._types)
         for node in graph.node:
             _refuse(node)
             new = onnx.NodeProto()
@@ -99,6 +102,7 @@ class _Converter:
         # Stale types; whoever needs them infers them.
         del model.graph.value_info[:]
         # Old IR versions list initializers among the inputs.
+        model.ir_version = max(model.ir_version, 4)
         _replace(model.graph.input, [v for v in graph.input if v.name not in self._constants])
         return model
 
@@ -111,7 +115,8 @@ class _Converter:
         if any(self._types.get(name, 0) == 0 for name in (*node.input, *node.output) if name):
             return False
         floats = [name for name in node.output if self._types.get(name) == _FLOAT]
-        if any(not _in_range(self._constants[name]) for name in node.input if name in self._constants):
+        # A cast makes an integer exact or not, and whoever reads it inherits that.
+        if self._delicate.intersection((*node.input, *(node.output if node.op_type == "Cast" else ()))):
             return False
         return all(self._allows_half(node, i, "outputs") for i, name in enumerate(node.output) if name in floats)
 
@@ -176,12 +181,28 @@ def _data(graph: Any) -> set[str]:
     return found
 
 
-def _in_range(tensor: Any) -> bool:
-    if tensor.data_type != _FLOAT:
-        return True
-    values = numpy_helper.to_array(tensor)
-    # Infinities are meant, as in masks, and FP16 has them.
-    return bool(np.all(np.abs(values[np.isfinite(values)]) <= _LARGEST))
+def _constants_to_initializers(graph: Any) -> None:
+    """Constants are the same thing as nodes and as initializers; exporters write both."""
+    outputs = {value.name for value in graph.output}
+    nodes = []
+    for node in graph.node:
+        made = node.op_type == "Constant" and node.output[0] not in outputs and _constant(node.attribute[0])
+        if made:
+            made.name = node.output[0]
+            graph.initializer.append(made)
+        else:
+            nodes.append(node)
+    _replace(graph.node, nodes)
+
+
+def _constant(attribute: Any) -> Any:
+    """The value of a Constant node as an onnx.TensorProto; None for strings and sparse ones."""
+    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name == "value":
+        return onnx.TensorProto.FromString(attribute.t.SerializeToString())
+    if attribute.name not in dtypes:
+        return None
+    return numpy_helper.from_array(np.array(helper.get_attribute_value(attribute), dtypes[attribute.name]))
 
 
 def _refuse(node: Any) -> None:

@@ -65,6 +65,17 @@ def plan_jobs(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor], spe
     return [PlanJob("model.plan", None, _profiles(inputs, shapes, None))]
 
 
+def smallest_shapes(inputs: Sequence[GraphTensor], job: PlanJob) -> dict[str, tuple[int, ...]]:
+    """The smallest shape of every input that a plan takes in its first profile, batch included."""
+    profile = job.profiles[0] if job.profiles else {}
+    return {
+        tensor.name: profile[tensor.name].min
+        if tensor.name in profile and not tensor.is_static
+        else tuple(dim if isinstance(dim, int) else job.batch or 1 for dim in tensor.dims)
+        for tensor in inputs
+    }
+
+
 def _check_batch_wishes(inputs: Sequence[GraphTensor], spec: BuildSpec, batched: bool) -> None:
     wished = spec.batch_sizes or ((spec.max_batch,) if spec.max_batch else ())
     if not wished:

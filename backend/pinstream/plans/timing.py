@@ -18,9 +18,13 @@ class TimingCache:
         flavour: The TensorRT.
         gpu: Name of the GPU: measurements of another one are of no use.
         directory: Where caches are kept.
+
+    Attributes:
+        complaint: Why it could not be read or written; empty where it could. Builds take longer without, and go on.
     """
 
     def __init__(self, flavour: Flavour, gpu: str, directory: Path) -> None:
+        self.complaint = ""
         self._used = not flavour.is_rtx
         name = "".join(c if c.isalnum() or c in ".-" else "_" for c in f"{flavour.name}-{flavour.version}-{gpu}")
         self._path = directory / f"{name}.timing"
@@ -38,10 +42,23 @@ class TimingCache:
             config.set_timing_cache(cache, False)
         yield
         # Another process may have written meanwhile, hence read once more; builds themselves go on side by side.
-        with locked(self._path):
+        with self._noting_errors(), locked(self._path):
             with contextlib.suppress(RuntimeError):
                 cache.combine(config.create_timing_cache(self._read()), False)
             replace_file(self._path, bytes(cache.serialize()))
 
     def _read(self) -> bytes:
-        return self._path.read_bytes() if self._path.is_file() else b""
+        with self._noting_errors():
+            return self._path.read_bytes() if self._path.is_file() else b""
+        return b""
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        """A plan that is built is worth more than the cache."""
+        try:
+            yield
+        except OSError as error:
+            self.complaint = (
+                f"TensorRT's timing cache {self._path} cannot be used ({error.strerror}), so that builds take longer; "
+                "make its directory writable, or set XDG_CACHE_HOME"
+            )

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from pinstream.errors import ModelFileError
@@ -162,6 +162,99 @@ def test_constants_beyond_fp16_keep_their_node_in_fp32(tmp_path: Path) -> None:
     assert "huge" in node(half, "Mul").input
     infinite = saved(tmp_path, [helper.make_node("Add", ["x", "mask"], ["y"])], {"mask": floats([-np.inf, 0, 0, 0])})
     assert "mask/half" in node(to_half(infinite), "Add").input
+
+
+def half_tensors(model: Any) -> set[str]:
+    return {name for name, element in types(model).items() if element == HALF}
+
+
+@pytest.mark.parametrize("exporter", ["initializers", "nodes", "made by a node"])
+def test_a_mask_of_the_largest_number_is_no_nan(tmp_path: Path, exporter: str) -> None:
+    """-3.4e38 is -inf in FP16: (1 - mask) * -inf is NaN where nothing is masked, the softmax where everything is."""
+    weights = {"one": floats(1), "lowest": floats(np.finfo(np.float32).min)}
+    nodes = [
+        helper.make_node("Sub", ["one", "mask"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "lowest"], ["bias"]),
+        helper.make_node("Add", ["x", "bias"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"], axis=-1),
+        helper.make_node("Mul", ["weights", "x"], ["y"]),
+    ]
+    if exporter == "nodes":
+        lowest = numpy_helper.from_array(weights["lowest"])
+        nodes.insert(0, helper.make_node("Constant", [], ["lowest"], value=lowest))
+        nodes.insert(0, helper.make_node("Constant", [], ["one"], value_float=1.0))
+        weights = {}
+    elif exporter == "made by a node":
+        value = numpy_helper.from_array(weights.pop("lowest").reshape(1))
+        weights["four"] = np.array([4])
+        nodes.insert(0, helper.make_node("ConstantOfShape", ["four"], ["lowest"], value=value))
+    model = saved(tmp_path, nodes, weights, inputs=[("x", FLOAT, ["batch", 4]), ("mask", FLOAT, ["batch", 4])])
+    feed = {"x": floats([[1, 2, 3, 4]] * 2), "mask": floats([[1, 1, 0, 0], [0, 0, 0, 0]])}
+    half = to_half(model)
+    np.testing.assert_allclose(run_to_the_letter(half, **feed), run(model, **feed)[0], atol=4e-3)
+    assert "y/half" in half_tensors(half)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Max", "Clip"])
+def test_what_keeps_a_division_from_zero_is_still_there(tmp_path: Path, operator: str) -> None:
+    root = [helper.make_node("Sqrt", ["guarded"], ["norm"])] if operator == "Add" else []
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["squares"]),
+        helper.make_node("ReduceSum", ["squares", "axis"], ["sum"]),
+        helper.make_node(operator, ["sum", "epsilon"], ["guarded"]),
+        *root,
+        helper.make_node("Div", ["x", "norm" if root else "guarded"], ["unit"]),
+        helper.make_node("Neg", ["unit"], ["y"]),
+    ]
+    model = saved(tmp_path, nodes, {"axis": np.array([1]), "epsilon": floats(1e-16)})
+    half = to_half(model)
+    x = floats([[0, 0, 0, 0], [1, 2, 3, 4]])
+    np.testing.assert_allclose(run_to_the_letter(half, x=x), run(model, x=x)[0], atol=1e-3)
+    assert half_tensors(half) >= {"squares", "sum", "unit/half", "y/half"}
+
+
+def test_a_divisor_keeps_every_value_and_weights_may_lose_some(tmp_path: Path) -> None:
+    weights = {"scale": floats([1, 1e-9, 1, 1]), "w": floats(np.diag([1, 1e-9, 1, 1]))}
+    divided = saved(tmp_path, [helper.make_node("Div", ["x", "scale"], ["y"])], weights)
+    assert np.isfinite(run_to_the_letter(to_half(divided), x=floats([[0, 0, 1, 1]]))).all()
+    assert "y/half" in half_tensors(to_half(saved(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], weights)))
+
+
+def test_integers_that_become_floats_stay_exact(tmp_path: Path) -> None:
+    """Place 2049 is 2048 in FP16, and id 70000 infinite."""
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["id"], to=FLOAT),
+        helper.make_node("Mul", ["id", "half"], ["place"]),
+        helper.make_node("Floor", ["place"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["index"], to=INT64),
+        helper.make_node("Gather", ["table", "index"], ["found"]),
+        helper.make_node("Mul", ["found", "half"], ["y"]),
+    ]
+    table = np.zeros(40000, np.float32)
+    table[[2049, 35000]] = 1, 2
+    io: dict[str, Any] = {"inputs": [("ids", INT64, ["b"])], "outputs": [("y", FLOAT, ["b"])]}
+    half = to_half(saved(tmp_path, nodes, {"half": floats(0.5), "table": table}, **io))
+    np.testing.assert_array_equal(run_to_the_letter(half, ids=np.array([4099, 70000, 0])), [0.5, 1, 0])
+    assert half_tensors(half) >= {"found", "table/half"}
+
+
+def test_sizes_that_scale_do_not_keep_the_network_in_fp32(tmp_path: Path) -> None:
+    """Scores divided by the root of a width, as attention has them."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"], start=1),
+        helper.make_node("Cast", ["shape"], ["width"], to=FLOAT),
+        helper.make_node("Sqrt", ["width"], ["root"]),
+        helper.make_node("Div", ["x", "root"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "w"], ["y"]),
+    ]
+    assert half_tensors(to_half(saved(tmp_path, nodes, {"w": np.eye(4, dtype=np.float32)}))) >= {"scaled", "y/half"}
+
+
+def test_constants_in_a_graph_of_an_old_version_are_no_inputs(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Constant", [], ["two"], value_float=2.0), helper.make_node("Mul", ["x", "two"], ["y"])]
+    model = saved(tmp_path, nodes)
+    model.ir_version = 3
+    np.testing.assert_array_equal(run_to_the_letter(to_half(model), x=floats([[1, 2, 3, 4]])), [[2, 4, 6, 8]])
 
 
 def test_a_graph_that_is_fp16_already_is_left_alone(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from pinstream import sidecar
 from pinstream.engines.flavour import Flavour
 from pinstream.errors import ModelFileError
-from pinstream.plans import BuildSpec, cached_plan
+from pinstream.plans import BuildSpec, build_plan, cached_plan
 from pinstream.plans.timing import TimingCache
-from pinstream.preflight import Gpu
+from pinstream.preflight import Gpu, this_gpu
 from tests import onnx_models
 from tests.rtx import installed_rtx
 
@@ -137,3 +137,24 @@ def test_the_timing_cache_is_kept_for_tensorrt_and_not_for_rtx(rtx: Flavour, tmp
             assert config.get_timing_cache() is not None
     (kept,) = tmp_path.glob("*.timing")
     assert kept.name == f"tensorrt-{rtx.version}-NVIDIA_H200_x.timing"
+
+
+@pytest.mark.parametrize("broken", ["its directory is a file", "the file cannot be read"])
+def test_a_timing_cache_that_cannot_be_used_costs_no_plan(
+    rtx: Flavour, classifier: Path, tmp_path: Path, broken: str
+) -> None:
+    as_tensorrt = dataclasses.replace(rtx, name="tensorrt")
+    cache = tmp_path / "cache"
+    if broken == "its directory is a file":
+        cache.write_text("")
+    else:
+        cache.mkdir()
+        gpu = this_gpu()
+        name = "".join(c if c.isalnum() else "_" for c in gpu.name) if gpu else "none"
+        # A regular file of which the first byte cannot be read, not even by root.
+        (cache / f"tensorrt-{rtx.version}-{name}.timing").symlink_to("/proc/self/mem")
+    built = build_plan(classifier, tmp_path / "out", BuildSpec(batch_sizes=(1,)), as_tensorrt, cache_dir=cache)
+    assert names(tmp_path / "out") == ["model.json", "model.onnx", "model.plan"]
+    (warning,) = built.warnings
+    assert warning.startswith(f"TensorRT's timing cache {cache}/tensorrt-{rtx.version}-")
+    assert "make its directory writable" in warning
