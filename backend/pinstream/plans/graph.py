@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from pinstream.sidecar import file_sha256
 
 # Metadata of a graph that names the nodes to be kept in FP32 when it is converted to FP16: a JSON list of patterns.
 FP32_NODES_KEY = "pinstream.fp32_nodes"
+
+# Operators that make as many rows as the data have it.
+_ROWS_BY_DATA = frozenset({"Compress", "Loop", "NonMaxSuppression", "NonZero", "Unique"})
+# A batch of this size is told from every other size: it is prime. Other sizes are such as networks can halve.
+_TELLING_BATCH, _OTHER_SIZE = 8191, 256
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,54 @@ def inputs_of(model: Any) -> tuple[GraphTensor, ...]:
 
 
 def outputs_of(model: Any) -> tuple[GraphTensor, ...]:
-    """The outputs."""
-    return tuple(_tensor(value) for value in model.graph.output)
+    """The outputs. Where the first size of one is the inputs' batch under another name, it bears the batch's name here.
+
+    Exporters that are told no names make up one for each tensor (torch: `Addy_dim_0`, tf2onnx: `unk__7`), also for
+    sizes that are no batch: how many things were found, or the rows of all items together. Hence the graph is asked.
+    """
+    outputs = tuple(_tensor(value) for value in model.graph.output)
+    batches = {tensor.dims[0] if tensor.dims else 0 for tensor in inputs_of(model)}
+    first = {tensor.name: tensor.dims[0] for tensor in outputs if tensor.dims and isinstance(tensor.dims[0], str)}
+    if len(batches) != 1 or not isinstance(batch := batches.pop(), str) or set(first.values()) <= {batch}:
+        return outputs
+    sizes = _first_sizes(model)
+    by_data = any(node.op_type in _ROWS_BY_DATA for node in model.graph.node)
+    return tuple(
+        replace(tensor, dims=(batch, *tensor.dims[1:]))
+        if tensor.name in first and (sizes[tensor.name] == _TELLING_BATCH if sizes.get(tensor.name) else not by_data)
+        else tensor
+        for tensor in outputs
+    )
+
+
+def _first_sizes(model: Any) -> dict[str, int]:
+    """The first size of every output for a telling batch, 0 where ONNX's inference cannot tell."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    for value in probe.graph.input:
+        for index, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = _OTHER_SIZE if index else _TELLING_BATCH
+    for value in probe.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del probe.graph.value_info[:]
+    try:
+        inferred = onnx.shape_inference.infer_shapes(probe, data_prop=True)
+    except Exception:  # operators of others, 2 GB: its errors have no base class
+        return {}
+    dims = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.output}
+    return {name: int(of[0].dim_value) if of else 0 for name, of in dims.items()}
 
 
 def has_dynamic_batch(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]) -> bool:
     """Whether the first dimension of every tensor is one dynamic batch dimension.
 
-    Inputs with differently named first dimensions are not batched together: nothing says they are one length.
+    Tensors with differently named first dimensions are not batched together: nothing says they are one length.
     """
     if not inputs or not all(tensor.dims for tensor in (*inputs, *outputs)):
         return False
-    first = {tensor.dims[0] for tensor in inputs}
-    return len(first) == 1 and all(isinstance(tensor.dims[0], str) for tensor in (*inputs, *outputs))
+    first = {tensor.dims[0] for tensor in (*inputs, *outputs)}
+    return len(first) == 1 and all(isinstance(name, str) for name in first)
 
 
 def with_batch(model: Any, batch: int) -> Any:

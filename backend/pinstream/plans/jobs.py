@@ -61,7 +61,7 @@ def plan_jobs(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor], spe
             )
             for size in sizes
         ]
-    _check_batch_wishes(inputs, spec, batched)
+    _check_batch_wishes(inputs, outputs, spec, batched)
     return [PlanJob("model.plan", None, _profiles(inputs, shapes, None))]
 
 
@@ -76,13 +76,22 @@ def smallest_shapes(inputs: Sequence[GraphTensor], job: PlanJob) -> dict[str, tu
     }
 
 
-def _check_batch_wishes(inputs: Sequence[GraphTensor], spec: BuildSpec, batched: bool) -> None:
+def _check_batch_wishes(
+    inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor], spec: BuildSpec, batched: bool
+) -> None:
     wished = spec.batch_sizes or ((spec.max_batch,) if spec.max_batch else ())
     if not wished:
         return
     if batched:
         raise ConfigError("shapes with the batch dimension set the batch sizes themselves; leave that dimension out")
     fixed = {tensor.dims[0] for tensor in inputs if tensor.dims}
+    if has_dynamic_batch(inputs, ()):
+        others = [tensor for tensor in outputs if not has_dynamic_batch(inputs, [tensor])]
+        raise ConfigError(
+            f"batch size {_list(wished)} is asked for, but output {_list(others)} has not one entry for each item of "
+            f"the inputs, which are {_list(inputs)}; leave the batch size out and give the whole shapes: "
+            f"{' '.join(_example(tensor, tensor.dims) for tensor in inputs)}"
+        )
     if fixed != set(wished):
         raise ConfigError(
             f"batch size {_list(wished)} is asked for, but the inputs are {_list(inputs)}; "
@@ -129,10 +138,9 @@ def _resolve(tensor: GraphTensor, given: Range | None, batch: Range | None) -> R
     dims = tensor.dims[1:] if batch else tensor.dims
     if given is None:
         if any(isinstance(dim, str) for dim in dims):
-            example = ":".join(["x".join(str(d if isinstance(d, int) else "N") for d in dims)] * 3)
             raise ConfigError(
                 f"input {tensor} has dynamic dimensions whose sizes are not given; "
-                f"give the smallest, usual and largest: --shape {tensor.name}:{example}"
+                f"give the smallest, usual and largest: {_example(tensor, dims)}"
             )
         fixed = tuple(int(dim) for dim in dims)
         given = Range(fixed, fixed, fixed)
@@ -148,6 +156,12 @@ def _resolve(tensor: GraphTensor, given: Range | None, batch: Range | None) -> R
     if batch is None:
         return given
     return Range(batch.min + given.min, batch.opt + given.opt, batch.max + given.max)
+
+
+def _example(tensor: GraphTensor, dims: Sequence[int | str]) -> str:
+    """The option that gives the sizes of an input's dynamic dimensions."""
+    sizes = "x".join(str(dim if isinstance(dim, int) else "N") for dim in dims)
+    return f"--shape {tensor.name}:{sizes}:{sizes}:{sizes}"
 
 
 def _list(items: Sequence[object]) -> str:
