@@ -132,6 +132,22 @@ def test_every_data_type_that_tensorrt_has(build: BuildPlan, load: OpenPlan, tmp
         np.testing.assert_array_equal(got[f"out_{name}"], inputs[f"in_{name}"])
 
 
+def test_int8_inputs_and_outputs(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    tensors: list[Any] = [(name, TensorProto.INT8, ["batch", 256]) for name in "xy"]
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    onnx = onnx_models.save(tmp_path / "m.onnx", nodes, tensors[:1], tensors[1:])
+    try:
+        directory = build(onnx, max_batch=2)
+    except ModelFileError as error:
+        if "no INT8 inputs and outputs" not in str(error):
+            raise
+        pytest.skip(f"this TensorRT has none: {error}")
+    x = np.arange(-128, 128, dtype=np.int8)[None].repeat(2, 0)
+    got = answer(load(directory), "y", x=x)["y"]
+    assert got.dtype == np.int8
+    np.testing.assert_array_equal(got, x)
+
+
 def test_poisoned_buffers_do_not_show(load: OpenPlan, classifier: Path) -> None:
     from pinstream import cuda
 

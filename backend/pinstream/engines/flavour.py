@@ -246,7 +246,8 @@ _exact: set[str] = set()
 def why(flavour: Flavour) -> str:
     """What TensorRT last complained about, for the message about a call that returned nothing."""
     errors = flavour.logger.take_errors()
-    reasons = list(dict.fromkeys(_WHERE.sub("", text).strip() for text in errors))
+    # One line, whatever TensorRT breaks lines for.
+    reasons = list(dict.fromkeys(" ".join(_WHERE.sub("", text).split()) for text in errors))
     if flavour.is_rtx and os.environ.get(TF32_VARIABLE) == "0" and any(map(_NO_KERNEL.search, reasons)):
         reasons.append("it has no kernels without TF32 for this network: build it without --no-tf32")
     return "; ".join(reasons) or "it gave no reason"

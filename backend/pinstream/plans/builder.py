@@ -32,6 +32,10 @@ _ADVICE = (
         r"cudnn_impl.*dtype",
         "TensorRT-RTX has no convolutions in INT8: build it with the full TensorRT, in FP16, or serve it as ONNX",
     ),
+    (
+        r"cannot be quantized by",
+        "TensorRT-RTX has no INT8 inputs and outputs: give it others and quantize inside, or take the full TensorRT",
+    ),
     # TensorRT-RTX builds without a GPU, except for what it has to try out on one.
     (r"(?i)cuda|device", "build where there is a GPU with a new enough driver: quantized graphs, for one, need it"),
 )

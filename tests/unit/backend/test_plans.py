@@ -315,6 +315,13 @@ def test_what_tensorrt_cannot_take_is_named_with_its_node_and_a_way_out(rtx: Fla
     )
 
 
+@pytest.mark.parametrize(("operator", "output"), [("Identity", TensorProto.INT8), ("Cast", FLOAT)])
+def test_int8_inputs_are_refused_with_a_way_out(rtx: Flavour, tmp_path: Path, operator: str, output: int) -> None:
+    nodes = [helper.make_node(operator, ["x"], ["y"], **({"to": output} if operator == "Cast" else {}))]
+    model = onnx_models.save(tmp_path / "m.onnx", nodes, [("x", TensorProto.INT8, ["n", 4])], [("y", output, ["n", 4])])
+    assert "no INT8 inputs and outputs: give it others and quantize inside" in refused(rtx, model, max_batch=2)
+
+
 def test_an_interrupt_stops_the_build_and_leaves_nothing(rtx: Flavour, classifier: Path, tmp_path: Path) -> None:
     def interrupt(file: str, fraction: float) -> None:
         raise KeyboardInterrupt
