@@ -137,6 +137,23 @@ ODD_MODELS = (
         "preserve_ordering with",
     ),
     Odd("cached_sequence", BATCHED + "response_cache { enable: true } sequence_batching { }\n", "response_cache with"),
+    Odd("tags", BATCHED + 'metric_tags { key: "a-b" value: "v" }\n', "'a-b' is no label", stops=True),
+    Odd(
+        "nameless_control",
+        BATCHED + "sequence_batching { control_input { } }\n",
+        "control_input without a name",
+    ),
+    Odd(
+        "one_value",
+        BATCHED + 'sequence_batching { control_input { name: "s" control { fp32_false_true: 0 } } }\n',
+        "s has 1 values in all",
+    ),
+    Odd(
+        "two_states",
+        BATCHED + 'sequence_batching { state { input_name: "s" output_name: "t" data_type: TYPE_FP32 dims: 1 '
+        "initial_state { } initial_state { } } }\n",
+        "2 of initial_state",
+    ),
     # Tensors.
     Odd("no_dims", _input(dims=""), "a has no dims"),
     Odd("size_0", _input(dims="0"), "sizes of [0]"),

@@ -6,6 +6,7 @@ tested against a real one in tests/server/test_doctor.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from pinstream_cli.triton.model_versions import LARGEST
 from pinstream_cli.triton.repository import CONFIG, Model, breaks_shell
 
 Faults = Iterator[tuple[str, str]]
+# What Triton 2.51 takes for the name of a metric's label.
+LABEL = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9_]*)?")
+# Where a control of a sequence may have its values.
+FALSE_TRUE = ("int32_false_true", "fp32_false_true", "bool_false_true")
 # The only platform that Triton lets have TensorRT's own settings, whatever the backend.
 TENSORRT = "tensorrt_plan"
 
@@ -110,10 +115,15 @@ def _batching(subject: Subject) -> Faults:
 def _sequences(batching: Any) -> Faults:
     if not 0 <= batching.direct.minimum_slot_utilization <= 1:
         yield f"minimum_slot_utilization is {batching.direct.minimum_slot_utilization}", "give it from 0 to 1"
-    for control in (control for entry in batching.control_input for control in entry.control):
-        for field in ("int32_false_true", "fp32_false_true", "bool_false_true"):
-            if len(getattr(control, field)) not in (0, 2):
-                yield f"{field} has {len(getattr(control, field))} values", "give it two, for false and for true"
+    for state in (state for state in batching.state if len(state.initial_state) > 1):
+        yield f"state {state.input_name} has {len(state.initial_state)} of initial_state", "give it one at most"
+    for entry in batching.control_input:
+        if not entry.name:
+            yield "control_input without a name", f"correct {CONFIG}"
+        for control in entry.control:
+            values = [len(getattr(control, field)) for field in FALSE_TRUE if len(getattr(control, field))]
+            if control.kind != control.CONTROL_SEQUENCE_CORRID and values != [2]:
+                yield f"{entry.name} has {sum(values)} values in all", f"give it two in one of {', '.join(FALSE_TRUE)}"
 
 
 def _priorities(batching: Any) -> Faults:
@@ -215,6 +225,15 @@ def _path(subject: Subject) -> Faults:
         yield found, "use letters, digits, and . _ - only"
 
 
+def _metric_tags(subject: Subject) -> Faults:
+    for name in subject.config.metric_tags:
+        if not LABEL.fullmatch(name):
+            yield (
+                f"{name!r} is no label of a metric, and ends tritonserver",
+                "use letters, digits and _, and no _ first",
+            )
+
+
 def _links(subject: Subject) -> Faults:
     for path in leading_nowhere(subject.model.path):
         yield (
@@ -234,6 +253,7 @@ RULES: dict[str, Callable[[Subject], Faults]] = {
     "links": _links,
     "versions": _versions,
     "batching": _batching,
+    "metric_tags": _metric_tags,
     "tensors": _tensors,
     "instance_group": _instance_groups,
     "ensemble_scheduling": _scheduling,
