@@ -18,13 +18,15 @@ LARGEST = float(np.finfo(np.float16).max)
 # What they give out is as large, as small or as exact as what they take in, or nearly.
 # fmt: off
 _HANDING_ON = frozenset({
-    "Abs", "Add", "Ceil", "Clip", "Concat", "Expand", "Flatten", "Floor", "Gather", "Identity", "Max", "Min", "Neg",
-    "Reciprocal", "Reshape", "Round", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tile", "Transpose",
-    "Unsqueeze", "Where",
+    "Abs", "Add", "Ceil", "Concat", "Expand", "Flatten", "Floor", "Gather", "Identity", "Neg", "Pow", "Reciprocal",
+    "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "Round", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum",
+    "Tile", "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
 # They do so where they scale by a constant. Two tensors multiplied may be anything, and x / (norm + 1e-12) is about 1.
 _SCALING = frozenset({"Div", "Mul"})
+# A large bound makes nothing large: exporters bound by 3.4e38 what has none.
+_BOUNDING = frozenset({"Clip", "Max", "Min"})
 _EXACT = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64)
 
 
@@ -39,7 +41,8 @@ def delicate_tensors(
         data: The tensors whose values come from its inputs.
         types: The element type of every tensor.
     """
-    found = {name for name, tensor in constants.items() if _does_not_fit(tensor)}
+    large = {name for name, tensor in constants.items() if _is_too_large(tensor)}
+    found = large | {name for name, tensor in constants.items() if _vanishes(tensor)}
     for node in graph.node:
         from_data = data.intersection(node.input)
         if node.op_type == "Div" and node.input[1] in constants and _loses_any(constants[node.input[1]]):
@@ -47,12 +50,16 @@ def delicate_tensors(
         delicate = bool(found.intersection(node.input))
         if not from_data:
             # Sizes that become floats are small numbers that scale: they are none of them.
-            made = node.op_type == "ConstantOfShape" and any(_does_not_fit(a.t) for a in node.attribute)
+            made = node.op_type == "ConstantOfShape" and any(
+                _is_too_large(a.t) or _vanishes(a.t) for a in node.attribute
+            )
             handed_on = delicate or made
         elif node.op_type == "Cast":
             handed_on = delicate or types.get(node.input[0]) in _EXACT
         elif node.op_type in _SCALING:
             handed_on = delicate and len(from_data) == 1
+        elif node.op_type in _BOUNDING:
+            handed_on = bool((found - large).intersection(node.input))
         else:
             handed_on = delicate and node.op_type in _HANDING_ON
         if handed_on:
@@ -60,23 +67,27 @@ def delicate_tensors(
     return frozenset(found)
 
 
-def _does_not_fit(tensor: Any) -> bool:
-    """Whether a constant has values beyond FP16's, or nothing is left of it. Weights of which some vanish are fine."""
-    if tensor.data_type != TensorProto.FLOAT:
-        return False
-    values = numpy_helper.to_array(tensor)
-    # Infinities are meant, as in masks, and FP16 has them.
-    if np.any(np.abs(values[np.isfinite(values)]) > LARGEST):
-        return True
+def _is_too_large(constant: Any) -> bool:
+    """Whether it has values beyond FP16's. Infinities are meant, as in masks, and FP16 has them."""
+    values = _floats(constant)
+    return bool(np.any(np.abs(values[np.isfinite(values)]) > LARGEST))
+
+
+def _vanishes(constant: Any) -> bool:
+    """Whether nothing is left of it in FP16. Weights of which some vanish are fine."""
+    values = _floats(constant)
     return bool(np.any(values)) and not np.any(_rounded(values))
 
 
-def _loses_any(tensor: Any) -> bool:
+def _loses_any(divisor: Any) -> bool:
     """Whether a divisor becomes zero somewhere."""
-    if tensor.data_type != TensorProto.FLOAT:
-        return False
-    values = numpy_helper.to_array(tensor)
+    values = _floats(divisor)
     return bool(np.any((_rounded(values) == 0) & (values != 0)))
+
+
+def _floats(constant: Any) -> NDArray[Any]:
+    """Its values; none where it is not FP32."""
+    return numpy_helper.to_array(constant) if constant.data_type == TensorProto.FLOAT else np.empty(0)
 
 
 def _rounded(values: NDArray[Any]) -> NDArray[Any]:

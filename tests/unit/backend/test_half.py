@@ -250,6 +250,14 @@ def test_sizes_that_scale_do_not_keep_the_network_in_fp32(tmp_path: Path) -> Non
     assert half_tensors(to_half(saved(tmp_path, nodes, {"w": np.eye(4, dtype=np.float32)}))) >= {"scaled", "y/half"}
 
 
+@pytest.mark.parametrize("operator", ["Clip", "Min"])
+def test_bounds_that_bound_nothing_do_not_keep_the_network_in_fp32(tmp_path: Path, operator: str) -> None:
+    bounds = ["zero", "most"] if operator == "Clip" else ["most"]
+    nodes = [helper.make_node(operator, ["x", *bounds], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])]
+    weights = {"zero": floats(0), "most": floats(np.finfo(np.float32).max), "w": np.eye(4, dtype=np.float32)}
+    assert "y/half" in half_tensors(to_half(saved(tmp_path, nodes, weights)))
+
+
 def test_constants_in_a_graph_of_an_old_version_are_no_inputs(tmp_path: Path) -> None:
     nodes = [helper.make_node("Constant", [], ["two"], value_float=2.0), helper.make_node("Mul", ["x", "two"], ["y"])]
     model = saved(tmp_path, nodes)
