@@ -79,11 +79,14 @@ class CudaRegion:
         """See `Region`."""
         return transport.unregister_cuda_region(self.name, timeout)
 
-    def remove(self) -> None:
+    def remove(self, forgotten: bool = True) -> None:
         """See `Region`."""
         self._cuda.destroy_shared_memory_region(self._handle)
         self._handle = None  # with the last reference tritonclient frees the memory
-        self._remove_file()
+        if forgotten:
+            self._remove_file()
+        else:
+            os.close(self._descriptor)  # unlocked, the file is a leftover
 
     def abandon(self) -> None:
         """A forked child has no CUDA: all that it can let go of is the lock."""

@@ -40,8 +40,13 @@ class Region(Protocol):
     def unregister(self, transport: Any, timeout: float) -> Any:
         """Has a server forget it."""
 
-    def remove(self) -> None:
-        """Removes it from this host."""
+    def remove(self, forgotten: bool = True) -> None:
+        """Removes it from this host.
+
+        Args:
+            forgotten: Whether every server has forgotten it. Else what tells of it stays where it has to, for the next
+                client to have it forgotten.
+        """
 
     def abandon(self) -> None:
         """Lets go of it in a forked child: it is the parent's."""
@@ -86,8 +91,8 @@ class SystemRegion:
         """See `Region`."""
         return transport.unregister_system_region(self.name, timeout)
 
-    def remove(self) -> None:
-        """See `Region`."""
+    def remove(self, forgotten: bool = True) -> None:
+        """See `Region`. What the server still knows is a file without a name, and nothing else."""
         (DIRECTORY / self.name).unlink(missing_ok=True)
         os.close(self._descriptor)  # the mapping goes with the array, which someone may still hold
 

@@ -105,13 +105,16 @@ class SharedMemory:
         with self._lock:
             regions, self._regions, self._idle = self._regions, [], []
         silent: set[int] = set()
+        busy: set[int] = set()
         for region in regions:
             for server in region.known_to - silent:
                 try:
                     yield Ask(server, region.unregister, _GOODBYE_S)
-                except PinstreamError:
+                except PinstreamError as error:
                     silent.add(server)  # what it does not answer for one it will not for the next
-            region.remove()
+                    if isinstance(error, DeadlineExceeded):
+                        busy.add(server)
+            region.remove(forgotten=not region.known_to & busy)
 
     def at_exit(self) -> None:
         """`close` for whoever did not, over connections of its own."""
