@@ -37,6 +37,7 @@ from pinstream_cli.triton.preflight import gpu_count
 from pinstream_cli.triton.repository import CONFIG, RepositoryError, breaks_shell, model_directories, read_model
 from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
+from pinstream_cli.triton.sizing import lift_limits
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
@@ -59,6 +60,7 @@ def serving(
     access: Access | None = None,
     fallback: Fallback | None = None,
     verify: bool = False,
+    limits: bool = True,
     startup_timeout_s: float = 180.0,
     console: Console,
     verbose: bool = False,
@@ -76,6 +78,7 @@ def serving(
         access: Who may do what; by default everybody infers and nobody does anything else.
         fallback: How to start where that failed before; then it decides on `extra`.
         verify: Whether VERIFY holds for every model, and nobody else may write anything of what is served.
+        limits: Whether the queues of `model` are limited; those of repositories are as they are.
         startup_timeout_s: Seconds until every model must be ready.
         console: Where progress is shown.
         verbose: Whether to show Triton's whole log.
@@ -107,6 +110,8 @@ def serving(
     with RunDirectory(install) as run:
         if model is not None:
             _add_model(run, model, name, labels, console)
+            if not limits:
+                lift_limits(run.models)
             if verify:
                 check_vouched(run.models, model)
         fallback = fallback or Fallback(repositories, extra)

@@ -189,3 +189,10 @@ def test_a_batch_that_the_server_refuses_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["bench", *arguments])
     assert result.exit_code == 2
     assert "batch-size must be <= 8" in result.output
+
+
+def test_more_requests_than_serve_lets_wait_are_measured(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    content = bench(tmp_path, "serve", "--model", model, "--transport", "grpc", "--batch", "1", "--concurrency", "128")
+    assert content["rows"][-1]["concurrency"] == 128
+    assert any("no limits" in note for note in content["notes"])

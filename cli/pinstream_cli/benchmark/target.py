@@ -1,4 +1,4 @@
-"""The server under test: started here as `pinstream serve` does, or one that runs already."""
+"""The server under test: started as `pinstream serve` does, less the limits on its queues, or one that runs already."""
 
 from __future__ import annotations
 
@@ -147,6 +147,13 @@ class Source:
     url: str | None = None
     http_url: str | None = None
 
+    @property
+    def notes(self) -> list[str]:
+        """How what is served differs from what `pinstream serve` makes of it."""
+        if self.url is not None or self.repository is not None:
+            return []
+        return ["Its queues have no limits, which `pinstream serve` sets: whatever is sent waits, and is measured."]
+
 
 @contextlib.contextmanager
 def target(
@@ -182,6 +189,7 @@ def target(
                 extra=arguments,
                 # The index of models, with reasons, belongs to the control of models. It is a loopback's.
                 access=Access(client_shm=True, control=True),
+                limits=False,
                 console=console,
                 startup_timeout_s=timeout_s,
             )  # type: ignore[assignment]

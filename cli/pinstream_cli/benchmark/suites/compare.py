@@ -108,6 +108,7 @@ def run(setup: Setup) -> Result:
             versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
             notes=[
                 describe(model),
+                *setup.source.notes,
                 *_compare(measured, min(setup.batches)),
                 *(f"{peer} did not load and is left out: {why}" for peer, why in missing.items()),
             ],

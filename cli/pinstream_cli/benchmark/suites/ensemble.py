@@ -92,7 +92,12 @@ def run(setup: Setup) -> Result:
             rows=[row(one) for one in everything],
             samples=everything,
             versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
-            notes=[describe(model), _describe_images(setup.images, files), _describe_ensemble(ours)],
+            notes=[
+                describe(model),
+                _describe_images(setup.images, files),
+                _describe_ensemble(ours),
+                *setup.source.notes,
+            ],
         )
 
 

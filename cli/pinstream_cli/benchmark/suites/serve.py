@@ -57,7 +57,7 @@ def run(setup: Setup) -> Result:
             rows=[row(one) for one in (bare, *measured)],
             samples=[bare, *measured],
             versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
-            notes=[describe(model)],
+            notes=[describe(model), *setup.source.notes],
         )
 
 

@@ -123,7 +123,7 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str]) -> R
         rows=rows,
         samples=samples,
         versions=versions,
-        notes=[*(describe(part.model) for part in parts), *sentences(grown)],
+        notes=[*(describe(part.model) for part in parts), *setup.source.notes, *sentences(grown)],
         extra={
             "axes": [axis.as_json() for axis in axes if axis.rows],
             "falls": [fall.as_json() for fall in falls(grown)],
