@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pinstream_cli.benchmark import environment
-from pinstream_cli.benchmark.options import integers_option
+from pinstream_cli.benchmark.options import integers_option, shape_option
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, write
@@ -32,8 +32,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--name", help="Take MODEL as a plain model of this name, YOLOX or not.")
 @click.option("--p99-ms", type=FiniteRange(0, min_open=True), help="What p99 may be at most.  [default: anything]")
 @click.option("--out", type=PATH, help="The config.pbtxt to write.  [default: the model directory's own]")
-@integers_option("--concurrency", "concurrencies", "1,4,16,64,128", "Requests under way at the same time.")
+@integers_option("--concurrency", "concurrencies", "1,4,16,64,128,256", "Requests under way at the same time.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
+@shape_option
 @click.option("--window", default=1.0, show_default=True, type=FiniteRange(0.3), help="Seconds of a window.")
 @click.option("--limit", default=600.0, show_default=True, type=FiniteRange(1), help="Seconds to try things in.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written, and write nothing.")
@@ -44,6 +45,7 @@ def tune(
     out: Path | None,
     concurrencies: tuple[int, ...],
     batch: int,
+    shapes: dict[str, tuple[int, ...]],
     window: float,
     limit: float,
     dry_run: bool,
@@ -66,7 +68,7 @@ def tune(
                     f"{model} is no directory of a model repository; name the {CONFIG} to write with --out"
                 )
             with console.status("starting Triton") as status, bench(tuned, console) as trying:
-                trying.window_s, trying.batch = window, batch
+                trying.window_s, trying.batch, trying.shapes = window, batch, shapes
                 outcome = _search(trying, tuned, concurrencies, p99_ms, limit, status.update)
     except CommandError as error:
         click.echo(f"error: {error}", err=True)
@@ -138,7 +140,7 @@ def _figures(trial: Trial) -> tuple[str, ...]:
 
 def _remark(trial: Trial, outcome: Outcome, target: float | None) -> str:
     if trial.problem:
-        return f"does not load: {trial.problem}"
+        return trial.problem
     if target is not None and not trial.within:
         return f"p99 over {target:g} ms"
     return "chosen" if trial is outcome.best else ""

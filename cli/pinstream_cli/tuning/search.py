@@ -9,6 +9,7 @@ from typing import Any
 
 from pinstream_cli.benchmark.report import spread
 from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.errors import CommandError
 from pinstream_cli.tuning.settings import Settings, with_changes
 
 # Settings that gain less than this, or less than the spread, are not worth having.
@@ -25,9 +26,9 @@ class Trial:
     Attributes:
         settings: The settings.
         concurrency: At which they gave most within the target.
-        sample: The window there, or the medians of the final ones; None where the model did not load.
+        sample: The window there, or the medians of the final ones; None where there is none.
         within: Whether p99 met the target.
-        problem: Why the model did not load.
+        problem: Why there is none: the model did not load, or no window could be measured.
     """
 
     settings: Settings
@@ -63,7 +64,7 @@ class Outcome:
 
 # Loads the model with some settings; raises CannotLoad.
 Load = Callable[[Settings], None]
-# Measures one window at a concurrency.
+# Measures one window at a concurrency; raises CommandError.
 Measure = Callable[[int], Sample]
 
 
@@ -91,6 +92,7 @@ def search(
 
     Raises:
         CannotLoad: The configuration as it is cannot be loaded.
+        CommandError: Nothing can be measured of it.
     """
 
     def attempt(settings: Settings) -> Trial:
@@ -98,6 +100,8 @@ def search(
         return best_concurrency(settings, measure, concurrencies, target_ms)
 
     best = attempt(Settings())
+    if best.sample is None:
+        raise CommandError(best.problem)
     trials = [best]
     for step in steps:
         start = best.settings
@@ -110,7 +114,7 @@ def search(
             try:
                 trial = attempt(settings)
             except CannotLoad as error:
-                trial = Trial(settings, problem=str(error))
+                trial = Trial(settings, problem=f"does not load: {error}")
             trials.append(trial)
             best = max(best, trial, key=lambda one: one.score)
     return _confirmed(trials, load, measure, target_ms, out_of_time)
@@ -119,10 +123,17 @@ def search(
 def best_concurrency(
     settings: Settings, measure: Measure, concurrencies: Sequence[int], target_ms: float | None
 ) -> Trial:
-    """The concurrency with the highest throughput whose p99 is within the target; if none, that of the least p99."""
+    """The concurrency with the highest throughput whose p99 is within the target; if none, that of the least p99.
+
+    Where requests are refused, as a limit on the queue has it, more of them under way are not tried.
+    """
     best: Trial | None = None
     for concurrency in concurrencies:
-        sample = measure(concurrency)
+        try:
+            sample = measure(concurrency)
+        except CommandError as error:
+            best = best or Trial(settings, problem=str(error))
+            break
         within = target_ms is None or sample.p99_ms <= target_ms
         trial = Trial(settings, concurrency, sample, within)
         grows = best is None or best.sample is None or sample.images_per_s > STILL_GROWS * best.sample.images_per_s

@@ -45,6 +45,7 @@ class Bench:
     Attributes:
         window_s: Seconds of a window.
         batch: Items of a request.
+        shapes: Item shapes of inputs that have dynamic dimensions.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Bench:
         self._model: ServedModel | None = None
         self.window_s = 1.0
         self.batch = 1
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def load(self, settings: Settings) -> None:
         """Load the model with some settings; nothing where it is loaded so.
@@ -103,7 +105,7 @@ class Bench:
 
     def _subject(self, concurrency: int) -> Served:
         model = self.model
-        item = random_item(model.spec)
+        item = random_item(model.spec, self.shapes)
         file = self._scratch / "input.json"
         load = Load(
             model=model.name,

@@ -49,7 +49,28 @@ def test_the_fastest_is_found_and_a_failure_is_told() -> None:
     assert outcome.best.settings == Settings(instances=2)
     assert outcome.best.concurrency == 16  # more gives no more
     assert outcome.gain == pytest.approx(2.0)
-    assert [trial.problem for trial in outcome.trials] == ["", "", "", "", "out of memory"]
+    assert [trial.problem for trial in outcome.trials] == ["", "", "", "", "does not load: out of memory"]
+
+
+class Refusing(Server):
+    """Refuses all requests of some settings, and of all others where more than 16 are under way."""
+
+    def measure(self, concurrency: int) -> Sample:
+        if self.loaded[-1].instances == 4 or concurrency > 16:
+            raise CommandError("Exceeds maximum queue size")
+        return super().measure(concurrency)
+
+    def measure_nothing(self, concurrency: int) -> Sample:
+        raise CommandError("Exceeds maximum queue size")
+
+
+def test_refused_requests_end_neither_the_search_nor_what_was_measured_before_them() -> None:
+    outcome = tuned(Refusing({None: 100.0, 1: 90.0, 2: 200.0, 4: 300.0, 8: 150.0}))
+    assert (outcome.best.settings, outcome.best.concurrency) == (Settings(instances=2), 16)
+    assert [trial.problem for trial in outcome.trials] == ["", "", "", "Exceeds maximum queue size", ""]
+    refusing = Refusing({None: 1.0})
+    with pytest.raises(CommandError, match="Exceeds"):
+        search(refusing.load, refusing.measure_nothing, [], (1, 4), None)
 
 
 def test_a_gain_that_is_none_changes_nothing() -> None:
@@ -125,6 +146,8 @@ def test_what_is_tried_on_a_gpu() -> None:
     tried = [change for step in steps(PLAN, Options(), on_gpu=True, cores=4) for change in step]
     assert {"instances": 4} in tried
     assert {"instances": 8} not in tried  # more than cores
+    most = [change for step in steps(PLAN, Options(), on_gpu=True, cores=24) for change in step]
+    assert {"instances": 16} in most
     assert {"buckets": (1, 8, 16)} in tried
     assert not any("lanes" in change for change in tried)
 
