@@ -23,6 +23,7 @@ PACKAGES = (
     "numpy",
     "opencv-python-headless",
     "nvidia-pytriton",
+    "torch",  # of a peer
 )
 # TensorRT is one of these, by its CUDA.
 TENSORRT_PACKAGES = (
