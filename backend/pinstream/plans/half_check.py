@@ -6,6 +6,7 @@ the FP32 graph is asked how large the numbers get that are FP16 in the other; an
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper
 
 from pinstream.plans.half_range import LARGEST
 
+LOGGER = logging.getLogger("pinstream.plans")
 # Of one run. What takes longer is not checked.
 TIMEOUT_S = 60.0
 
@@ -33,7 +35,8 @@ def losses_in_half(single: Any, half: Any, shapes: Mapping[str, Sequence[int]], 
         timeout_s: How long a run may take.
 
     Returns:
-        What is lost and what to do about it, in one line; empty where nothing is, or where ONNX Runtime cannot run it.
+        What is lost and what to do about it, in one line; empty where nothing is, or where ONNX Runtime cannot run it,
+        which the log says.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(half).graph
@@ -46,8 +49,8 @@ def losses_in_half(single: Any, half: Any, shapes: Mapping[str, Sequence[int]], 
             complaint = _overflow(peaks, expected) or _not_finite(expected, found)
             if complaint:
                 return f"on {what} {complaint}; keep such nodes in FP32 (--fp32-node), or build it with precision fp32"
-    except Exception:  # plugins, shapes that do not fit, 2 GB, time: whatever it is, there is nothing to compare then
-        return ""
+    except Exception as error:  # plugins, shapes that do not fit, 2 GB, time: there is nothing to compare then
+        LOGGER.info("FP16 was not compared with FP32: %s", str(error).split("\n", 1)[0])
     return ""
 
 

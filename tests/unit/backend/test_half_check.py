@@ -61,12 +61,14 @@ def test_nan_that_fp32_does_not_have_is_told_with_its_output(tmp_path: Path) -> 
     assert losses_in_half(half, half, SHAPES) == "", "NaN in FP32 too"
 
 
-def test_what_cannot_be_run_is_not_judged(tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_not_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pinstream")
     model = overflowing(tmp_path)
     half = to_half(model)
     assert losses_in_half(model, half, {"x": (2, 5, 6, 4, 0, 1)}) == ""
     model.graph.node[0].op_type = "OfAPlugin"
     assert losses_in_half(model, half, SHAPES) == ""
+    assert "FP16 was not compared with FP32" in caplog.text
 
 
 def test_a_run_that_takes_too_long_is_given_up(tmp_path: Path) -> None:

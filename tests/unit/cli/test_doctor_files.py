@@ -21,15 +21,6 @@ VERIFY = 'parameters { key: "VERIFY" value { string_value: "true" } }\n'
 LABELS = 'output { name: "probabilities" data_type: TYPE_FP32 dims: [ 10 ] label_filename: "labels.txt" }\n'
 
 
-@pytest.fixture
-def version(tmp_path: Path) -> Path:
-    """The version directory of a model `mine`."""
-    directory = tmp_path / "repository" / "mine" / "1"
-    onnx_models.classifier(directory / "model.onnx")
-    (directory.parent / "config.pbtxt").write_text(ONE_LINE)
-    return directory
-
-
 def test_pipes_are_not_waited_for(version: Path) -> None:
     repository = version.parents[1]
     pipes = {

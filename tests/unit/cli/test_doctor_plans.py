@@ -27,15 +27,6 @@ def parameters(**values: str) -> str:
 
 
 @pytest.fixture
-def version(tmp_path: Path) -> Path:
-    """The version directory of a model `mine`, with an ONNX file."""
-    directory = tmp_path / "repository" / "mine" / "1"
-    onnx_models.classifier(directory / "model.onnx")
-    (directory.parent / "config.pbtxt").write_text(ONE_LINE)
-    return directory
-
-
-@pytest.fixture
 def flavour() -> Flavour:
     return installed_rtx()
 
