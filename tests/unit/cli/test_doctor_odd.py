@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.serve import serve
+from pinstream_cli.triton import Endpoints
 from tests import onnx_models
 from tests.odd_models import ODD_MODELS, Odd
 from tests.unit.cli.test_doctor import ONE_LINE, report, run
@@ -77,5 +78,8 @@ def test_serve_refuses_a_place_that_triton_would_trip_over(tmp_path: Path) -> No
         result = CliRunner().invoke(serve, ["--model-repository", str(tmp_path / place)])
         assert result.exit_code
         assert "gives this to a shell as it is" in result.output
-    result = CliRunner().invoke(serve, ["--model", str(onnx_models.classifier(tmp_path / "two words.onnx"))])
+    free = Endpoints.free()
+    ports = {"--http-port": free.http, "--grpc-port": free.grpc, "--metrics-port": free.metrics}
+    words = ["--model", str(onnx_models.classifier(tmp_path / "two words.onnx"))]
+    result = CliRunner().invoke(serve, [*words, *(str(word) for port in ports.items() for word in port)])
     assert "give one with --name" in result.output
