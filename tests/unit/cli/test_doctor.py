@@ -21,10 +21,14 @@ from tests import onnx_models
 ONE_LINE = 'backend: "pinstream"\n'
 
 
-def run(*arguments: str | Path) -> Result:
+def free_ports() -> list[str]:
+    """Options of `doctor` and `serve`, so that no test depends on who has the usual ports."""
     free = Endpoints.free()
-    ports = [f"--http-port={free.http}", f"--grpc-port={free.grpc}", f"--metrics-port={free.metrics}"]
-    return CliRunner().invoke(doctor, [*ports, *map(str, arguments)])
+    return [f"--http-port={free.http}", f"--grpc-port={free.grpc}", f"--metrics-port={free.metrics}"]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(doctor, [*free_ports(), *map(str, arguments)])
 
 
 def report(*arguments: str | Path) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:

@@ -15,7 +15,7 @@ import pytest
 from pinstream_cli.triton.repository import RepositoryError, read_model
 from tests import onnx_models
 from tests.odd_models import BATCHED, CODE, TENSORS
-from tests.unit.cli.test_doctor import ONE_LINE, report
+from tests.unit.cli.test_doctor import ONE_LINE, free_ports, report
 
 VERIFY = 'parameters { key: "VERIFY" value { string_value: "true" } }\n'
 LABELS = 'output { name: "probabilities" data_type: TYPE_FP32 dims: [ 10 ] label_filename: "labels.txt" }\n'
@@ -36,7 +36,7 @@ def test_pipes_are_not_waited_for(version: Path) -> None:
         os.mkfifo(repository / model / file)
     # As a process of its own, so that a test that fails ends.
     command = [sys.executable, "-m", "pinstream_cli", "doctor", "--json", "--model-repository", str(repository)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*command, *free_ports()], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (1, "")
     faulty = {check["area"] for check in json.loads(done.stdout)["checks"] if check["status"] == "FIX"}
     assert faulty == {f"model {model}" for model in pipes}

@@ -9,10 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.serve import serve
-from pinstream_cli.triton import Endpoints
 from tests import onnx_models
 from tests.odd_models import ODD_MODELS, Odd
-from tests.unit.cli.test_doctor import ONE_LINE, report, run
+from tests.unit.cli.test_doctor import ONE_LINE, free_ports, report, run
 
 Checks = list[dict[str, str]]
 
@@ -78,8 +77,6 @@ def test_serve_refuses_a_place_that_triton_would_trip_over(tmp_path: Path) -> No
         result = CliRunner().invoke(serve, ["--model-repository", str(tmp_path / place)])
         assert result.exit_code
         assert "gives this to a shell as it is" in result.output
-    free = Endpoints.free()
-    ports = {"--http-port": free.http, "--grpc-port": free.grpc, "--metrics-port": free.metrics}
-    words = ["--model", str(onnx_models.classifier(tmp_path / "two words.onnx"))]
-    result = CliRunner().invoke(serve, [*words, *(str(word) for port in ports.items() for word in port)])
+    model = str(onnx_models.classifier(tmp_path / "two words.onnx"))
+    result = CliRunner().invoke(serve, ["--model", model, *free_ports()])
     assert "give one with --name" in result.output

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pinstream_cli.triton.endpoints import Endpoints
-from tests.unit.cli.test_doctor import report, run
+from tests.unit.cli.test_doctor import free_ports, report, run
 
 DOCTOR = [sys.executable, "-m", "pinstream_cli", "doctor"]
 # 64 KiB of a pipe hold a report: what is written after its reader has gone is what counts.
@@ -32,7 +32,7 @@ def test_a_report_that_has_no_room_is_one_line_and_a_code_of_its_own(form: list[
 
 @pytest.mark.parametrize(("more", "code"), [([], 0), (["--json", "--model-repository", "/nonexistent"], 1)])
 def test_where_nobody_reads_any_more_the_code_is_still_what_was_found(more: list[str], code: int) -> None:
-    command = [sys.executable, "-c", GONE, *DOCTOR, *more]
+    command = [sys.executable, "-c", GONE, *DOCTOR, *free_ports(), *more]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, "")
 
