@@ -35,8 +35,8 @@ STAGES = ("gather", "h2d", "compute", "d2h", "scatter")
 # Upper bounds in microseconds: steps of about 1.8 from what an event can resolve to a second.
 DURATION_BUCKETS = (10, 20, 40, 70, 130, 240, 420, 750, 1300, 2400, 4200, 7500, 13000, 24000, 42000, 75000, 130000, 1e6)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
-# Records kept for the thread that hands them to the server.
-QUEUE_LENGTH = 256
+# Records handed over at once as samples of histograms: each takes several messages.
+MOST_SAMPLES = 256
 # What comes in this time is handed over together: a thread that wakes up for every batch takes the interpreter from it.
 COLLECT_S = 0.05
 
@@ -102,9 +102,7 @@ class Recorder:
                 "errors": "batches that failed in the engine",
             }.items()
         }
-        self._counts: Counter[str] = Counter()
-        self._samples: deque[tuple[str, float]] = deque(maxlen=QUEUE_LENGTH)
-        self._lock = threading.Lock()
+        self._records: deque[BatchTimes] = deque()
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pinstream-metrics", daemon=True)
@@ -117,15 +115,8 @@ class Recorder:
         return self._make(f"pinstream_{name}", "counter", text, {**self._labels, **labels}, ())
 
     def record(self, times: BatchTimes) -> None:
-        """Take one batch's record; costs a few microseconds."""
-        with self._lock:
-            self._counts[f"bucket {times.size}"] += 1
-            self._counts["padding_items"] += times.size - times.items
-            self._counts["graph_launches"] += times.graph
-            self._counts["errors"] += times.failed
-        if not times.failed:
-            self._samples.extend((f"{stage}_duration_us", s * 1e6) for stage, s in times.stages.items())
-            self._samples.append(("batch_size", times.items))
+        """Take one batch's record; costs a microsecond, since the batch's requests wait for it."""
+        self._records.append(times)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -140,16 +131,18 @@ class Recorder:
             self._hand_over()
         except Exception as error:  # a server that stops taking metrics must not stop the model
             LOGGER.warning("metrics end here: %s", error)
+            self._records = deque(maxlen=0)
 
     def _hand_over(self) -> None:
-        with self._lock:
-            counts, self._counts = self._counts, Counter()
-        for name, count in counts.items():
+        records = [self._records.popleft() for _ in range(len(self._records))]
+        for name, count in _counts(records).items():
             if count:
                 self._counter_of(name).increment(count)
-        while self._samples:
-            name, value = self._samples.popleft()
-            self._histograms[name].observe(value)
+        for times in records[-MOST_SAMPLES:]:
+            if not times.failed:
+                for stage, seconds in times.stages.items():
+                    self._histograms[f"{stage}_duration_us"].observe(seconds * 1e6)
+                self._histograms["batch_size"].observe(times.items)
 
     def _counter_of(self, name: str) -> Metric:
         if name not in self._counters:
@@ -161,3 +154,13 @@ class Recorder:
         self._closed.set()
         self._wake.set()
         self._thread.join(timeout=2)
+
+
+def _counts(records: Sequence[BatchTimes]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for times in records:
+        counts[f"bucket {times.size}"] += 1
+        counts["padding_items"] += times.size - times.items
+        counts["graph_launches"] += times.graph
+        counts["errors"] += times.failed
+    return counts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from pinstream import cuda
 from pinstream.engines.cuda_slot import CudaSlot
@@ -12,6 +14,19 @@ from pinstream.errors import EngineError
 from pinstream.tensors import Shape
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A batch as a graph.
+
+    Attributes:
+        graph: What launches it.
+        output_shapes: Of the batch: told once, since working them out anew would make the GPU wait.
+    """
+
+    graph: cuda.Graph
+    output_shapes: Mapping[str, Shape]
 
 
 class Graphs:
@@ -25,14 +40,14 @@ class Graphs:
     def __init__(self, stream: cuda.Stream, resources: ExitStack) -> None:
         self._stream = stream
         self._resources = resources
-        self._graphs: dict[tuple[int, tuple[Shape, ...]], cuda.Graph] = {}
+        self._graphs: dict[tuple[int, tuple[Shape, ...]], Captured] = {}
         # Why nothing can be captured, once that is known; nobody asks a second time.
         self._refused = ""
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def find(self, slot: CudaSlot) -> cuda.Graph | None:
+    def find(self, slot: CudaSlot) -> Captured | None:
         """The graph of the slot's batch, if there is one."""
         return self._graphs.get(_key(slot))
 
@@ -46,7 +61,7 @@ class Graphs:
             self._refused = str(error)
             LOGGER.warning("no CUDA graphs: %s", error)
             return
-        self._graphs[_key(slot)] = graph
+        self._graphs[_key(slot)] = Captured(graph, context.output_shapes(slot.shapes))
         self._resources.callback(graph.destroy)
 
     def _captured(self, slot: CudaSlot, context: ProfileContext) -> cuda.Graph:

@@ -197,10 +197,10 @@ class TensorRTEngine(Engine):
 
     def _enqueue(self, slot: CudaSlot) -> None:
         stream = slot.begin_compute()
-        graph = self._graphs.find(slot)
-        if graph is not None:
-            slot.output_shapes = self._context_for(slot).output_shapes(slot.shapes)
-            graph.launch(stream)
+        captured = self._graphs.find(slot)
+        if captured is not None:
+            captured.graph.launch(stream)
+            slot.output_shapes = captured.output_shapes
         else:
             before = slot.output_addresses
             try:
