@@ -1,14 +1,16 @@
-"""One run of Triton's perf_analyzer: its arguments, its CSV, its failures."""
+"""One run of Triton's perf_analyzer: its arguments, its CSV and what it says of its windows, its failures."""
 
 from __future__ import annotations
 
 import csv
+import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from pinstream_cli.benchmark.install import Tool
 from pinstream_cli.benchmark.sample import Sample
@@ -17,6 +19,9 @@ from pinstream_cli.errors import CommandError
 SHARED_MEMORY = Path("/dev/shm")
 # It measures windows until three in a row agree. We take any three: agreement is judged over our own repetitions.
 WINDOWS = 3
+# What it says of each with -v. It counts from the moment at which it begins to send, so that the first window has the
+# time until the first answers come: with batches of four that take 0.2 s an item, a fifth of three seconds.
+OF_A_WINDOW = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
 ANY_DEVIATION = 999
 MICROSECONDS_PER_MS = 1000.0
 # Threads that send at random times, each waiting for its answer before it sends again. By default there are four, and
@@ -85,17 +90,17 @@ class Load:
         return ["--concurrency-range", str(self.concurrency)]
 
 
-def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> dict[str, str]:
+def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> Sample:
     """Send `load` for about `seconds`.
 
     Args:
         tool: The perf_analyzer.
         load: What to send.
-        seconds: Of measurement; starting and stopping come on top.
+        seconds: Of load, the first third of which does not count as throughput; starting and stopping come on top.
         keep: File to write the CSV to; perf_analyzer's output goes beside it.
 
     Returns:
-        The row of its CSV, by column.
+        What came of it, with the CSV's row as details.
 
     Raises:
         CommandError: It failed, or it measured nothing. A failed run is never left out silently.
@@ -112,7 +117,7 @@ def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> dic
         keep.write_text(report)
     if code or not report:
         raise CommandError(_failure(code, output, load))
-    return parse(report)
+    return sample(parse(report), steady_rate(output))
 
 
 def _run_once(tool: Tool, load: Load, seconds: float) -> tuple[int, str, str]:
@@ -120,7 +125,7 @@ def _run_once(tool: Tool, load: Load, seconds: float) -> tuple[int, str, str]:
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
         report = Path(scratch) / "report.csv"
         window_ms = max(100, round(seconds * 1000 / WINDOWS))
-        windows = ["-p", str(window_ms), "-r", str(WINDOWS), "-s", str(ANY_DEVIATION)]
+        windows = ["-v", "-p", str(window_ms), "-r", str(WINDOWS), "-s", str(ANY_DEVIATION)]
         command = [*tool.command, *load.arguments(), *windows, "-f", str(report)]
         code, output = _call(command, timeout_s=60 + 20 * seconds, load=load)
         return code, output, report.read_text() if report.is_file() else ""
@@ -141,11 +146,26 @@ def parse(text: str) -> dict[str, str]:
     return rows[0]
 
 
-def sample(row: dict[str, str]) -> Sample:
-    """A row of its CSV as a sample: latencies there are in microseconds."""
+def steady_rate(output: str) -> float:
+    """Items a second in the windows but the first, by what it says with -v.
+
+    Raises:
+        CommandError: It says something else.
+    """
+    rates = [float(rate) for rate in OF_A_WINDOW.findall(output)]
+    if len(rates) != WINDOWS:
+        raise CommandError(
+            f"perf_analyzer told the throughput of {len(rates)} windows; expected {WINDOWS} lines "
+            "'Pass [n] throughput: ... infer/sec' with -v, as of perf_analyzer 2.51"
+        )
+    return mean(rates[1:])
+
+
+def sample(row: Mapping[str, str], rate: float) -> Sample:
+    """A row of its CSV as a sample, with the rate of the windows that count: latencies there are in microseconds."""
     p50, p99 = (float(row[column]) / MICROSECONDS_PER_MS for column in (P50, P99))
     stages = {name: float(row[column]) / MICROSECONDS_PER_MS for column, name in STAGES.items() if row.get(column)}
-    return Sample(float(row[THROUGHPUT]), p50, p99, details=row, stages_ms=stages)
+    return Sample(rate, p50, p99, details=row, stages_ms=stages)
 
 
 def _call(command: Sequence[str], timeout_s: float, load: Load) -> tuple[int, str]:

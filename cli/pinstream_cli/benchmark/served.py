@@ -65,10 +65,9 @@ class Served:
         """See sample.Subject."""
         server = self._client.server
         images, stages, used = server.images_served(self._load.model), server.stages(self._load.model), cpu_times()
-        row = perf_analyzer.run(self._client.tool, self._load, seconds, self._raw_file())
+        sample = perf_analyzer.run(self._client.tool, self._load, seconds, self._raw_file())
         used = cpu_times().since(used)
         images = server.images_served(self._load.model) - images
-        sample = perf_analyzer.sample(row)
         return replace(
             sample,
             cpu_ms=server.cpu_ms_per_image(used, images),

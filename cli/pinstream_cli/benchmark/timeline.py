@@ -66,7 +66,7 @@ def record(setup: Setup, seconds: float, milliseconds: float, directory: Path) -
                 outputs=tuple(tensor.name for tensor in model.spec.outputs),
                 output_bytes=largest_output(model),
             )
-            sample = perf_analyzer.sample(perf_analyzer.run(tool, load, seconds))
+            sample = perf_analyzer.run(tool, load, seconds)
         # The models write their files when they are unloaded.
         events = trace.window(trace.read(Path(scratch) / "trace"), milliseconds)
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""perf_analyzer: what it is called with, what its CSV says, and that none of its failures goes unnoticed."""
+"""perf_analyzer: what it is called with, what it leaves, and that none of its failures goes unnoticed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from pinstream_cli.benchmark import install
 from pinstream_cli.benchmark.install import Tool, find_perf_analyzer
-from pinstream_cli.benchmark.perf_analyzer import Load, parse, regions, run, sample
+from pinstream_cli.benchmark.perf_analyzer import Load, parse, regions, run, sample, steady_rate
 from pinstream_cli.errors import CommandError
 
 CSV = Path(__file__).parents[2] / "data" / "perf_analyzer.csv"
@@ -24,7 +24,19 @@ LOAD = Load(
     outputs=("candidates",),
     url="127.0.0.1:8001",
 )
+PASSES = """
+  Pass [1] throughput: 32.1 infer/sec. Avg latency: 465818 usec (std 97080 usec).
+  Pass [2] throughput: 41 infer/sec. Avg latency: 422622 usec (std 3639 usec).
+  Pass [3] throughput: 43.5 infer/sec. Avg latency: 432175 usec (std 27144 usec).
+"""
 SHARED = replace(LOAD, shared_memory=True, output_bytes=7200)
+
+
+REPORTING = f"""
+        import shutil, sys
+        print({PASSES!r})
+        shutil.copy({str(CSV)!r}, sys.argv[sys.argv.index("-f") + 1])
+"""
 
 
 def program(tmp_path: Path, body: str) -> Tool:
@@ -36,8 +48,8 @@ def program(tmp_path: Path, body: str) -> Tool:
 
 def test_a_real_csv() -> None:
     row = parse(CSV.read_text())
-    measured = sample(row)
-    assert measured.images_per_s == 46.5454
+    measured = sample(row, 45.0)
+    assert measured.images_per_s == 45.0
     assert (measured.p50_ms, measured.p99_ms) == (310.913, 789.232)
     assert measured.details["Server Queue"] == "88901"
 
@@ -60,7 +72,7 @@ def test_requests_at_random_times() -> None:
 
 
 def test_stages_are_milliseconds() -> None:
-    stages = sample(parse(CSV.read_text())).stages_ms
+    stages = sample(parse(CSV.read_text()), 1.0).stages_ms
     assert stages["queue"] == pytest.approx(88.901)
     assert list(stages)[:2] == ["send", "network"]
 
@@ -69,18 +81,24 @@ def test_shared_memory_arguments_have_room_for_the_outputs() -> None:
     assert SHARED.arguments()[-4:] == ["--shared-memory", "system", "--output-shared-memory-size", "7200"]
 
 
-def test_run_reads_the_report(tmp_path: Path) -> None:
-    tool = program(
-        tmp_path,
-        f"""
-        import shutil, sys
-        assert float(sys.argv[sys.argv.index("-p") + 1]) == 1000
-        shutil.copy({str(CSV)!r}, sys.argv[sys.argv.index("-f") + 1])
-        """,
-    )
+def test_what_comes_while_the_load_builds_up_does_not_count() -> None:
+    assert steady_rate(PASSES) == 42.25
+
+
+@pytest.mark.parametrize("output", ["", PASSES + PASSES])
+def test_other_windows_are_refused(output: str) -> None:
+    with pytest.raises(CommandError, match=r"told the throughput of [06] windows; expected 3 lines"):
+        steady_rate(output)
+
+
+def test_run_reads_report_and_windows(tmp_path: Path) -> None:
+    checked = 'assert "-v" in sys.argv and float(sys.argv[sys.argv.index("-p") + 1]) == 1000'
+    tool = program(tmp_path, f"{REPORTING}        {checked}\n")
     kept = tmp_path / "raw" / "run.csv"
-    assert run(tool, LOAD, 3.0, kept)["Concurrency"] == "2"
+    found = run(tool, LOAD, 3.0, kept)
+    assert (found.images_per_s, found.details["Concurrency"]) == (42.25, "2")
     assert kept.read_text() == CSV.read_text()
+    assert "Pass [2]" in kept.with_suffix(".log").read_text()
 
 
 def test_a_failure_is_told_in_its_own_words(tmp_path: Path) -> None:
@@ -101,13 +119,13 @@ def test_a_window_too_short_for_a_request_is_made_longer(tmp_path: Path) -> None
     tool = program(
         tmp_path,
         f"""
-        import shutil, sys
+        import sys
         if float(sys.argv[sys.argv.index("-p") + 1]) < 2000:
             sys.exit("No valid requests recorded within time interval. Please use a larger time window.")
-        shutil.copy({str(CSV)!r}, sys.argv[sys.argv.index("-f") + 1])
+        {REPORTING.strip()}
         """,
     )
-    assert run(tool, LOAD, 3.0)["Concurrency"] == "2"
+    assert run(tool, LOAD, 3.0).details["Concurrency"] == "2"
     with pytest.raises(CommandError, match=r"No valid requests .*longer --window"):
         run(tool, LOAD, 0.5)
 
