@@ -115,10 +115,10 @@ def run_in_threads(call: Callable[[], object], batch: int, threads: int, seconds
 
     with ThreadPoolExecutor(threads) as pool:
         cpu = time.process_time()
-        began = time.perf_counter()
-        done = list(pool.map(loop, [began + seconds] * threads))
-        took = time.perf_counter() - began
+        done = list(pool.map(loop, [time.perf_counter() + seconds] * threads))
     latencies = [latency for each in done for latency in each]
+    # Each thread's own rate counts: one that has ended a run before another has nothing to do until the end.
+    took = len(latencies) / sum(len(each) / sum(each) for each in done)
     cpu_ms = (time.process_time() - cpu) * 1e3 / (len(latencies) * batch)
     return sample_of_loop(latencies, batch, took, {"bench": cpu_ms})
 
