@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 
 from pinstream_cli.benchmark import environment, plots
+from pinstream_cli.benchmark.destinations import check_directory, check_file
 from pinstream_cli.benchmark.interleave import Plan
 from pinstream_cli.benchmark.options import (
     PATH,
@@ -40,6 +41,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 
 UNDER_WAY = "Requests under way at the same time."
+NOTHING_TO_DRAW = "pictures are of requests to a server, as serve, ensemble, compare and sweep send them"
 
 
 @click.group()
@@ -151,6 +153,7 @@ def timeline(
 ) -> None:
     """Draw what instances and engine do under load, and keep the data for chrome://tracing or Perfetto."""
     with _errors_in_a_line(), Console(stderr=True, highlight=False).status("") as status:
+        check_directory("--out", out)
         plots.check_matplotlib()
         setup = Setup(
             _source(given),
@@ -173,10 +176,14 @@ def plot(result: Path, out: Path) -> None:
     """Draw a result file that was written before."""
     with _errors_in_a_line():
         plots.check_matplotlib()
+        check_directory("--out", out)
         try:
-            _name(plots.draw(json.loads(result.read_text()), out))
+            drawn = _draw(json.loads(result.read_text()), out)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CommandError(f"{result} is no result file of `pinstream bench`: {error!r}") from None
+        if not drawn:
+            raise CommandError(f"{result} has nothing to draw: {NOTHING_TO_DRAW}")
+        _name(drawn)
 
 
 def _name(files: Sequence[Path]) -> None:
@@ -202,16 +209,37 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _errors_in_a_line():
         destination = _results_directory() if given["save"] else None
-        if given["plots"] is not None:
-            plots.check_matplotlib()
+        _check_destinations(given, destination)
         with console.status("") as status:
             setup = _setup(given, console, status.update)
             result = suite(setup)
-        content = as_json(result, environment.command(["pinstream", *sys.argv[1:]]), setup.plan)
+        content = as_json(result, _command(), setup.plan)
+        # Before anything is written: whatever becomes of that, the figures have been seen.
+        print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200, highlight=False))
         _write(result, content, given["json_file"], destination)
-        if given["plots"] is not None:
-            plots.draw(content, given["plots"])
-    print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200, highlight=False))
+        if given["plots"] is not None and not _draw(content, given["plots"]):
+            click.echo(f"Nothing was drawn: {NOTHING_TO_DRAW}", err=True)
+
+
+def _command() -> str:
+    return environment.command(["pinstream", *sys.argv[1:]])
+
+
+def _check_destinations(given: dict[str, Any], results: Path | None) -> None:
+    """See before anything is measured that what is found can be kept."""
+    check_file("--json", given["json_file"])
+    check_directory("--plot", given["plots"])
+    check_directory("--keep-raw", given.get("keep"))
+    check_directory("--save", results)
+    if given["plots"] is not None:
+        plots.check_matplotlib()
+
+
+def _draw(content: dict[str, Any], directory: Path) -> list[Path]:
+    try:
+        return plots.draw(content, directory)
+    except OSError as error:
+        raise _not_written(error) from None
 
 
 def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], None]) -> Setup:
@@ -258,4 +286,8 @@ def _write(result: Result, content: dict[str, Any], json_file: Path | None, dire
             write_json(directory / f"{name}.json", content)
             write_samples(directory / "raw" / f"{name}.csv", result.samples)
     except OSError as error:
-        raise CommandError(f"{error.filename} cannot be written: {error.strerror}") from None
+        raise _not_written(error) from None
+
+
+def _not_written(error: OSError) -> CommandError:
+    return CommandError(f"{error.filename or 'a file'} cannot be written: {error.strerror}")

@@ -1,0 +1,85 @@
+"""Where results of `pinstream bench` go: checked before anything is measured, shown before anything is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pinstream_cli.benchmark.interleave import Measured
+from pinstream_cli.benchmark.report import Result, row
+from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.benchmark.suites import engine, serve
+from pinstream_cli.benchmark.suites.setup import Setup
+from pinstream_cli.main import main
+from tests import onnx_models
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
+
+
+class Bare:
+    """A subject that is only looked at."""
+
+    name, batch, concurrency = "bare loop", 1, 1
+
+    def measure(self, seconds: float) -> Sample:
+        raise AssertionError(seconds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["engine", "--json", "{}/file/x.json"], "--json {0}/file/x.json cannot be written: {0}/file is no directory"),
+        (["engine", "--json", "{}"], "--json {} is a directory; name a file"),
+        (["engine", "--plot", "{}/file"], "--plot {0}/file cannot be written: {0}/file is no directory"),
+        (["serve", "--keep-raw", "{}/file/raw"], "{}/file is no directory"),
+        (["timeline", "--model", "x.onnx", "--out", "{}/file/new/plots"], "{}/file is no directory"),
+        (["plot", "{}/file", "--out", "{}/file"], "{}/file is no directory"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], error: str
+) -> None:
+    for suite in (engine, serve):
+        monkeypatch.setattr(suite, "run", pytest.fail)
+    monkeypatch.setattr("pinstream_cli.bench.record", pytest.fail)
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(main, ["bench", *(text.format(tmp_path) for text in arguments)])
+    assert done.exit_code == 2, done.output
+    assert error.format(tmp_path) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_table_is_shown_whatever_becomes_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "there"
+    directory.mkdir()
+
+    def run(setup: Setup) -> Result:
+        shutil.rmtree(directory)
+        directory.touch()
+        measured = Measured(Bare(), [Sample(100.0, 1.0, 2.0)], [1.0])
+        return Result("engine", "the bare loop", [row(measured)], [measured], {})
+
+    monkeypatch.setattr(engine, "run", run)
+    done = CliRunner().invoke(main, ["bench", "engine", "--json", str(directory / "x.json")])
+    assert done.exit_code == 2
+    assert "bare loop" in done.stdout
+    assert f"error: {directory} cannot be written" in done.stderr
+
+
+def test_where_nothing_can_be_drawn_that_is_said(tmp_path: Path) -> None:
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    quick = ["--batch", "1", "--repetitions", "1", "--window", "0.3", "--foreign", "1", "--plot", str(tmp_path / "p")]
+    done = CliRunner().invoke(main, ["bench", "engine", "--model", str(model), *quick])
+    assert done.exit_code == 0, done.output
+    assert "Nothing was drawn: pictures are of requests to a server" in done.stderr
+    limits = {"suite": "limits", "rows": [{"name": "memory to memory", "unit": "GB/s", "images_per_s": 9761}]}
+    (tmp_path / "limits.json").write_text(json.dumps(limits))
+    for file in (tmp_path / "limits.json", RESULTS / "gpu" / "limits.json"):
+        done = CliRunner().invoke(main, ["bench", "plot", str(file), "--out", str(tmp_path / "p")])
+        assert done.exit_code == 2
+        assert f"{file} has nothing to draw" in done.stderr
+    assert not (tmp_path / "p").exists()
