@@ -72,10 +72,13 @@ def test_serve_with_a_server_that_runs_already(tmp_path: Path) -> None:
     model = onnx_models.two_by_two(tmp_path / "sums.onnx")
     with running(model) as server:
         urls = ["-u", server.grpc_url, "--http-url", server.http_url]
-        load = ["--transport", "http+shm", "--batch", "2", "--concurrency", "1"]
+        load = ["--transport", "http+shm", "--batch", "2,64", "--concurrency", "1"]
         content = bench(tmp_path, "serve", "--model", model, *urls, *load)
-    assert content["rows"][-1]["name"] == "HTTP, shared memory"
+    assert (content["rows"][-1]["name"], content["rows"][-1]["batch"]) == ("HTTP, shared memory", 2)
     assert content["rows"][-1]["cpu_ms_per_image"] == {}
+    # One that the server refuses does not keep the others from being measured.
+    (refused,) = (note for note in content["notes"] if "is left out" in note)
+    assert refused.startswith("HTTP, shared memory, batch 64, concurrency 1, is left out: perf_analyzer failed")
 
 
 def test_engine(tmp_path: Path) -> None:
@@ -126,7 +129,9 @@ def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     assert axes["Concurrency"]["values"] == [1, 4]
     assert axes["Images a request"]["values"] == [1, 4]
     assert [content["rows"][i]["concurrency"] for i in axes["Concurrency"]["rows"]] == [1, 4]
-    assert any(note.startswith("From concurrency 1 to 4 throughput") for note in content["notes"])
+    for words in ("From concurrency 1 to 4 throughput", "From 1 to 4 images a request throughput"):
+        assert any(note.startswith(words) for note in content["notes"])
+    assert content["growth"].keys() == {"concurrency", "images_a_request"}
 
 
 def test_timeline_shows_every_instance(tmp_path: Path) -> None:
@@ -183,12 +188,13 @@ def test_errors_take_one_line(arguments: list[str], error: str) -> None:
     assert "Traceback" not in result.output
 
 
-def test_a_batch_that_the_server_refuses_is_an_error(tmp_path: Path) -> None:
+def test_a_batch_that_the_server_would_refuse_is_an_error_before_it_starts(tmp_path: Path) -> None:
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
     arguments = ["serve", "--model", str(model), "--batch", "64", "--concurrency", "1", "--transport", "grpc", *QUICK]
     result = CliRunner().invoke(main, ["bench", *arguments])
     assert result.exit_code == 2
-    assert "batch-size must be <= 8" in result.output
+    assert "--batch 64: classifier takes 8 items a request at most" in result.output
+    assert "Starting" not in result.output
 
 
 def test_more_requests_than_serve_lets_wait_are_measured(tmp_path: Path) -> None:

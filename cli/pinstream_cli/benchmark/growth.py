@@ -1,15 +1,19 @@
-"""Whether more load ever gives less: read off rows of rising concurrency."""
+"""Whether more load ever gives less, and whether latency grows no faster than load: read off rows of rising load."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from pinstream_cli.benchmark.report import Row
 
 # From this share of the best throughput on, a server is saturated.
 SATURATED = 0.95
+# Past that p50 grows linearly where it lies no further apart than this for each image under way.
+LINEAR = 0.1
+CONCURRENCY, BATCH = "concurrency {}", "{} images a request"
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Fall:
-    """Less throughput at more concurrency, by more than the spread of both.
+    """Less throughput at more load, by more than the spread of both.
 
     Attributes:
-        best: The lower concurrency.
+        best: The lower load.
         worse: The higher one.
         share: How much of the throughput is lost, 0 to 1.
     """
@@ -45,48 +49,86 @@ class Fall:
     worse: int
     share: float
 
+
+@dataclass(frozen=True)
+class Growth:
+    """What rows of rising load say.
+
+    Attributes:
+        values: The load: concurrency, or images a request.
+        falls: Where throughput is below that of the best lower load by more than half the spread of both.
+        saturated_at: The lowest load that gives nearly the best throughput; 0 without rows.
+        p50_per_image_ms: p50 for each image under way, from saturation on. Linear growth is one number for all loads.
+    """
+
+    values: tuple[int, ...]
+    falls: tuple[Fall, ...]
+    saturated_at: int
+    p50_per_image_ms: tuple[float, ...]
+
+    @property
+    def p50_within(self) -> float:
+        """How far p50 for each image under way lies apart past saturation: (largest - smallest) / median."""
+        times = self.p50_per_image_ms
+        return (max(times) - min(times)) / median(times) if times else 0.0
+
     def as_json(self) -> dict[str, Any]:
         """For the result file."""
-        return asdict(self)
+        return {
+            "falls": [asdict(fall) for fall in self.falls],
+            "saturated_at": self.saturated_at,
+            "p50_per_image_within": round(self.p50_within, 3),
+        }
+
+    def sentences(self, unit: str) -> list[str]:
+        """The same for a reader; nothing of a single row.
+
+        Args:
+            unit: CONCURRENCY or BATCH.
+        """
+        if len(self.values) < 2:
+            return []
+
+        lost = "; ".join(f"by {f.share:.1%} from {unit.format(f'{f.best} to {f.worse}')}" for f in self.falls)
+        verdict = f"falls {lost}" if self.falls else "never falls beyond the spread"
+        said = [f"From {unit.format(f'{self.values[0]} to {self.values[-1]}')} throughput {verdict}."]
+        saturated, times = unit.format(self.saturated_at), self.p50_per_image_ms
+        if len(times) < 2:
+            return [*said, f"Saturated only at {saturated}: how p50 grows past that was not measured."]
+        linear = "grows linearly" if self.p50_within <= LINEAR else "does not grow linearly"
+        said.append(
+            f"Saturated from {saturated} on; there p50 {linear}: it is {min(times):.3g} to {max(times):.3g} ms "
+            f"for each image under way, {self.p50_within:.1%} apart."
+        )
+        return said
 
 
-def falls(rows: Sequence[Row]) -> list[Fall]:
-    """Where throughput is below that of the best lower concurrency by more than half the spread of both.
+def growth(rows: Sequence[Row], values: Sequence[int]) -> Growth:
+    """Read it off.
 
     Args:
-        rows: By rising concurrency.
+        rows: By rising load.
+        values: The load of each.
     """
+    at = _saturated_at(rows, values)
+    full = [row for row, value in zip(rows, values, strict=True) if value >= at]
+    times = tuple(row.p50_ms / (row.concurrency * row.batch) for row in full)
+    return Growth(tuple(values), tuple(_falls(rows, values)), at, times)
+
+
+def _falls(rows: Sequence[Row], values: Sequence[int]) -> list[Fall]:
     found = []
-    best = rows[0] if rows else None
-    for row in rows:
+    best, best_at = (rows[0], values[0]) if rows else (None, 0)
+    for row, value in zip(rows, values, strict=True):
         assert best is not None
         tolerance = (best.images_per_s * best.spread + row.images_per_s * row.spread) / 2
         if best.images_per_s - row.images_per_s > tolerance:
-            found.append(Fall(best.concurrency, row.concurrency, round(1 - row.images_per_s / best.images_per_s, 3)))
-        best = max(best, row, key=lambda one: one.images_per_s)
+            found.append(Fall(best_at, value, round(1 - row.images_per_s / best.images_per_s, 3)))
+        if row.images_per_s > best.images_per_s:
+            best, best_at = row, value
     return found
 
 
-def saturation(rows: Sequence[Row]) -> int:
-    """The lowest concurrency that gives nearly the best throughput; 0 without rows."""
+def _saturated_at(rows: Sequence[Row], values: Sequence[int]) -> int:
     best = max((row.images_per_s for row in rows), default=0.0)
-    return next((row.concurrency for row in rows if row.images_per_s >= SATURATED * best), 0)
-
-
-def sentences(rows: Sequence[Row]) -> list[str]:
-    """What the rows say, for a reader."""
-    if len(rows) < 2:
-        return []
-    first, last = rows[0].concurrency, rows[-1].concurrency
-    found = falls(rows)
-    lost = "; ".join(f"by {fall.share:.1%} from concurrency {fall.best} to {fall.worse}" for fall in found)
-    verdict = f"falls {lost}" if found else "never falls beyond the spread"
-    said = [f"From concurrency {first} to {last} throughput {verdict}."]
-    full = [row for row in rows if row.concurrency >= saturation(rows)]
-    if len(full) > 1:
-        times = [row.p50_ms / row.concurrency for row in full]
-        said.append(
-            f"Saturated from concurrency {full[0].concurrency} on; there p50 is {min(times):.3g} to {max(times):.3g} "
-            "ms for each request under way."
-        )
-    return said
+    return next((value for row, value in zip(rows, values, strict=True) if row.images_per_s >= SATURATED * best), 0)

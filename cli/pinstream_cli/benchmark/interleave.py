@@ -2,7 +2,7 @@
 
 A shared machine changes its speed from one minute to the next. So each window of a subject lies between two windows of
 the reference, its ratio is taken to those two, and a window in which other processes took much of the CPU is measured
-again. Medians over the repetitions do the rest.
+again. Medians over the repetitions do the rest. A subject whose window fails is left out, and the others go on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import mean, median
 
 from pinstream_cli.benchmark.cpu import cpu_times
 from pinstream_cli.benchmark.sample import Sample, Subject
+from pinstream_cli.errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ class Plan:
 
 @dataclass
 class Measured:
-    """A subject's windows, and the ratio of each to the reference windows before and after it."""
+    """A subject's windows, the ratio of each to the reference windows before and after it, and what failed of them."""
 
     subject: Subject
     samples: list[Sample] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
+    problem: str = ""
 
 
 class Interleaver:
@@ -61,6 +64,7 @@ class Interleaver:
 
     Attributes:
         interrupted: Whether somebody put an end to it, and what there was by then has to do.
+        notes: Which subjects were left out, and why.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -68,6 +72,7 @@ class Interleaver:
         self._patience_s = plan.patience_s
         self._reference_s = plan.reference_s or plan.window_s
         self.interrupted = False
+        self.notes: list[str] = []
         self._ends = time.monotonic() + plan.limit_s if plan.limit_s else math.inf
 
     @property
@@ -104,14 +109,17 @@ class Interleaver:
 
         Returns:
             The reference with all its windows (ratio 1), and the subjects in their order, less those for which there
-            was no time.
+            was no time and those of which a window failed.
+
+        Raises:
+            CommandError: A window of the reference failed, or one of every subject.
         """
-        plan = self._plan
         bare = Measured(reference)
         measured = [Measured(subject) for subject in subjects]
-        for subject in (reference, *(subjects if to_warm is None else to_warm)):
-            plan.progress(f"warming up: {_title(subject)}")
-            subject.measure(self._reference_s * stretch)
+        self._warm_up(reference, stretch)
+        for one in measured:
+            if to_warm is None or one.subject in to_warm:
+                self._attempt(one, partial(self._warm_up, one.subject, stretch))
         try:
             self._take_turns(bare, measured, stretch)
         except KeyboardInterrupt:
@@ -120,7 +128,24 @@ class Interleaver:
                 raise
             self.interrupted = True
         bare.ratios = [1.0] * len(bare.samples)
-        return bare, [one for one in measured if one.ratios]
+        found = [one for one in measured if one.ratios and not one.problem]
+        problems = [one.problem for one in measured if one.problem]
+        if problems and not found:
+            raise CommandError(problems[0])
+        return bare, found
+
+    def _warm_up(self, subject: Subject, stretch: float) -> Sample:
+        self._plan.progress(f"warming up: {_title(subject)}")
+        return subject.measure(self._reference_s * stretch)
+
+    def _attempt(self, one: Measured, measure: Callable[[], Sample]) -> Sample | None:
+        """What `measure` gives; None where that fails, and then the subject is left out."""
+        try:
+            return measure()
+        except CommandError as error:
+            one.problem = str(error)
+            self.notes.append(f"{_title(one.subject)}, is left out: {error}")
+            return None
 
     def _take_turns(self, bare: Measured, measured: Sequence[Measured], stretch: float) -> None:
         window_s, reference_s = self._plan.window_s * stretch, self._reference_s * stretch
@@ -131,7 +156,11 @@ class Interleaver:
             for one in random.Random(repetition).sample(measured, len(measured)):
                 if self.late:
                     break
-                window = self.quiet_window(one.subject, stage, window_s)
+                if one.problem:
+                    continue
+                window = self._attempt(one, partial(self.quiet_window, one.subject, stage, window_s))
+                if window is None:
+                    continue
                 bare.samples.append(self.quiet_window(bare.subject, stage, reference_s))
                 neighbours = mean(sample.images_per_s for sample in bare.samples[-2:])
                 one.samples.append(window)

@@ -12,20 +12,24 @@ from urllib.request import urlopen
 
 import tritonclient.grpc as grpc
 from rich.console import Console
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
+from pinstream import sidecar as sidecars
 from pinstream.engines import find_model_file, inspect
 from pinstream.errors import PinstreamError
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
+from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.stages import StageTimes
 from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints
-from pinstream_cli.triton.assemble import DETECTOR
+from pinstream_cli.triton.assemble import DETECTOR, service_repository
 from pinstream_cli.triton.loads import TRACEBACK
+from pinstream_cli.triton.repository import RepositoryError, read_model
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 
@@ -162,6 +166,7 @@ def target(
     extra: Sequence[Path] = (),
     timeout_s: float = 180.0,
     arguments: Sequence[str] = (),
+    batches: Sequence[int] = (),
 ) -> Iterator[tuple[Target, ServedModel]]:
     """The server to be measured, and the model in it that has a bare loop.
 
@@ -171,6 +176,7 @@ def target(
         extra: More model repositories to serve.
         timeout_s: Seconds until every model must be ready.
         arguments: More of tritonserver's own.
+        batches: Items of the requests that are to be sent.
 
     Raises:
         CommandError: The model or the server is not fit.
@@ -180,6 +186,7 @@ def target(
         if source.url is not None:
             endpoints, ours = _running(source), contextlib.nullcontext()
         else:
+            check_batches(name, _config(source, name), model_dir, batches)
             endpoints = Endpoints.free()
             ours = serving(
                 None if source.repository else _what_to_serve(source, model_dir),
@@ -211,7 +218,7 @@ def locate(source: Source, scratch: Path) -> tuple[Path, str]:
     if not source.model.exists():
         raise CommandError(f"--model {source.model} does not exist; name an ONNX file or what `pinstream build` made")
     if source.model.is_dir():
-        return source.model, source.name or DETECTOR
+        return source.model, source.name or _name_of_built(source.model)
     if source.name is None and is_yolox_export(source.model):
         console = Console(stderr=True, highlight=False)
         console.print(f"{source.model.name} is a YOLOX export: building its serving graph")
@@ -223,6 +230,26 @@ def locate(source: Source, scratch: Path) -> tuple[Path, str]:
     directory.mkdir()
     (directory / f"model{source.model.suffix}").symlink_to(source.model.resolve())
     return directory, source.name or source.model.stem
+
+
+def _name_of_built(directory: Path) -> str:
+    """As `pinstream serve` names what `pinstream build` made."""
+    try:
+        sidecar = sidecars.read(directory / sidecars.FILE_NAME)
+    except sidecars.SidecarError as error:
+        raise CommandError(f"--model {error}") from error
+    return DETECTOR if "yolox" in sidecar.sections else directory.resolve().name
+
+
+def _config(source: Source, name: str) -> ModelConfig:
+    """The configuration that the model has before the server completes it, as far as it counts here."""
+    service = source.repository is None and source.name is None and name == DETECTOR
+    if source.repository is None and not service:
+        return ModelConfig(backend="pinstream")
+    try:
+        return read_model((source.repository or service_repository()) / name).config
+    except RepositoryError as error:
+        raise CommandError(f"{name}: {error}") from None
 
 
 def _what_to_serve(source: Source, model_dir: Path) -> Path | None:

@@ -12,6 +12,7 @@ from pinstream_cli.benchmark import interleave as module
 from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.errors import CommandError
 
 PLAN = Plan(repetitions=3, window_s=0.5, patience_s=0)
 
@@ -149,6 +150,40 @@ def test_an_interrupt_before_anything_was_measured_ends_all() -> None:
     log: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         Interleaver(PLAN).measure(Counting("ref", log, constant(100.0)), [Interrupting("b", log, 2)])
+
+
+class Failing(Counting):
+    """A subject whose n-th window fails."""
+
+    def __init__(self, name: str, log: list[str], nth: int) -> None:
+        super().__init__(name, log, constant(50.0))
+        self._nth = nth
+
+    def measure(self, seconds: float) -> Sample:
+        sample = super().measure(seconds)
+        if self._log.count(self.name) == self._nth:
+            raise CommandError("perf_analyzer failed")
+        return sample
+
+
+@pytest.mark.parametrize("nth", [1, 2, 4], ids=["warm-up", "first", "last"])
+def test_a_subject_whose_window_fails_is_left_out_and_the_others_go_on(nth: int) -> None:
+    log: list[str] = []
+    subjects = [Counting("a", log, constant(25.0)), Failing("b", log, nth), Counting("c", log, constant(5.0))]
+    interleaver = Interleaver(PLAN)
+    bare, measured = interleaver.measure(Counting("ref", log, constant(100.0)), subjects)
+    assert {m.subject.name: m.ratios for m in measured} == {"a": [0.25] * 3, "c": [0.05] * 3}
+    assert log.count("b") == nth, "it is not asked again"
+    assert interleaver.notes == ["b, batch 1, concurrency 1, is left out: perf_analyzer failed"]
+    assert len(bare.ratios) == len(bare.samples)
+
+
+def test_without_the_reference_or_any_subject_there_is_no_result() -> None:
+    log: list[str] = []
+    with pytest.raises(CommandError, match="perf_analyzer failed"):
+        Interleaver(PLAN).measure(Failing("ref", log, 4), [Counting("a", log, constant(1.0))])
+    with pytest.raises(CommandError, match="perf_analyzer failed"):
+        Interleaver(PLAN).measure(Counting("ref", log, constant(1.0)), [Failing("b", log, 2)])
 
 
 def test_windows_may_be_longer_than_planned() -> None:

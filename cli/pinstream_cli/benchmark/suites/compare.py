@@ -11,6 +11,7 @@ from pathlib import Path
 from pinstream import sidecar
 from pinstream_cli.benchmark import environment, peers
 from pinstream_cli.benchmark.bare import bare_engine
+from pinstream_cli.benchmark.batches import left_out
 from pinstream_cli.benchmark.inputs import random_item, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
@@ -21,6 +22,7 @@ from pinstream_cli.benchmark.suites.engine import model_by_default
 from pinstream_cli.benchmark.suites.serve import describe
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Target, locate, target
+from pinstream_cli.errors import CommandError
 
 OURS = "pinstream"
 # PyTorch's compiler takes its time.
@@ -75,9 +77,10 @@ def run(setup: Setup) -> Result:
         names = list(setup.peers or peers.ALWAYS[known.file.suffix])
         placed = peers.place(names, scratch / "peers", known.file, known.spec)
         server, model = stack.enter_context(
-            target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON)
+            target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON, setup.batches[:1])
         )
         missing = {peer: why for peer in placed if (why := server.failure(peer))}
+        versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
         client = Client(tool, server, setup.keep)
         item = random_item(model.spec, setup.shapes)
         ours, *others = [
@@ -99,20 +102,28 @@ def run(setup: Setup) -> Result:
         bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
         if setup.poisson and not interleaver.interrupted:
             paced = _at_random(measured, [ours, *others], client, setup)
-            more_bare, more = Interleaver(_longer(setup.plan, at_random_s)).measure(reference, paced, to_warm=())
-            bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
-            measured += more
+            later = Interleaver(_longer(setup.plan, at_random_s))
+            try:
+                more_bare, more = later.measure(reference, paced, to_warm=())
+            except CommandError as error:
+                interleaver.notes.append(f"Nothing was measured at random times: {error}")
+            else:
+                bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
+                measured += more
+                interleaver.notes += later.notes
         return Result(
             suite="compare",
             reference=f"the {reference.name} at batch {reference.batch}, its best",
             rows=[row(one) for one in (bare, *measured)],
             samples=[bare, *measured],
-            versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
+            versions=versions,
             notes=[
                 describe(model),
                 *setup.source.notes,
                 *_compare(measured, min(setup.batches)),
+                *left_out(setup.batches, ours.largest_batch, model.name),
                 *(f"{peer} did not load and is left out: {why}" for peer, why in missing.items()),
+                *interleaver.notes,
             ],
         )
 

@@ -46,7 +46,7 @@ def run(setup: Setup) -> Result:
             rows=[row(one) for one in (bare, *measured)],
             samples=[bare, *measured],
             versions=environment.versions(),
-            notes=[describe(model)],
+            notes=[describe(model), *interleaver.notes],
         )
 
 

@@ -53,7 +53,7 @@ def run(setup: Setup) -> Result:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
         extra = [_boxes_only(scratch / "models")] if ours else []
-        server, model = stack.enter_context(target(setup.source, setup.console, extra))
+        server, model = stack.enter_context(target(setup.source, setup.console, extra, batches=setup.batches))
         pool = stack.enter_context(worker_pool(cores))
         size = _input_size(model)
         letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
@@ -68,6 +68,7 @@ def run(setup: Setup) -> Result:
         ]
         reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
         client = Client(tool, server, setup.keep)
+        versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
         load = Load(
             model=BOXES_ONLY if ours else ENSEMBLE,
             batch=1,
@@ -91,12 +92,13 @@ def run(setup: Setup) -> Result:
             reference=f"the {reference.name} on {cores} cores",
             rows=[row(one) for one in everything],
             samples=everything,
-            versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
+            versions=versions,
             notes=[
                 describe(model),
                 _describe_images(setup.images, files),
                 _describe_ensemble(ours),
                 *setup.source.notes,
+                *interleaver.notes,
             ],
         )
 

@@ -26,10 +26,12 @@ def run(setup: Setup) -> Result:
         CommandError: The model, the server or perf_analyzer is not fit, or a run failed.
     """
     tool = find_perf_analyzer(setup.notice)
-    with target(setup.source, setup.console) as (server, model), tempfile.TemporaryDirectory() as scratch:
+    served_by = target(setup.source, setup.console, batches=setup.batches)
+    with served_by as (server, model), tempfile.TemporaryDirectory() as scratch:
         item = random_item(model.spec, setup.shapes)
         data = write_json(Path(scratch) / "input.json", [item])
         client = Client(tool, server, setup.keep)
+        versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
         interleaver = Interleaver(setup.plan)
         loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
         reference = interleaver.fastest(loops)
@@ -56,8 +58,8 @@ def run(setup: Setup) -> Result:
             reference=f"the {reference.name} at batch {reference.batch}, its best",
             rows=[row(one) for one in (bare, *measured)],
             samples=[bare, *measured],
-            versions=environment.versions(tritonserver=server.version(), perf_analyzer=tool.version),
-            notes=[describe(model), *setup.source.notes],
+            versions=versions,
+            notes=[describe(model), *setup.source.notes, *interleaver.notes],
         )
 
 

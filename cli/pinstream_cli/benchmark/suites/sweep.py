@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import bare_engine
-from pinstream_cli.benchmark.growth import Axis, falls, saturation, sentences
+from pinstream_cli.benchmark.batches import left_out
+from pinstream_cli.benchmark.growth import BATCH, CONCURRENCY, Axis, growth
 from pinstream_cli.benchmark.inputs import random_item, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Measured
@@ -21,6 +22,7 @@ from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.suites.serve import describe, largest_output
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import ServedModel, Source, target
+from pinstream_cli.errors import CommandError
 
 # Images under way where requests or images grow: enough to keep the engine busy, whatever their size.
 IMAGES_UNDER_WAY = 128
@@ -49,15 +51,21 @@ def run(setup: Setup) -> Result:
         if interleaver.late:
             setup.notice(f"no time was left for {source.model}")
             continue
-        with ExitStack() as stack:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
-            server, model = stack.enter_context(target(source, setup.console))
-            client = Client(tool, server, setup.keep)
-            first = parts[0].model if parts else model
-            stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
-            parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
-            versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-    return _result(setup, parts, versions)
+        batches = () if parts else setup.batches[:1]
+        try:
+            with ExitStack() as stack:
+                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+                server, model = stack.enter_context(target(source, setup.console, batches=batches))
+                versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+                client = Client(tool, server, setup.keep)
+                first = parts[0].model if parts else model
+                stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
+                parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
+        except CommandError as error:
+            if not parts:
+                raise
+            interleaver.notes.append(f"{source.model} is left out: {error}")
+    return _result(setup, parts, versions, interleaver.notes)
 
 
 def _measure(
@@ -82,10 +90,9 @@ def _measure(
     )
     largest = model.spec.batch.largest if model.spec.batch else 1
     loops = bare_engine(model.file, model.options, model.spec, item, [1, largest], model.instances)
-    under_way = min(IMAGES_UNDER_WAY, max(setup.concurrencies))
     loads = [replace(load, concurrency=concurrency) for concurrency in setup.concurrencies] if whole else []
     batches = [batch for batch in setup.batches if batch <= largest] if whole else [1]
-    loads += [replace(load, batch=batch, concurrency=max(2, under_way // batch)) for batch in batches]
+    loads += [replace(load, batch=batch, concurrency=_under_way(setup, batch)) for batch in batches]
     transport = TRANSPORTS[setup.transports[0]]
     subjects: list[Subject] = [Served(client, transport, load) for load in dict.fromkeys(loads)]
     reference = interleaver.fastest(loops)
@@ -93,7 +100,12 @@ def _measure(
     return _Part(model, bare, measured)
 
 
-def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str]) -> Result:
+def _under_way(setup: Setup, batch: int) -> int:
+    """Requests under way where requests or images grow."""
+    return max(2, min(IMAGES_UNDER_WAY, max(setup.concurrencies)) // batch)
+
+
+def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], notes: Sequence[str]) -> Result:
     rows: list[Row] = []
     samples: list[Measured] = []
     first, names = parts[0], [_named(part.model) for part in parts]
@@ -107,27 +119,37 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str]) -> R
             rows.append(replace(row(one), name=f"{one.subject.name}{name}"))
             samples.append(one)
     of_first = range(1, 1 + len(first.measured))
-    by_concurrency = [i for i in of_first if rows[i].batch == 1]
+    by_concurrency = sorted((i for i in of_first if rows[i].batch == 1), key=lambda i: rows[i].concurrency)
     # Where both were asked for with the same load, a row belongs to both.
-    by_batch = [i for i in of_first if rows[i].batch > 1 or i == max(by_concurrency, default=0)]
+    loads = {(batch, _under_way(setup, batch)) for batch in setup.batches}
+    by_batch = [i for i in of_first if (rows[i].batch, rows[i].concurrency) in loads]
     at_most = {side: max((i for s, i in sides if s == side), key=lambda i: rows[i].images_per_s) for side, _ in sides}
+    concurrencies, batches = [rows[i].concurrency for i in by_concurrency], [rows[i].batch for i in by_batch]
     axes = [
-        Axis("Concurrency", tuple(rows[i].concurrency for i in by_concurrency), tuple(by_concurrency)),
-        Axis("Images a request", tuple(rows[i].batch for i in by_batch), tuple(by_batch)),
+        Axis("Concurrency", tuple(concurrencies), tuple(by_concurrency)),
+        Axis("Images a request", tuple(batches), tuple(by_batch)),
         Axis("Image side", tuple(sorted(at_most)), tuple(at_most[side] for side in sorted(at_most))),
     ]
-    grown = [rows[i] for i in by_concurrency]
+    requests = growth([rows[i] for i in by_concurrency], concurrencies)
+    larger = growth([rows[i] for i in by_batch], batches)
+    largest = first.model.spec.batch.largest if first.model.spec.batch else 0
     return Result(
         suite="sweep",
         reference="each model's bare loop at its best batch",
         rows=rows,
         samples=samples,
         versions=versions,
-        notes=[*(describe(part.model) for part in parts), *setup.source.notes, *sentences(grown)],
+        notes=[
+            *(describe(part.model) for part in parts),
+            *setup.source.notes,
+            *requests.sentences(CONCURRENCY),
+            *larger.sentences(BATCH),
+            *left_out(setup.batches, largest, first.model.name),
+            *notes,
+        ],
         extra={
             "axes": [axis.as_json() for axis in axes if axis.rows],
-            "falls": [fall.as_json() for fall in falls(grown)],
-            "saturated_at_concurrency": saturation(grown),
+            "growth": {"concurrency": requests.as_json(), "images_a_request": larger.as_json()},
         },
     )
 
