@@ -16,13 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.batches import check_batches
+from pinstream_cli.benchmark.destinations import check_file
 from pinstream_cli.benchmark.options import integers_option, shape_option
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
-from pinstream_cli.tuning.model import CONFIG, Tuned, find, write
+from pinstream_cli.tuning.model import CONFIG, Tuned, find, how_to_serve, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
 from pinstream_cli.tuning.server import Bench, bench
-from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
+from pinstream_cli.tuning.settings import NOT_DELAYED, Settings, may_be_delayed, steps
 
 PATH = click.Path(path_type=Path)
 
@@ -52,10 +54,10 @@ def tune(
 ) -> None:
     """Try a model's settings on this machine and write the best into its config.pbtxt.
 
-    MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then --out says
-    where its config.pbtxt goes. Tried are instances, queue delay, and on a GPU slots and batch sizes, on the CPU the
-    shares of the cores. What gains nothing beyond the spread is left as it was. The file that was there, with its
-    comments, is kept beside the new one as config.pbtxt.before.
+    MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then what `serve`
+    would make of it is where the search starts, and --out says where the config.pbtxt goes. Tried are instances, queue
+    delay, and on a GPU slots and batch sizes, on the CPU the shares of the cores. What gains nothing beyond the spread
+    is left as it was. The file that was there, with its comments, is kept beside the new one as config.pbtxt.before.
     """
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -65,8 +67,11 @@ def tune(
             file = out or tuned.file
             if file is None and not dry_run:
                 raise CommandError(
-                    f"{model} is no directory of a model repository; name the {CONFIG} to write with --out"
+                    f"{model} is no directory of a model repository; name the {CONFIG} to write, as in "
+                    f"--out my_models/{tuned.name}/{CONFIG}"
                 )
+            check_file("--out", None if dry_run else file)
+            check_batches(tuned.name, tuned.config, tuned.version, (batch,))
             with console.status("starting Triton") as status, bench(tuned, console) as trying:
                 trying.window_s, trying.batch, trying.shapes = window, batch, shapes
                 outcome = _search(trying, tuned, concurrencies, p99_ms, limit, status.update)
@@ -79,7 +84,7 @@ def tune(
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         raise SystemExit(130) from None
-    _show(outcome, p99_ms)
+    show(outcome, p99_ms, tuned.config)
     comment = _comment(outcome, p99_ms)
     if dry_run or file is None:
         click.echo(comment)
@@ -87,6 +92,8 @@ def tune(
         click.echo(f"{file} stays as it is.")
     else:
         _write(outcome.best.settings.apply(tuned.config), comment, file)
+        if tuned.file is None:
+            click.echo(how_to_serve(tuned, file))
 
 
 def _write(config: Any, comment: str, file: Path) -> None:
@@ -119,8 +126,8 @@ def _search(
     return search(load, trying.measure, todo, concurrencies, target, lambda: time.monotonic() > ends)
 
 
-def _show(outcome: Outcome, target: float | None) -> None:
-    """All that was tried, in its order."""
+def show(outcome: Outcome, target: float | None, config: Any) -> None:
+    """Print all that was tried, in its order, and what was not."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("settings")
     for heading in ("conc.", "images/s", "p50 ms", "p99 ms"):
@@ -129,6 +136,8 @@ def _show(outcome: Outcome, target: float | None) -> None:
     for trial in outcome.trials:
         table.add_row(str(trial.settings), *_figures(trial), _remark(trial, outcome, target))
     Console(width=120, highlight=False).print(table)
+    if not may_be_delayed(config):
+        click.echo(f"queue delay not tried: {NOT_DELAYED}")
 
 
 def _figures(trial: Trial) -> tuple[str, ...]:

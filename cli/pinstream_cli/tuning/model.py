@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from pinstream_cli.benchmark.target import Source, locate
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import DETECTOR, link_or_copy, service_repository
+from pinstream_cli.triton.sizing import lift_limits, plain_config, size_service
 
 CONFIG = "config.pbtxt"
 ONE_LINE = 'backend: "pinstream"\n'
@@ -27,7 +28,7 @@ class Tuned:
     Attributes:
         name: On the server.
         version: Directory with the model's files.
-        config: As it is now, a ModelConfig message.
+        config: As it is now, or as `pinstream serve` would make it; a ModelConfig message.
         file: Its config.pbtxt; None where it has none yet.
     """
 
@@ -55,18 +56,48 @@ def find(model: Path, name: str | None, scratch: Path) -> Tuned:
             raise CommandError(f"{model / CONFIG} has backend {config.backend or 'none'}; only pinstream's are tuned")
         return Tuned(found, version, config, model / CONFIG)
     version, found = locate(Source(model, name), scratch)
-    text = (service_repository() / DETECTOR / CONFIG).read_text() if found == DETECTOR else ONE_LINE
+    text = _as_served(version, found == DETECTOR and name is None, scratch / "service")
     return Tuned(found, version, _parse(text, model), None)
 
 
-def place(tuned: Tuned, repository: Path) -> None:
-    """Put the model into a repository of its own."""
+def _as_served(version: Path, service: bool, scratch: Path) -> str:
+    """The configuration that `pinstream serve --model` makes for a model, or for the detector of the YOLOX service."""
+    is_plan = any(version.glob("*.plan"))
+    if service:
+        shutil.copytree(service_repository(), scratch)
+        size_service(scratch, gpu=is_plan)
+        return (scratch / DETECTOR / CONFIG).read_text()
+    return ONE_LINE if is_plan else plain_config()
+
+
+def place(tuned: Tuned, repository: Path) -> Tuned:
+    """Put the model into a repository of its own.
+
+    Returns:
+        The model as it is to be measured: without the limits on queues that `pinstream serve` sets, so that whatever is
+        sent waits. Limits that somebody wrote stay.
+    """
     version = repository / tuned.name / "1"
     version.mkdir(parents=True)
-    (version.parent / CONFIG).write_text(text_format.MessageToString(tuned.config))
+    config = version.parent / CONFIG
+    config.write_text(text_format.MessageToString(tuned.config))
     for file in tuned.version.iterdir():
         if file.is_file():
             link_or_copy(file, version / file.name)
+    if tuned.file is None:
+        lift_limits(repository)
+    return replace(tuned, config=_parse(config.read_text(), config))
+
+
+def how_to_serve(tuned: Tuned, file: Path) -> str:
+    """What is left to do with a configuration that was written for a model of no repository."""
+    of_service = "a copy of the YOLOX service's repository (docs/configuration.md)"
+    models = of_service if tuned.name == DETECTOR else "a model repository"
+    return (
+        f"`pinstream serve --model` makes a configuration of its own. To serve this one, put {file} into {models} as "
+        f"{tuned.name}/{CONFIG}, the model's files into {tuned.name}/1, and name that repository: "
+        "pinstream serve --model-repository"
+    )
 
 
 def write(config: Any, comment: str, file: Path) -> Path | None:

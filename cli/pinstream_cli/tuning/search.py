@@ -15,8 +15,9 @@ from pinstream_cli.tuning.settings import Settings, with_changes
 # Settings that gain less than this, or less than the spread, are not worth having.
 WORTH_IT = 1.02
 FINAL_WINDOWS = 3
-# More concurrency that gains less than this share is not tried further.
-STILL_GROWS = 1.01
+# More concurrency is not tried further where it gains less than this share so many times in a row: one window may be
+# unlucky, and so may a size that fills no batch.
+STILL_GROWS, PATIENCE = 1.01, 2
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def best_concurrency(
     Where requests are refused, as a limit on the queue has it, more of them under way are not tried.
     """
     best: Trial | None = None
+    in_vain = 0
     for concurrency in concurrencies:
         try:
             sample = measure(concurrency)
@@ -139,7 +141,8 @@ def best_concurrency(
         grows = best is None or best.sample is None or sample.images_per_s > STILL_GROWS * best.sample.images_per_s
         if best is None or trial.score > best.score:
             best = trial
-        if not within or not grows:
+        in_vain = 0 if grows else in_vain + 1
+        if not within or in_vain == PATIENCE:
             break
     assert best is not None
     return best

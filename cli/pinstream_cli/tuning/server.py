@@ -140,7 +140,7 @@ def bench(tuned: Tuned, console: Console) -> Iterator[Bench]:
     tool = find_perf_analyzer(lambda text: console.print(text))
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-tune-")))
-        place(tuned, scratch / "models")
+        placed = place(tuned, scratch / "models")
         endpoints = Endpoints.free()
         stack.enter_context(
             serving(
@@ -154,4 +154,4 @@ def bench(tuned: Tuned, console: Console) -> Iterator[Bench]:
         )
         server = stack.enter_context(contextlib.closing(Target(endpoints, ours=True)))
         client = stack.enter_context(contextlib.closing(grpc.InferenceServerClient(endpoints.grpc_url)))
-        yield Bench(server, client, tuned, Client(tool, server), scratch)
+        yield Bench(server, client, placed, Client(tool, server), scratch)

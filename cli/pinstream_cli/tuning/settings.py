@@ -75,6 +75,12 @@ LABELS = {
 }
 
 
+NOT_DELAYED = (
+    "the configuration has default_timeout_microseconds, and with both Triton's batcher loses instances "
+    "(docs/configuration.md)"
+)
+
+
 def may_be_delayed(config: Any) -> bool:
     """Whether requests may wait for more to come.
 

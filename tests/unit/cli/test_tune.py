@@ -12,6 +12,7 @@ from pinstream.options import Options
 from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
+from pinstream_cli.tune import show
 from pinstream_cli.tuning.model import find, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, search
 from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
@@ -71,6 +72,28 @@ def test_refused_requests_end_neither_the_search_nor_what_was_measured_before_th
     refusing = Refusing({None: 1.0})
     with pytest.raises(CommandError, match="Exceeds"):
         search(refusing.load, refusing.measure_nothing, [], (1, 4), None)
+
+
+class Uneven:
+    """A model whose throughput at each concurrency is given."""
+
+    def __init__(self, rates: dict[int, float]) -> None:
+        self._rates = rates
+        self.measured: list[int] = []
+
+    def load(self, settings: Settings) -> None:
+        pass
+
+    def measure(self, concurrency: int) -> Sample:
+        self.measured.append(concurrency)
+        return Sample(self._rates[concurrency], 1.0, 2.0)
+
+
+def test_a_single_concurrency_that_gains_nothing_does_not_end_the_climb() -> None:
+    uneven = Uneven({1: 100.0, 4: 300.0, 16: 300.0, 64: 400.0, 128: 401.0, 256: 402.0, 512: 900.0})
+    outcome = search(uneven.load, uneven.measure, [], (1, 4, 16, 64, 128, 256, 512), None)
+    assert outcome.best.concurrency == 256
+    assert uneven.measured == [1, 4, 16, 64, 128, 256], "but two in a row do"
 
 
 def test_a_gain_that_is_none_changes_nothing() -> None:
@@ -167,6 +190,16 @@ def test_requests_that_may_wait_only_so_long_are_not_delayed() -> None:
         tried = [change for step in steps(PLAN, Options(), on_gpu, cores=4, delay=False) for change in step]
         assert tried
         assert not any("delay_us" in change for change in tried)
+
+
+def test_it_is_said_that_no_queue_delay_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = tuned(Server({None: 100.0}))
+    config = model_config_pb2.ModelConfig()
+    show(outcome, None, config)
+    assert "queue delay" not in capsys.readouterr().out
+    config.dynamic_batching.default_queue_policy.default_timeout_microseconds = 1
+    show(outcome, None, config)
+    assert "queue delay not tried: the configuration has default_timeout_microseconds" in capsys.readouterr().out
 
 
 def test_buckets_that_were_chosen_stay() -> None:
