@@ -83,7 +83,7 @@ if wants compare; then
     --concurrency "$CONCURRENCY" "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)" \
     --keep-raw "$GPU/raw/compare" --json "$GPU/compare.json"
 fi
-wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 2 --out "$GPU/timeline"
+wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 1 --out "$GPU/timeline"
 if wants latency; then
   # One request at a time: a single instance that looks for the GPU all the time, the detector as it is and with its engine
   # looking all the time as well, and an empty model that takes as long as a batch of one, the least that any Python model

@@ -144,8 +144,8 @@ def sweep(transport: str, **given: Any) -> None:
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
 @click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1), help=UNDER_WAY)
 @transport_option
-@click.option("--seconds", default=3.0, show_default=True, type=FiniteRange(0.3), help="How long the load lasts.")
-@click.option("--show", default=100.0, show_default=True, type=FiniteRange(1), help="Milliseconds to draw.")
+@click.option("--seconds", default=1.0, show_default=True, type=FiniteRange(0.3), help="Of load that are recorded.")
+@click.option("--show", default=50.0, show_default=True, type=FiniteRange(1), help="Milliseconds to draw large.")
 @click.option("--out", type=PATH, required=True, help="Directory for the picture and its data.")
 @shape_option
 def timeline(
@@ -164,7 +164,7 @@ def timeline(
             (transport,),
             given["shapes"],
         )
-        recorded = record(setup, seconds, show, out)
+        recorded = record(setup, seconds, show, out, _command())
     click.echo(f"{recorded.images_per_s:.0f} images/s; the engine computes {recorded.computing:.1%} of the time.")
     _name(recorded.files)
 

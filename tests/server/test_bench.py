@@ -140,11 +140,16 @@ def test_timeline_shows_every_instance(tmp_path: Path) -> None:
     config = 'backend: "pinstream"\ndynamic_batching { }\ninstance_group [ { count: 2 kind: KIND_CPU } ]\n'
     (repository / "classifier" / "config.pbtxt").write_text(config)
     serving = ["--model-repository", str(repository), "--name", "classifier"]
-    load = ["--concurrency", "4", "--seconds", "0.5", "--show", "200", "--out", str(tmp_path / "out")]
+    load = ["--concurrency", "4", "--seconds", "0.5", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, ["bench", "timeline", *serving, *load])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "timeline-dark.png").is_file()
-    events = json.loads((tmp_path / "out" / "timeline.json").read_text())["traceEvents"]
+    recorded = json.loads((tmp_path / "out" / "timeline.json").read_text())
+    assert recorded["otherData"].keys() >= {"command", "date", "commit", "machine", "versions"}
+    events = recorded["traceEvents"]
+    # All of the half second, in microseconds, and not just what is drawn large.
+    assert min(event["ts"] for event in events) < 50_000
+    assert max(event["ts"] + event["dur"] for event in events) > 450_000
     assert {event["args"]["process"] for event in events} == {"classifier_0_0", "classifier_0_1"}
     assert {"execute", "gather", "compute", "scatter"} <= {event["name"] for event in events}
 

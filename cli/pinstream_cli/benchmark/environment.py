@@ -18,7 +18,6 @@ from pinstream.engines.flavour import load_flavour
 from pinstream.errors import ModelFileError
 
 PACKAGES = (
-    "pinstream",
     "onnxruntime",
     "numpy",
     "opencv-python-headless",
@@ -36,6 +35,7 @@ TENSORRT_PACKAGES = (
 )
 COMMIT = "PINSTREAM_COMMIT"
 ROOT = Path(__file__).resolve().parents[3]
+_VERSION = re.compile(r'^version = "(.+)"$', re.MULTILINE)
 
 
 def machine() -> dict[str, Any]:
@@ -66,7 +66,8 @@ def origin(how: str) -> dict[str, Any]:
 
 def versions(**more: str) -> dict[str, str]:
     """Versions of what takes part; `more` are those that only others know, such as the server's."""
-    return _installed(PACKAGES) | (_installed(TENSORRT_PACKAGES) or _imported_tensorrt()) | more
+    tensorrt = _installed(TENSORRT_PACKAGES) or _imported_tensorrt()
+    return {"pinstream": _own_version()} | _installed(PACKAGES) | tensorrt | more
 
 
 def commit() -> str:
@@ -88,6 +89,16 @@ def results_directory() -> Path | None:
     """benchmarks/results of the checkout that this runs from; None for an installed package."""
     directory = ROOT / "benchmarks" / "results"
     return directory if (ROOT / "pyproject.toml").is_file() and directory.is_dir() else None
+
+
+def _own_version() -> str:
+    """As it is installed, else as the checkout has it."""
+    try:
+        return metadata.version("pinstream")
+    except metadata.PackageNotFoundError:
+        project = ROOT / "pyproject.toml"
+        found = _VERSION.search(project.read_text()) if project.is_file() else None
+        return found[1] if found else "unknown"
 
 
 def _installed(packages: Iterable[str]) -> dict[str, str]:

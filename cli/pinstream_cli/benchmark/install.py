@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
 import os
 import re
@@ -12,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from pinstream_cli.errors import CommandError
@@ -36,7 +39,8 @@ class Tool:
 
     Attributes:
         command: How to call it; arguments follow.
-        version: Its own version, as in "2.51.0"; "unknown" where it does not know.
+        version: Its own, as in "2.51.0". Where it tells none: that of the wheel that it is from, else the first twelve
+            digits of its SHA-256.
     """
 
     command: tuple[str, ...]
@@ -134,4 +138,21 @@ def _checked(command: Sequence[str], where: str) -> Tool:
     if version is None:
         why = (said.strip().splitlines() or ["it prints no version"])[-1]
         raise CommandError(f"{where} is no perf_analyzer that runs here: {why}")
-    return Tool(tuple(command), version[1] or "unknown")
+    return Tool(tuple(command), version[1] or _version_of_file(command))
+
+
+def _version_of_file(command: Sequence[str]) -> str:
+    """What tells a program from others that tells no version: the wheel that has a file of its content, or its hash."""
+    found = (word if Path(word).is_file() else shutil.which(word) for word in reversed(command))
+    file = next((Path(path).resolve() for path in found if path), None)
+    if file is None:
+        return "unknown"
+    digest = hashlib.sha256(file.read_bytes()).digest()
+    recorded = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    prefix = file.parent.parent
+    places = [*sys.path, str(prefix), *map(str, prefix.glob("lib/python*/*-packages"))]
+    for wheel in metadata.distributions(path=places):
+        for entry in wheel.files or ():
+            if entry.name == file.name and entry.hash is not None and entry.hash.value == recorded:
+                return wheel.version
+    return f"sha256:{digest.hex()[:12]}"

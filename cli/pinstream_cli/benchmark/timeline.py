@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pinstream.trace import VARIABLE
-from pinstream_cli.benchmark import perf_analyzer, trace
+from pinstream_cli.benchmark import environment, perf_analyzer, trace
 from pinstream_cli.benchmark.inputs import random_item, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.plots.timeline import timeline
 from pinstream_cli.benchmark.served import TRANSPORTS
-from pinstream_cli.benchmark.suites.serve import largest_output
+from pinstream_cli.benchmark.suites.serve import describe, largest_output
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import target
+from pinstream_cli.errors import CommandError
+
+# The load lasts so much longer than what is recorded: it takes a while until all requests are under way.
+SPARE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,23 @@ class Recorded:
     files: list[Path]
 
 
-def record(setup: Setup, seconds: float, milliseconds: float, directory: Path) -> Recorded:
-    """Load a server for some seconds, and draw some milliseconds of it.
+def record(setup: Setup, seconds: float, zoom_ms: float, directory: Path, command: str) -> Recorded:
+    """Load a server, keep and draw what it did for some seconds, and draw some milliseconds of that large.
 
     Args:
         setup: What to serve; its first batch size, concurrency and transport count.
-        seconds: Of load.
-        milliseconds: Of the picture.
+        seconds: That are kept and drawn, from the middle of a load that lasts longer.
+        zoom_ms: Milliseconds that are drawn large.
         directory: Where the picture and its data go.
+        command: That asked for it.
 
     Raises:
         CommandError: The model, the server or perf_analyzer is not fit, or the run failed.
     """
     tool = find_perf_analyzer(setup.notice)
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
-        with _tracing(Path(scratch) / "trace"), target(setup.source, setup.console) as (server, model):
+        served_by = target(setup.source, setup.console, batches=setup.batches)
+        with _tracing(Path(scratch) / "trace"), served_by as (server, model):
             item = random_item(model.spec, setup.shapes)
             transport = TRANSPORTS[setup.transports[0]]
             load = Load(
@@ -66,18 +73,25 @@ def record(setup: Setup, seconds: float, milliseconds: float, directory: Path) -
                 outputs=tuple(tensor.name for tensor in model.spec.outputs),
                 output_bytes=largest_output(model),
             )
-            sample = perf_analyzer.run(tool, load, seconds)
+            versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+            began = time.perf_counter()
+            sample = perf_analyzer.run(tool, load, seconds + SPARE_S)
         # The models write their files when they are unloaded.
-        events = trace.window(trace.read(Path(scratch) / "trace"), milliseconds)
-    directory.mkdir(parents=True, exist_ok=True)
-    data = directory / "timeline.json"
-    data.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}))
+        events = trace.window(trace.read(Path(scratch) / "trace"), began, seconds)
     found = trace.spans(events)
-    title = f"{model.name} at concurrency {load.concurrency}: {sample.images_per_s:,.0f} images a second"
-    pictures = timeline(found, milliseconds, title, directory)
-    return Recorded(
-        sample.images_per_s, trace.busy(trace.without_echoes(found), "compute", milliseconds), [data, *pictures]
-    )
+    computing = trace.busy(trace.without_echoes(found), "compute", seconds * trace.MS_PER_S)
+    origin = {**environment.origin(command), "versions": versions, "model": describe(model)}
+    measured = {"images_per_s": sample.images_per_s, "seconds": seconds, "computing": round(computing, 4)}
+    data = directory / "timeline.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        about = {**origin, **measured}
+        data.write_text(json.dumps({"otherData": about, "displayTimeUnit": "ms", "traceEvents": events}))
+        title = f"{model.name} at concurrency {load.concurrency}: {sample.images_per_s:,.0f} images a second"
+        pictures = timeline(found, seconds * trace.MS_PER_S, zoom_ms, title, directory)
+    except OSError as error:
+        raise CommandError(f"{error.filename or directory} cannot be written: {error.strerror}") from None
+    return Recorded(sample.images_per_s, computing, [data, *pictures])
 
 
 @contextmanager

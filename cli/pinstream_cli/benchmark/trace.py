@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pinstream.trace import MAX_EVENTS
 from pinstream_cli.errors import CommandError
 
-US_PER_MS = 1000.0
+US_PER_MS, MS_PER_S, US_PER_S = 1e3, 1e3, 1e6
 # The process that instances share an engine in, and the lanes of what an engine does: batches follow each other on the
 # first, while the next ones are copied in on the second.
 ENGINE_PROCESS, ENGINE_LANE, COPY_LANE = "engine", "gpu", "h2d"
-# How much of the load's time is behind the window that is shown: server and clients have warmed up by then.
-MIDDLE = 0.6
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,35 @@ def read(directory: Path) -> list[dict[str, Any]]:
     return sorted(events, key=lambda event: float(event["ts"]))
 
 
-def window(events: Sequence[Mapping[str, Any]], milliseconds: float) -> list[dict[str, Any]]:
-    """The events of a stretch of that length, from the middle of the load on."""
-    first, last = float(events[0]["ts"]), max(float(event["ts"]) for event in events)
-    begin = min(first + MIDDLE * (last - first), max(first, last - milliseconds * US_PER_MS))
-    end = begin + milliseconds * US_PER_MS
+def window(events: Sequence[Mapping[str, Any]], since: float, seconds: float) -> list[dict[str, Any]]:
+    """The events of that many seconds in the middle of the load.
+
+    Args:
+        events: By time.
+        since: When the load began, by time.perf_counter: before that models are warmed up.
+        seconds: How long.
+
+    Raises:
+        CommandError: Less than that was recorded.
+    """
+    times = [float(event["ts"]) for event in events if float(event["ts"]) >= since * US_PER_S]
+    first, last = (times[0], times[-1]) if times else (0.0, 0.0)
+    begin = first + (last - first - seconds * US_PER_S) / 2
+    if begin < first:
+        raise CommandError(f"{(last - first) / US_PER_S:.2f} s of load were recorded; {seconds:g} s were asked for")
+    _check_complete(events, begin)
+    end = begin + seconds * US_PER_S
     inside = [dict(e) for e in events if float(e["ts"]) < end and float(e["ts"]) + float(e["dur"]) > begin]
-    return [{**event, "ts": float(event["ts"]) - begin} for event in inside]
+    return [{**event, "ts": round(float(event["ts"]) - begin, 1)} for event in inside]
+
+
+def _check_complete(events: Sequence[Mapping[str, Any]], begin: float) -> None:
+    """See that no process has dropped what it did from `begin` on, in microseconds, for what it did later."""
+    by_process: dict[Any, list[float]] = {}
+    for event in events:
+        by_process.setdefault(event["pid"], []).append(float(event["ts"]))
+    if any(len(times) >= MAX_EVENTS and times[0] > begin for times in by_process.values()):
+        raise CommandError(f"more than the {MAX_EVENTS:,} events that a process keeps; record fewer --seconds")
 
 
 def spans(events: Sequence[Mapping[str, Any]]) -> list[Span]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 
@@ -45,6 +46,17 @@ def test_versions() -> None:
     versions = environment.versions(tritonserver="2.51.0")
     assert versions["tritonserver"] == "2.51.0"
     assert versions["numpy"]
+
+
+def test_our_own_version_is_known_where_nothing_was_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = environment.versions()["pinstream"]
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert environment.versions()["pinstream"] == installed
+    assert installed[0].isdecimal()
 
 
 def test_tensorrt_is_among_the_versions_by_its_package_or_else_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:

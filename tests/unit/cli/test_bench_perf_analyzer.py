@@ -168,12 +168,6 @@ def test_the_environment_names_a_command_with_arguments(tmp_path: Path, monkeypa
     assert found == Tool(("env", "SOME=1", *tool.command), "2.51.0")
 
 
-def test_a_build_without_a_version_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = program(tmp_path, "print('Perf Analyzer Version  (commit 1a2b3c4d)')")
-    monkeypatch.setenv("PERF_ANALYZER", " ".join(tool.command))
-    assert find_perf_analyzer(pytest.fail).version == "unknown"
-
-
 def test_a_named_command_that_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERF_ANALYZER", "/no/such/perf_analyzer")
     with pytest.raises(CommandError, match=r"PERF_ANALYZER=/no/such/perf_analyzer .*No such file"):

@@ -14,6 +14,7 @@ from pinstream_cli.benchmark import trace
 from pinstream_cli.benchmark.plots import draw
 from pinstream_cli.benchmark.plots.rows import series_of
 from pinstream_cli.benchmark.plots.timeline import timeline
+from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
 
 STAGES = {"send": 0.1, "queue": 2.0, "compute_infer": 8.0, "compute_output": 0.3}
@@ -121,12 +122,30 @@ def event(process: str, lane: str, name: str, ms: float, long: float) -> dict[st
 
 
 def test_a_window_of_a_trace() -> None:
-    events = [event("engine", "gpu", "compute", float(ms), 5.0) for ms in range(0, 100, 10)]
-    inside = trace.window(events, 20.0)
-    found = trace.spans(inside)
-    assert [(span.began, span.ended) for span in found] == [(-4.0, 1.0), (6.0, 11.0), (16.0, 21.0)]
-    # 1 of the first, 5 of the second, 4 of the third: none counts beyond the window's ends.
-    assert trace.busy(found, "compute", 20.0) == pytest.approx(0.5)
+    events = [event("engine", "gpu", "compute", float(ms), 5.0) for ms in range(0, 111, 10)]
+    # What went on before the load began, to warm up, is none of it: from 20 to 110 ms, and 20 in the middle of that.
+    found = trace.spans(trace.window(events, 0.015, 0.020))
+    assert [(span.began, span.ended) for span in found] == [(5.0, 10.0), (15.0, 20.0)]
+    found = trace.spans(trace.window(events, 0.025, 0.022))
+    assert [(span.began, span.ended) for span in found] == [(1.0, 6.0), (11.0, 16.0), (21.0, 26.0)]
+    # 5 of the first and the second, 1 of the third: none counts beyond the window's ends.
+    assert trace.busy(found, "compute", 22.0) == pytest.approx(0.5)
+
+
+def test_a_recording_shorter_than_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [event("engine", "gpu", "compute", float(ms), 5.0) for ms in range(0, 1001, 10)]
+    assert len(trace.window(events, 0.0, 1.0)) == 100
+    with pytest.raises(CommandError, match=r"0\.80 s of load were recorded; 1 s were asked for"):
+        trace.window(events, 0.2, 1.0)
+    with pytest.raises(CommandError, match=r"0\.00 s of load"):
+        trace.window(events, 5.0, 1.0)
+    # A process keeps the newest of its events.
+    monkeypatch.setattr(trace, "MAX_EVENTS", 60)
+    newest = [{**one, "pid": 2} for one in events[-60:]]
+    both_processes = sorted([*events[:59], *newest], key=lambda one: float(one["ts"]))
+    with pytest.raises(CommandError, match="more than the 60 events"):
+        trace.window(both_processes, 0.0, 0.9)
+    assert trace.window(both_processes, 0.0, 0.1)
 
 
 def test_overlapping_spans_are_busy_once() -> None:
@@ -149,11 +168,26 @@ def test_instances_that_share_an_engine_have_one_lane_for_it(tmp_path: Path) -> 
         events += [event(instance, "execute", "execute", 0.0, 9.9), event(instance, "gpu", "compute", 0.0, 9.0)]
         events += [event(instance, "h2d", "h2d", 0.0, 2.0)]
         events += [event(instance, "host", "gather", 0.0, 1.0), event(instance, "batch", "batch", 0.0, 9.9)]
-    timeline(trace.spans(events), 10.0, "title", tmp_path)
+    timeline(trace.spans(events), 10.0, 10.0, "title", tmp_path)
     text = (tmp_path / "timeline-light.svg").read_text()
     assert ">engine<" in text
     assert "m_0, instance" in text
     assert ">engine, copying in<" in text
     assert "m_0, engine" not in text
     assert ">idle<" in text
-    assert "computes 90.0% of the time" in text
+    assert "computes 90.0% of these 10 ms" in text
+
+
+def test_a_second_is_drawn_whole_and_its_middle_large_below(tmp_path: Path) -> None:
+    events = [event("engine", "gpu", "compute", float(ms), 4.0) for ms in range(0, 1000, 5)]
+    for one in events:
+        one["args"]["items"] = 16
+    timeline(trace.spans(events), 1000.0, 50.0, "title", tmp_path)
+    text = (tmp_path / "timeline-light.svg").read_text()
+    assert text.count(">engine<") == 2
+    assert "computes 80.0% of these 1000 ms" in text
+    assert ">1000<" in text, "the whole"
+    assert ">500<" in text, "the middle"
+    # Only batches of the part that is large are numbered and are shapes of their own.
+    assert text.count(">16<") == 10
+    assert text.count("<path") < 200

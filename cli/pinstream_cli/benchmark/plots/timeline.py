@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,22 @@ COPYING = "engine, copying in"
 LANES = {ENGINE_LANE: "engine", COPY_LANE: COPYING, "execute": "instance", "host": "instance"}
 COLOURS = {"execute": 0, "gather": 2, "h2d": 3, "compute": 4, "d2h": 5, "scatter": 1}
 TEXTS = {"execute": "execute (waiting)"}
-LONGEST_TEXT_MS = 3.0
+# A batch's images are written on it where it takes at least this share of the picture.
+NUMBERED = 0.03
+# Inches of a lane in the picture of everything, and in that of the part that is drawn large.
+SMALL, LARGE = 0.16, 0.32
 
 
-def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: Path) -> list[Path]:
-    """Draw a window of a trace."""
+def timeline(found: Sequence[Span], milliseconds: float, zoom_ms: float, title: str, directory: Path) -> list[Path]:
+    """Draw a window of a trace, and a part in the middle of it large below.
+
+    Args:
+        found: What went on in it.
+        milliseconds: Length of the window.
+        zoom_ms: Length of the part. Where it is no shorter than the window, that is drawn large.
+        title: Of the picture.
+        directory: Where it goes.
+    """
     lanes: dict[tuple[str, str], list[Span]] = {}
     found = without_echoes(found)
     for span in found:
@@ -27,32 +38,55 @@ def timeline(found: Sequence[Span], milliseconds: float, title: str, directory: 
             lanes.setdefault((LANES[span.lane], span.process), []).append(span)
     lanes = dict(sorted(lanes.items()))
 
+    middle = ((milliseconds - zoom_ms) / 2, (milliseconds + zoom_ms) / 2)
+    parts = [(0.0, milliseconds), middle] if zoom_ms < milliseconds else [(0.0, milliseconds)]
+    heights = [SMALL, LARGE][-len(parts) :]
+
     def paint(figure: Any, theme: Theme) -> None:
-        axes = figure.add_subplot()
-        for y, ((lane, _), of_lane) in enumerate(lanes.items()):
-            if lane == LANES[ENGINE_LANE]:
-                _idle(axes, y, gaps(of_lane, milliseconds), theme)
-            _lane(axes, y, of_lane, milliseconds, theme)
-        titles = [_title(process, lane) for lane, process in lanes]
-        axes.set_yticks(range(len(lanes)), titles, color=theme.ink)
-        axes.set_ylim(len(lanes) - 0.4, -0.6)
-        axes.set_xlim(0, milliseconds)
-        axes.set_xlabel("ms")
-        axes.grid(visible=False, axis="y")
-        for side in ("left", "bottom"):
-            axes.spines[side].set_visible(False)
+        panels = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+        for axes, part, height in zip(panels, parts, heights, strict=True):
+            _panel(axes, lanes, milliseconds, part, theme, large=height == LARGE)
+        if len(panels) > 1:
+            panels[0].axvspan(*middle, facecolor="none", edgecolor=theme.ink, linewidth=1.2, zorder=5)
         names = [name for name in COLOURS if any(span.name == name for span in found)]
         for name in names:
-            axes.barh([0], [0], color=theme.stages[COLOURS[name]], label=TEXTS.get(name, name))
-        axes.barh([0], [0], label="idle", **_hatched(theme))
-        axes.legend(
+            panels[0].barh([0], [0], color=theme.stages[COLOURS[name]], label=TEXTS.get(name, name))
+        panels[0].barh([0], [0], label="idle", **_hatched(theme))
+        panels[0].legend(
             ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(-0.005, 1.0), frameon=False, handlelength=0.9
         )
         figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
         share = busy(found, "compute", milliseconds)
-        figure.supxlabel(f"the engine computes {share:.1%} of the time", x=0.02, ha="left", color=theme.muted)
+        figure.supxlabel(
+            f"the engine computes {share:.1%} of these {milliseconds:g} ms", x=0.02, ha="left", color=theme.muted
+        )
 
-    return save(directory, "timeline", 11, 1.8 + 0.32 * len(lanes), paint)
+    return save(directory, "timeline", 11, 1.8 + sum(heights) * len(lanes), paint)
+
+
+def _panel(
+    axes: Any,
+    lanes: Mapping[tuple[str, str], Sequence[Span]],
+    milliseconds: float,
+    part: tuple[float, float],
+    theme: Theme,
+    *,
+    large: bool,
+) -> None:
+    """The lanes from one time to another, in milliseconds of the window."""
+    for y, ((lane, _), of_lane) in enumerate(lanes.items()):
+        if lane == LANES[ENGINE_LANE]:
+            idle = [gap for gap in gaps(of_lane, milliseconds) if gap[0] < part[1] and gap[1] > part[0]]
+            _idle(axes, y, idle, theme, large=large)
+        _lane(axes, y, of_lane, part, theme, large=large)
+    titles = [_title(process, lane) for lane, process in lanes]
+    axes.set_yticks(range(len(lanes)), titles, color=theme.ink, fontsize=9 if large else 7)
+    axes.set_ylim(len(lanes) - 0.4, -0.6)
+    axes.set_xlim(*part)
+    axes.set_xlabel("ms")
+    axes.grid(visible=False, axis="y")
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
 
 
 def _title(process: str, lane: str) -> str:
@@ -61,20 +95,26 @@ def _title(process: str, lane: str) -> str:
     return f"{process}, {lane}"
 
 
-def _idle(axes: Any, y: int, idle: Sequence[tuple[float, float]], theme: Theme) -> None:
-    axes.broken_barh([(began, ended - began) for began, ended in idle], (y - 0.36, 0.72), **_hatched(theme))
+def _idle(axes: Any, y: int, idle: Sequence[tuple[float, float]], theme: Theme, *, large: bool) -> None:
+    bars = [(began, ended - began) for began, ended in idle]
+    axes.broken_barh(bars, (y - 0.36, 0.72), **_hatched(theme)).set_rasterized(not large)
 
 
 def _hatched(theme: Theme) -> dict[str, Any]:
     return {"facecolor": theme.page, "edgecolor": theme.muted, "hatch": "//////", "linewidth": 0.0}
 
 
-def _lane(axes: Any, y: int, found: Sequence[Span], milliseconds: float, theme: Theme) -> None:
+def _lane(axes: Any, y: int, found: Sequence[Span], part: tuple[float, float], theme: Theme, *, large: bool) -> None:
+    first, last = part
+    found = [span for span in found if span.began < last and span.ended > first]
     for name in COLOURS:
         bars = [(s.began, s.ended - s.began) for s in found if s.name == name]
         colour = theme.stages[COLOURS[name]]
-        axes.broken_barh(bars, (y - 0.36, 0.72), facecolors=colour, edgecolor=theme.page, linewidth=0.4)
+        # A second has thousands of them: as pixels, and without gaps, which would be all that is to be seen.
+        width = 0.4 if large else 0.0
+        drawn = axes.broken_barh(bars, (y - 0.36, 0.72), facecolors=colour, edgecolor=theme.page, linewidth=width)
+        drawn.set_rasterized(not large)
     for span in found:
-        begin, end = max(0.0, span.began), min(milliseconds, span.ended)
-        if span.name == "compute" and end - begin > milliseconds * LONGEST_TEXT_MS / 100:
+        begin, end = max(first, span.began), min(last, span.ended)
+        if span.name == "compute" and end - begin > (last - first) * NUMBERED:
             axes.text((begin + end) / 2, y, str(span.items), ha="center", va="center", fontsize=7, color=theme.page)
