@@ -137,3 +137,25 @@ def test_an_output_may_shrink_as_its_input_grows(
         (answer,) = Loop(engine).run([request])
         assert answer.error is None
         np.testing.assert_array_equal(np.asarray(answer.outputs["rest"]), row[start:])
+
+
+def test_values_that_fit_the_profile_and_not_the_data_fail_one_request_alone(
+    build: BuildPlan, load: OpenPlan, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A Reshape of 12 numbers: neither the largest values together nor 5 x 5 make sense, and 3 x 4 does."""
+    onnx = onnx_models.save(
+        tmp_path_factory.mktemp("reshape") / "reshape.onnx",
+        [helper.make_node("Reshape", ["row", "sizes"], ["table"])],
+        [("row", TensorProto.FLOAT, [12]), ("sizes", TensorProto.INT64, [2])],
+        [("table", TensorProto.FLOAT, ["rows", "columns"])],
+    )
+    engine = load(build(onnx, shapes=(("sizes", Range((1, 1), (3, 4), (12, 12))),)))
+    row = np.arange(12, dtype=np.float32)
+
+    def ask(*sizes: int) -> Request:
+        return Request({"row": row, "sizes": np.array(sizes, np.int64)}, 1, frozenset({"table"}))
+
+    first, wrong, last = Loop(engine).run([ask(3, 4), ask(5, 5), ask(12, 1)])
+    assert "with the values of the shape tensors, make no output shapes" in str(wrong.error)
+    np.testing.assert_array_equal(np.asarray(first.outputs["table"]), row.reshape(3, 4))
+    np.testing.assert_array_equal(np.asarray(last.outputs["table"]), row.reshape(12, 1))

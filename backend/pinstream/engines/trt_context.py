@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,16 +54,31 @@ class ProfileContext:
             self._context = engine.create_execution_context(runtime_config)
         if self._context is None:
             raise EngineError(self._said(f"no execution context for profile {profile} of {info.file} could be made"))
+        self._runtime_config = runtime_config  # outlives the context that was made with it
         if profile:
-            if not self._context.set_optimization_profile_async(profile, stream.handle):
-                raise EngineError(self._said(f"profile {profile} of {info.file} was refused"))
-            stream.synchronize()
+            self._choose(profile, stream)
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
         self._output_shapes: dict[tuple[Shape, ...], dict[str, Shape]] = {}
         # Of each slot's outputs whose shapes only the data tells: several batches are under way, each with its own.
         self._allocators: dict[Staging, Any] = {}
         self._largest_values: list[Array] = []  # TensorRT has their addresses until the first batch
+
+    def _choose(self, profile: int, stream: cuda.Stream) -> None:
+        chosen, refused = False, f"profile {profile} of {self._info.file} was refused"
+        with self._refusals(refused):
+            chosen = self._context.set_optimization_profile_async(profile, stream.handle)
+        if not chosen:
+            raise EngineError(self._said(refused))
+        stream.synchronize()
+
+    @contextlib.contextmanager
+    def _refusals(self, refused: str) -> Iterator[None]:
+        """Some of the bindings' methods raise RuntimeError where others return False."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise EngineError(self._said(f"{refused} ({error})")) from error
 
     def use_scratch(self, scratch: cuda.DeviceAllocation) -> None:
         """Give the context the memory it computes in; at least `scratch_bytes`."""
@@ -85,13 +101,22 @@ class ProfileContext:
         return shapes, {name: r.opt for name, r in self._value_ranges.items()}
 
     def largest_output_shapes(self) -> dict[str, Shape]:
-        """Shapes of the outputs for the largest inputs the profile takes; -1 where only the data will tell."""
+        """Shapes of the outputs for the largest inputs the profile takes; -1 where only the data will tell.
+
+        The largest values of shape tensors may make no sense together, as the dimensions of a Reshape; then nothing is
+        known.
+        """
         hosts = [t for t in self._info.inputs if t.host]
         self._largest_values = [np.array(self._value_ranges[t.name].max, NUMPY_DTYPES[t.dtype]) for t in hosts]
         for tensor, values in zip(hosts, self._largest_values, strict=True):
             self._set_address(tensor.name, values.ctypes.data)
         largest = {name: r.max for name, r in self._ranges.items()}
-        return self.output_shapes(largest | {t.name: t.shape for t in hosts})
+        try:
+            return self.output_shapes(largest | {t.name: t.shape for t in hosts})
+        except EngineError:
+            if not hosts:
+                raise
+            return {t.name: (-1,) * len(t.shape) or (-1,) for t in self._info.outputs}
 
     def output_shapes(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Shapes of the outputs for inputs of `shapes`; -1 where only the data will tell."""
@@ -99,13 +124,20 @@ class ProfileContext:
         known = self._output_shapes.get(key)
         if known is None or self._value_ranges:
             self._set_shapes(shapes)
-            if self._value_ranges and (missing := list(self._context.infer_shapes() or ())):
-                raise EngineError(self._said(f"the output shapes cannot be told without {', '.join(missing)}"))
+            if self._value_ranges:
+                self._infer_shapes()
             known = {t.name: tuple(self._context.get_tensor_shape(t.name)) for t in self._info.outputs}
             if len(self._output_shapes) >= MOST_SHAPES:
                 self._output_shapes.clear()
             self._output_shapes[key] = known
         return known
+
+    def _infer_shapes(self) -> None:
+        missing: list[str] = []
+        with self._refusals("these inputs, with the values of the shape tensors, make no output shapes"):
+            missing = list(self._context.infer_shapes() or ())
+        if missing:
+            raise EngineError(self._said(f"the output shapes cannot be told without {', '.join(missing)}"))
 
     def depends_on_data(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether the shape of an output is only known after a run."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pinstream.batching import next_run
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
-from pinstream.errors import EngineError
+from pinstream.errors import EngineError, as_engine_error
 from pinstream.metrics import BatchTimes
 from pinstream.tensors import Array, BatchSizes
 
@@ -197,12 +197,12 @@ class Former:
         try:
             self._gather(batch, part, count)
             batch.gather += time.perf_counter() - began
-        except EngineError as error:
+        except Exception as error:
             # Whoever is in the batch already runs again; the part at fault runs alone and gets the error.
             self._waiting.popleft()
             batch.parts.append(Part(part.submission, part.start, part.count))
             self._filling = None
-            self._release(batch, error)
+            self._release(batch, as_engine_error(error))
             return
         batch.parts.append(Part(part.submission, part.start, count, batch.count))
         batch.count += count
@@ -258,8 +258,8 @@ class Former:
                 batch.size = _size(batch.count, batch.sizes)
                 batch.slot.cut(batch.size)
             self._engine.enqueue(batch.slot, wanted)
-        except EngineError as error:
-            self._release(batch, error)
+        except Exception as error:
+            self._release(batch, as_engine_error(error))
             return
         self._running += 1
         self.started.append(batch)

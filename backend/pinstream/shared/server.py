@@ -18,7 +18,7 @@ import numpy as np
 
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine
-from pinstream.errors import EngineError
+from pinstream.errors import EngineError, as_engine_error
 from pinstream.loop import check_batch_dimension, not_joined
 from pinstream.metrics import BatchTimes
 from pinstream.pace import Looking, Pace
@@ -323,8 +323,8 @@ class EngineServer:
             outputs = self.engine.wait(batch.slot)
             if self.engine.spec.batch:
                 check_batch_dimension(outputs, batch.size)
-        except EngineError as failure:
-            error = failure
+        except Exception as failure:
+            error = as_engine_error(failure)
         # The next batch starts before this one is handed out.
         self._former.computed()
         if batch is self._running:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinstream.dlpack import DeviceArray
+from pinstream.engines.base import Slot
 from pinstream.errors import EngineError
 from pinstream.shared.forming import Former, Submission
 from pinstream.tensors import Array, BatchSizes, Profile
@@ -122,6 +123,29 @@ def test_only_those_at_fault_get_the_error(sizes: BatchSizes | None, slots: int,
         else:
             assert submission.error is None
             np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    engine.close()
+
+
+class Crashing(HostEngine):
+    """Raises what is no error of an engine as a batch starts, as TensorRT's bindings do now and then."""
+
+    def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
+        assert isinstance(slot, HostSlot)
+        if (slot.rows == POISON).any():
+            raise RuntimeError("infer_shapes error code: -1")
+        super().enqueue(slot, wanted)
+
+
+def test_what_nobody_foresaw_fails_no_neighbour(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Crashing(BatchSizes((1, 4)))
+    todo = submissions(engine.spec.batch, 3, 15, poisoned=0.2)
+    run(engine, todo, 3)
+    for submission in todo:
+        if (submission.sent == POISON).any():
+            assert str(submission.error) == "internal error (RuntimeError); see the server's log"
+        else:
+            np.testing.assert_array_equal(submission.found, submission.sent * 2)
+    assert "infer_shapes error code: -1" in caplog.text
     engine.close()
 
 
