@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream.engines.build_spec import BuildSpec
-from pinstream.engines.flavour import Flavour, is_installed
+from pinstream.engines.flavour import Flavour, is_installed, leading_numbers
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.sidecar import FILE_NAME, MALFORMED, Sidecar, file_sha256
 
@@ -215,11 +215,12 @@ def _fits(plan: _PlanFacts, flavour: Flavour, gpu: Gpu | None) -> bool:
 
 def _same(one: str, other: str) -> bool:
     # Some releases leave the build number out of the version that they report.
-    return all(a == b for a, b in zip(one.split("."), other.split("."), strict=False))
+    pairs = list(zip(leading_numbers(one), leading_numbers(other), strict=False))
+    return bool(pairs) and all(a == b for a, b in pairs)
 
 
 def _later(one: str, other: str) -> bool:
-    return [int(part) for part in one.split(".")] > [int(part) for part in other.split(".")]
+    return leading_numbers(one) > leading_numbers(other)
 
 
 def _entry(name: str, sidecar: Sidecar | None) -> Mapping[str, Any]:

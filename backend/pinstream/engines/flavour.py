@@ -24,6 +24,8 @@ from pinstream.errors import EngineError, ModelFileError
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 # What users have to install where there is none.
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings"}
+# The first versions with all that is called here: get_device_memory_size_for_profile_v2 came with TensorRT 10.1.
+OLDEST = {"tensorrt": (10, 1), "tensorrt_rtx": (1, 0)}
 # TensorRT's data types by name, and Triton's. FP8, INT4 and FP4 exist inside engines only: Triton cannot carry them.
 TRITON_DTYPES = {
     "FLOAT": "FP32",
@@ -107,12 +109,21 @@ def load_flavour(name: str = "auto") -> Flavour:
         for module_name in MODULES[candidate]:
             try:
                 module = importlib.import_module(module_name)
-                return Flavour(candidate, module, str(module.__version__))
+                flavour = Flavour(candidate, module, str(module.__version__))
+                if leading_numbers(flavour.version) >= OLDEST[candidate]:
+                    return flavour
+                tried.append(f"{flavour} is too old, {'.'.join(map(str, OLDEST[candidate]))} is needed")
             except (ImportError, OSError, AttributeError) as error:
                 tried.append(f"{module_name}: {_reason(error, module_name)}")
     packages = [PACKAGES[name]] if name != "auto" else PACKAGES.values()
     install = " or ".join(f"`pip install {package}`" for package in packages)
     raise ModelFileError(f"no TensorRT here ({'; '.join(tried)}); {install}, or serve the .onnx file")
+
+
+def leading_numbers(version: str) -> tuple[int, ...]:
+    """A version's numbers without what follows them, as wheels have it: (10, 13, 3, 9) of "10.13.3.9.post1"."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def is_installed(name: str) -> bool:
@@ -251,6 +262,27 @@ def why(flavour: Flavour) -> str:
     if flavour.is_rtx and os.environ.get(TF32_VARIABLE) == "0" and any(map(_NO_KERNEL.search, reasons)):
         reasons.append("it has no kernels without TF32 for this network: build it without --no-tf32")
     return "; ".join(reasons) or "it gave no reason"
+
+
+def made(flavour: Flavour, factory: Callable[[Any], Any], purpose: str, otherwise: str) -> Any:
+    """A trt.Builder or trt.Runtime.
+
+    Args:
+        flavour: The TensorRT.
+        factory: The class.
+        purpose: For the message: "build a plan".
+        otherwise: What to do where there is no GPU: "serve the .onnx file".
+
+    Raises:
+        ModelFileError: It cannot be made: the bindings of `tensorrt` say TypeError where there is no GPU to be used.
+    """
+    try:
+        return factory(flavour.logger)
+    except (TypeError, RuntimeError) as error:
+        raise ModelFileError(
+            f"{flavour} cannot {purpose} here ({error}): {why(flavour)}; it needs a GPU and its driver (a container, "
+            f"--gpus all), or {otherwise}"
+        ) from error
 
 
 def triton_dtype(dtype: Any, tensor: str) -> str:

@@ -56,7 +56,12 @@ def _engine_ranges(engine: Any, name: str, host: bool) -> tuple[Range, ...]:
             bounds = engine.get_tensor_profile_values(profile, name)
         else:
             bounds = engine.get_tensor_profile_shape(name, profile)
-        # No bounds where a tensor is fixed and so in no profile.
+        # No bounds where a tensor is fixed and so in no profile. Of a shape tensor's values nothing is known then.
+        if not bounds and host:
+            raise ModelFileError(
+                f"shape tensor {name} has no values in profile {profile}, so that no buffer can be large enough; build "
+                "the plan with --shape for it"
+            )
         bounds = bounds or [engine.get_tensor_shape(name)] * 3
         ranges.append(Range(*(tuple(map(int, bound)) for bound in bounds)))
     return tuple(ranges)

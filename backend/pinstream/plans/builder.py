@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream.engines.build_spec import BuildSpec
-from pinstream.engines.flavour import Flavour, allow_tf32, register_plugins, why
+from pinstream.engines.flavour import Flavour, allow_tf32, made, register_plugins, why
 from pinstream.engines.plan_info import describe_network
 from pinstream.engines.profiles import PlanInfo
 from pinstream.errors import ConfigError, ModelFileError
@@ -65,7 +65,7 @@ def build_engine(
     trt = flavour.module
     register_plugins(flavour)
     flavour.logger.take_errors()
-    builder = trt.Builder(flavour.logger)
+    builder = made(flavour, trt.Builder, "build a plan", "take --flavour tensorrt_rtx, which builds without one")
     flags = trt.NetworkDefinitionCreationFlag
     # TensorRT 11 is always strongly typed and may do without the flag one day.
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)

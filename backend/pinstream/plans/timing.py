@@ -43,8 +43,10 @@ class TimingCache:
         yield
         # Another process may have written meanwhile, hence read once more; builds themselves go on side by side.
         with self._noting_errors(), locked(self._path):
+            other = config.create_timing_cache(self._read())
             with contextlib.suppress(RuntimeError):
-                cache.combine(config.create_timing_cache(self._read()), False)
+                if other is not None:
+                    cache.combine(other, False)
             replace_file(self._path, bytes(cache.serialize()))
 
     def _read(self) -> bytes:

@@ -18,7 +18,7 @@ def test_no_gpu_is_no_error_to_ask_for() -> None:
 
 
 def test_a_failure_says_what_was_being_done_and_cudas_own_name_for_it() -> None:
-    with pytest.raises(cuda.CudaError, match=r"choosing GPU 3 of 0: cudaError\w+ \(.+\)"):
+    with pytest.raises(cuda.CudaError, match=r"choosing GPU 3 of 0: cudaError\w+ \(.+\); .*serve the .onnx file"):
         cuda.set_device(3)
 
 

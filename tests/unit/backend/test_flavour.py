@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pinstream.engines.flavour import Flavour, load_flavour, register_plugins, triton_dtype, why
+from pinstream.engines.flavour import Flavour, leading_numbers, load_flavour, made, register_plugins, triton_dtype, why
 from pinstream.errors import ModelFileError
 from tests.rtx import installed_rtx
 
@@ -44,6 +44,28 @@ def test_without_any_the_message_names_all_that_was_tried(monkeypatch: pytest.Mo
     with pytest.raises(ModelFileError, match=r"tensorrt: .*; tensorrt_rtx: .*; tensorrt_rtx_bindings: ") as caught:
         load_flavour()
     assert "pip install tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings" in str(caught.value)
+
+
+def test_one_that_is_too_old_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tensorrt.py").write_text("__version__ = '10.0.1'")
+    with pytest.raises(ModelFileError, match=r"tensorrt 10.0.1 is too old, 10.1 is needed"):
+        load_flavour("tensorrt")
+
+
+def test_numbers_of_a_version() -> None:
+    assert leading_numbers("10.13.3.9.post1") == (10, 13, 3, 9)
+    assert leading_numbers("11.1.0.106") > leading_numbers("10.16.1.11")
+    assert leading_numbers("") == ()
+
+
+def test_what_cannot_be_made_without_a_gpu_says_so(rtx: Flavour) -> None:
+    def nothing(logger: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(ModelFileError, match=r"cannot build a plan here \(pybind11.*needs a GPU .*, or sell it"):
+        made(rtx, nothing, "build a plan", "sell it")
 
 
 def test_a_broken_or_foreign_module_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,10 @@ def test_plans_of_tensorrt_belong_to_one_gpu_and_version_unless_built_for_more(
         check_plan(plan, here, Gpu("NVIDIA A10", "8.6"), newer)
     # Some releases report their version without the build number.
     check_plan(plan, dataclasses.replace(here, version="10.16.1"), Gpu("NVIDIA A10", "8.6"), own)
+    # And wheels have numbers of their own behind it.
+    check_plan(plan, dataclasses.replace(here, version="10.16.1.11.post1"), Gpu("NVIDIA A10", "8.6"), own)
+    wheel = told(older, version="10.13.3.9.post1", version_compatible=True)
+    check_plan(plan, here, Gpu("NVIDIA A10", "8.6"), wheel)
 
 
 def test_a_header_alone_does_not_condemn_a_plan_of_tensorrt_for_its_version(rtx: Flavour, tmp_path: Path) -> None:
