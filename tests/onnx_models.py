@@ -81,6 +81,26 @@ def two_by_two(path: Path) -> Path:
     )
 
 
+def convolution(path: Path) -> Path:
+    """UINT8 `picture` [batch,height,width,3] -> FP32 `map` [batch,4,height,width] and `means` [batch,4]."""
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    return save(
+        path,
+        [
+            helper.make_node("Cast", ["picture"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["float"], ["chw"], perm=[0, 3, 1, 2]),
+            helper.make_node("Conv", ["chw", "w"], ["map"], pads=[1, 1, 1, 1]),
+            helper.make_node("ReduceMean", ["map"], ["means"], axes=[2, 3], keepdims=0),
+        ],
+        [("picture", TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [
+            ("map", TensorProto.FLOAT, ["batch", 4, "height", "width"]),
+            ("means", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        {"w": weights},
+    )
+
+
 def slice_from(path: Path, width: int) -> Path:
     """FP32 `row` [width] and INT64 `start` [1] -> FP32 `rest` [width - start]: the row from there on."""
     return save(

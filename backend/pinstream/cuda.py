@@ -62,7 +62,7 @@ def _failure(doing: str, error: Any) -> CudaError:
     # What is still there after it was taken off is a lost context; but for one that could not even be made.
     sticky = not no_memory and error not in _NO_GPU and cudart.cudaDeviceSynchronize()[0] != SUCCESS
     cudart.cudaGetLastError()
-    advice = _RESTART if sticky else memory_advice() if no_memory else ""
+    advice = _RESTART if sticky else memory_advice() if no_memory else _NEEDS_GPU if error in _NO_GPU else ""
     failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
     if sticky:
         _lost.append(failure)
@@ -77,6 +77,10 @@ _NO_GPU = (
     cudart.cudaError_t.cudaErrorDevicesUnavailable,
 )
 
+_NEEDS_GPU = (
+    "; a plan needs a GPU and a driver that is as new as its CUDA: look at nvidia-smi and `pinstream doctor`, start a "
+    "container with --gpus all, or serve the .onnx file, which runs on the CPU"
+)
 _RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
 
 
@@ -306,7 +310,7 @@ def capture(stream: Stream, work: Callable[[], None]) -> Graph:
     call("beginning graph capture", cudart.cudaStreamBeginCapture, stream.handle, mode)
     try:
         work()
-    except EngineError:
+    except BaseException:
         # Capture has to be ended even where it is of no use any more, or the stream stays lost.
         _, graph = cudart.cudaStreamEndCapture(stream.handle)
         if graph is not None and int(graph):

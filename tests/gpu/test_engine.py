@@ -192,10 +192,11 @@ def test_outputs_stay_on_the_gpu_where_asked(load: OpenPlan, classifier: Path) -
     )
 
 
+@pytest.mark.parametrize("wishes", [{"max_batch": 8}, {"batch_sizes": (4,)}], ids=["exact", "padded"])
 def test_only_wanted_outputs_and_the_batch_s_own_bytes_come_back(
-    build: BuildPlan, load: OpenPlan, tmp_path: Path
+    build: BuildPlan, load: OpenPlan, tmp_path: Path, wishes: dict[str, Any]
 ) -> None:
-    engine: Any = load(build(onnx_models.two_by_two(tmp_path / "m.onnx"), max_batch=8))
+    engine: Any = load(build(onnx_models.two_by_two(tmp_path / "m.onnx"), **wishes))
     for slot in engine.slots:
         for staging in slot.outputs.values():
             staging.pinned.data[:] = 0xFF
@@ -205,6 +206,23 @@ def test_only_wanted_outputs_and_the_batch_s_own_bytes_come_back(
     assert len(touched) == 1
     assert (touched[0].outputs["double"].pinned.data[right.nbytes :] == 0xFF).all()
     assert all((slot.outputs["sum"].pinned.data == 0xFF).all() for slot in engine.slots)
+
+
+def test_pictures_of_any_size_are_convolved(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:
+    onnx = onnx_models.convolution(tmp_path / "m.onnx")
+    side = Range((8, 8, 3), (64, 48, 3), (160, 160, 3))
+    engine = load(build(onnx, max_batch=4, shapes=(("picture", side),)))
+    session = ort.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    random = np.random.default_rng(3)
+    wishes = [(1, 8, 8), (3, 64, 48), (4, 160, 160), (2, 33, 97), (1, 160, 8), (3, 64, 48)]
+    pictures = [random.integers(0, 256, (*shape, 3), np.uint8) for shape in wishes]
+    # All of them in one run, so that pictures of one size are under way beside those of another.
+    answers = Loop(engine).run([Request({"picture": p}, len(p), frozenset({"means", "map"})) for p in pictures])
+    for picture, got in zip(pictures, answers, strict=True):
+        assert got.error is None, got.error
+        for name, expected in zip(("means", "map"), session.run(["means", "map"], {"picture": picture}), strict=True):
+            # TF32 keeps ten bits of the 27 products that are summed up.
+            np.testing.assert_allclose(np.asarray(got.outputs[name]), expected, atol=0.01 * np.abs(expected).max())
 
 
 def test_an_error_in_one_batch_leaves_the_loop_usable(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:

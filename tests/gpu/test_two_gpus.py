@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,3 +65,47 @@ def test_every_gpu_gets_an_instance_and_answers(
         # Each instance has its context and its buffers on the device it names.
         for index, used in enumerate(memory_used()):
             assert used - before[index] > 200, f"nothing of the model is on GPU {index}"
+
+
+@pytest.mark.usefixtures("flavour")
+def test_an_input_may_lie_on_another_gpu(build: BuildPlan, tmp_path: Path) -> None:
+    """In a process of its own: CUDA sees what is visible when it is first used."""
+    if len(memory_used()) < 2:
+        pytest.skip("needs two GPUs")
+    plan = build(onnx_models.two_by_two(tmp_path / "m.onnx"), batch_sizes=(2,))
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_THE_OTHER_GPU, str(plan)],
+        env={name: value for name, value in os.environ.items() if name != VISIBLE},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+FROM_THE_OTHER_GPU = """
+import sys
+from pathlib import Path
+import numpy as np
+from pinstream import cuda
+from pinstream.batching import Request
+from pinstream.dlpack import DeviceArray
+from pinstream.engines import find_model_file, open_engine
+from pinstream.loop import Loop
+from pinstream.options import Options
+
+options = Options(device=0)
+engine = open_engine(find_model_file(Path(sys.argv[1]), options), options)
+right = np.arange(8).reshape(2, 4)
+cuda.set_device(1)
+memory = cuda.DeviceAllocation(right.nbytes)
+cuda.copy("placing a test's input", memory.pointer, right.ctypes.data, right.nbytes)
+cuda.set_device(0)
+inputs = {"left": np.ones((2, 4), np.float32), "right": DeviceArray(memory.pointer, right.shape, right.dtype, 1)}
+(got,) = Loop(engine).run([Request(inputs, 2, frozenset({"sum", "double"}))])
+assert got.error is None, got.error
+np.testing.assert_array_equal(np.asarray(got.outputs["double"]), right * 2)
+np.testing.assert_array_equal(np.asarray(got.outputs["sum"]), right + 1)
+memory.free()
+engine.close()
+"""

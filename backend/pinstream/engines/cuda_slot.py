@@ -173,17 +173,16 @@ class CudaSlot:
         self._device = device
         self.inputs = {spec.name: _owned(Staging(spec), resources) for spec in inputs}
         self.outputs = {spec.name: _owned(Staging(spec), resources) for spec in outputs}
-        self._events = [cuda.Event(waiting.spin) for _ in range(6)]
-        for event in self._events:
-            resources.callback(event.destroy)
         self._h2d_begin, self._h2d_end, self._compute_begin, self._compute_end, self._d2h_begin, self._d2h_end = (
-            self._events
+            _owned_event(waiting.spin, resources) for _ in range(6)
         )
         self._views: dict[str, Array] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: Mapping[str, tuple[int, ...]] = {}
         self.wanted: frozenset[str] = frozenset()
         self._copied = False
+        # Items put in so far, of a batch that has a dimension for them: what follows is padding.
+        self._items: int | None = None
         self._enqueued = 0.0
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -195,6 +194,7 @@ class CudaSlot:
         self._views = {}
         self.shapes = dict(shapes)
         self._copied = False
+        self._items = None
         self._h2d_begin.record(self._streams.h2d)
 
     def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
@@ -206,6 +206,8 @@ class CudaSlot:
         staging = self.inputs[name]
         row = math.prod(self.shapes[name][1:]) * staging.dtype.itemsize
         start = 0 if offset is None else offset * row
+        if offset is not None:
+            self._items = max(self._items or 0, offset + source.shape[0])
         doing = f"copying input '{name}' to the GPU"
         if isinstance(source, DeviceArray) and staging.device is None:
             cuda.copy(f"copying shape tensor '{name}' from the GPU", staging.address, source.pointer, source.nbytes)
@@ -253,17 +255,25 @@ class CudaSlot:
         self._compute_end.record(self._streams.compute)
 
     def copy_out(self, names: Iterable[str]) -> None:
-        """Let outputs follow the computation to the host; only the batch's own bytes."""
+        """Let outputs follow the computation to the host; only the batch's own bytes, and none of padding."""
         self._streams.d2h.wait(self._compute_end)
         self._d2h_begin.record(self._streams.d2h)
         for name in names:
             staging = self.outputs[name]
-            nbytes = math.prod(self.output_shapes[name]) * staging.dtype.itemsize
+            nbytes = math.prod(self._without_padding(self.output_shapes[name])) * staging.dtype.itemsize
             if staging.device is not None and nbytes:
                 doing = f"copying output '{name}' from the GPU"
                 cuda.copy_async(doing, staging.pinned.pointer, staging.device.pointer, nbytes, self._streams.d2h)
         self._d2h_end.record(self._streams.d2h)
         self._copied = True
+
+    def _without_padding(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The part of an output that belongs to the items put in; a batch's outputs have its dimension first."""
+        return shape if self._items is None or not shape else (min(self._items, shape[0]), *shape[1:])
+
+    def abandon(self) -> None:
+        """Wait for the copies of a batch that will not run: their sources are given back with its error."""
+        self._streams.h2d.synchronize()
 
     def finished(self) -> bool:
         """Whether everything of the batch that was put on streams is done, or has failed."""
@@ -308,6 +318,12 @@ class CudaSlot:
         if self._copied:
             stages["d2h"] = self._d2h_end.seconds_since(self._d2h_begin)
         return stages
+
+
+def _owned_event(spin: bool, resources: ExitStack) -> cuda.Event:
+    event = cuda.Event(spin)
+    resources.callback(event.destroy)
+    return event
 
 
 def _owned(staging: Staging, resources: ExitStack) -> Staging:

@@ -62,7 +62,6 @@ class Graphs:
             LOGGER.warning("no CUDA graphs: %s", error)
             return
         self._graphs[_key(slot)] = Captured(graph, context.output_shapes(slot.shapes))
-        self._resources.callback(graph.destroy)
 
     def _captured(self, slot: CudaSlot, context: ProfileContext) -> cuda.Graph:
         # After a run the slot has the shapes that the data gave; the context still says which those are.
@@ -72,6 +71,7 @@ class Graphs:
         if not context.capturable(self._stream):
             raise EngineError("TensorRT says that this plan's work cannot be captured")
         graph = cuda.capture(self._stream, lambda: context.enqueue(slot, self._stream))
+        self._resources.callback(graph.destroy)
         graph.upload(self._stream)
         return graph
 

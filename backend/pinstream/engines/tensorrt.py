@@ -94,6 +94,7 @@ class TensorRTEngine(Engine):
         took.done("deserialize")
         infos = [info for _, info in loaded]
         self.spec = model_spec(infos, options)
+        self._wants_graphs = self._may_capture()
         jit_caches = [JitCache(flavour, path, options) for path in plans]
         self._contexts = self._make_contexts(flavour, plans[0].parent, loaded, jit_caches)
         self._share_scratch()
@@ -139,9 +140,11 @@ class TensorRTEngine(Engine):
         def make(of_plan: tuple[Any, PlanInfo], jit_cache: JitCache) -> list[ProfileContext]:
             cuda.set_device(self._options.device)  # of this thread
             engine, info = of_plan
+            profiles = self._chosen_profiles(engine, info)
+            configs = [jit_cache.runtime_config(engine, eager=self._wants_graphs) for _ in profiles]
             return [
-                ProfileContext(flavour, engine, info, i, jit_cache.runtime_config(engine), self._streams.compute)
-                for i in self._chosen_profiles(engine, info)
+                ProfileContext(flavour, engine, info, profile, config, self._streams.compute)
+                for profile, config in zip(profiles, configs, strict=True)
             ]
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
@@ -191,7 +194,12 @@ class TensorRTEngine(Engine):
         """Start the slot's batch; see base.Engine."""
         assert isinstance(slot, CudaSlot)
         slot.wanted = wanted
-        self._enqueue(slot)
+        try:
+            self._enqueue(slot)
+        except EngineError:
+            if not cuda.lost_context():
+                slot.abandon()
+            raise
         if self._options.output_memory == "cpu" and not self._data_dependent(slot):
             slot.copy_out(wanted)
 
@@ -280,14 +288,13 @@ class TensorRTEngine(Engine):
         One slot runs: kernels are compiled and loaded for all of them, and a graph needs no run of its own slot.
         """
         slots = [slot for slot in self.slots if isinstance(slot, CudaSlot)]
-        wants_graphs = self._wants_graphs()
         costs: dict[int | None, list[float]] = defaultdict(list)
         for context in self._contexts:
             for size in self._usual_sizes(context):
                 shapes, values = context.usual(size)
                 self._fill(slots[0], shapes, values)
                 self._run(slots[0])
-                if wants_graphs:
+                if self._wants_graphs:
                     self._capture(slots, context, shapes)
                 if self._chooses_sizes:
                     costs[size] += [self._run(slots[0]) for _ in range(COST_RUNS)]
@@ -324,7 +331,7 @@ class TensorRTEngine(Engine):
         self.wait(slot)
         return slot.times()["compute"]
 
-    def _wants_graphs(self) -> bool:
+    def _may_capture(self) -> bool:
         # A graph is of one shape: where others may come as well, it would seldom be of use.
         varying = [str(tensor) for tensor in self.spec.inputs if not tensor.is_static]
         if varying:
@@ -357,11 +364,14 @@ class TensorRTEngine(Engine):
             # Every call would fail, and TensorRT's clearing up corrupts memory then: the process's end frees it all.
             _abandon(self._contexts, self._jit_caches, self._resources)
             return
-        # With what has been compiled since for the shapes that came.
-        self._save_kernels()
-        self._jit_caches = []
-        self._contexts = []
-        self._resources.close()
+        try:
+            # With what has been compiled since for the shapes that came.
+            self._save_kernels()
+        finally:
+            # What a context was made with outlives it.
+            self._contexts = []
+            self._jit_caches = []
+            self._resources.close()
 
 
 def _abandon(*objects: object) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream import cuda
-from pinstream.engines.flavour import Flavour, why
+from pinstream.engines.flavour import Flavour, made, why
 from pinstream.engines.plan_info import describe_engine
 from pinstream.engines.plan_source import built_plans, read_sidecar
 from pinstream.engines.profiles import PlanInfo
@@ -53,7 +53,7 @@ def load_plans(
 
 
 def _load_plan(flavour: Flavour, path: Path, options: Options, gpu: Gpu | None) -> tuple[Any, PlanInfo]:
-    runtime = flavour.module.Runtime(flavour.logger)
+    runtime = made(flavour, flavour.module.Runtime, "load a plan", "serve the .onnx file")
     if options.version_compatible:
         runtime.engine_host_code_allowed = True
     engine = _deserialize(flavour, runtime, path)
@@ -130,15 +130,23 @@ class JitCache:
         made_for = f"{flavour.name}-{flavour.version}-{cuda.compute_capability(options.device)}"
         self._path = cache_directory(options) / "jit" / f"{_identity(plan)}-{made_for}.cache"
         self._cache: Any = None
-        self._loaded_bytes = 0
+        self._loaded = b""  # SHA-256 of what was read
 
-    def runtime_config(self, engine: Any) -> Any:
-        """A fresh IRuntimeConfig with the cache in it, or None where this TensorRT has no such thing."""
+    def runtime_config(self, engine: Any, eager: bool) -> Any:
+        """A fresh IRuntimeConfig with the cache in it, or None where this TensorRT has no such thing.
+
+        Args:
+            engine: The ICudaEngine.
+            eager: Compile the kernels of a dynamic plan's shape when it first comes, and not while others of no shape
+                run: a graph captured meanwhile would keep these. Where any shape may come, its first request would wait
+                for that, so it is not TensorRT-RTX's default.
+        """
         if not hasattr(engine, "create_runtime_config"):
             return None
-        # For the shapes of a dynamic plan it specialises kernels lazily, as is TensorRT-RTX's default: eagerly, the
-        # first request of every new shape would wait for its compilation.
         config = engine.create_runtime_config()
+        strategies = getattr(self._flavour.module, "DynamicShapesKernelSpecializationStrategy", None)
+        if eager and strategies is not None:
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         if hasattr(config, "create_runtime_cache"):
             if self._cache is None:
                 self._cache = self._open(config)
@@ -155,7 +163,7 @@ class JitCache:
             LOGGER.warning("the JIT cache %s cannot be read: %s; everything is compiled again", self._path, error)
             return cache
         if cache.deserialize(content):
-            self._loaded_bytes = len(content)
+            self._loaded = hashlib.sha256(content).digest()
         else:
             LOGGER.warning("the JIT cache %s is of no use and is made again: %s", self._path, why(self._flavour))
         return cache
@@ -164,14 +172,21 @@ class JitCache:
         """Write what was compiled, for the next start; a cache that cannot be written costs only time."""
         if self._cache is None:
             return
-        content = bytes(self._cache.serialize())
-        if len(content) == self._loaded_bytes:
+        serialized = self._cache.serialize()
+        if serialized is None:
+            LOGGER.warning("the JIT cache cannot be saved: %s; the next start compiles again", why(self._flavour))
+            return
+        content = bytes(serialized)
+        # As long as the old one it may be all the same: after a new driver everything is compiled again.
+        digest = hashlib.sha256(content).digest()
+        if digest == self._loaded:
             return
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
             os.replace(temporary, self._path)
+            self._loaded = digest
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
