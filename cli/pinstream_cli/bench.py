@@ -40,6 +40,7 @@ from pinstream_cli.benchmark.timeline import record
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 
+THERE = click.Path(path_type=Path, exists=True)
 UNDER_WAY = "Requests under way at the same time."
 NOTHING_TO_DRAW = "pictures are of requests to a server, as serve, ensemble, compare and sweep send them"
 
@@ -125,7 +126,7 @@ def compare(transport: str, **given: Any) -> None:
 @bench.command()
 @model_options
 @repository_option
-@click.option("--also", multiple=True, type=PATH, help="The model for another image size; may be given several times.")
+@click.option("--also", multiple=True, type=THERE, help="The model for another image size; may be given several times.")
 @integers_option("--batch", "batches", "1,2,4,8,16,32", "Items of a request.")
 @integers_option("--concurrency", "concurrencies", "1,2,4,8,16,32,64,128,256", UNDER_WAY)
 @transport_option

@@ -124,13 +124,18 @@ def test_compare_beside_peers(tmp_path: Path) -> None:
 
 def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
-    content = bench(tmp_path, "sweep", "--model", model, "--batch", "1,4", "--concurrency", "1,4")
+    (tmp_path / "broken.onnx").write_text("no model")
+    also = ["--also", tmp_path / "broken.onnx"]
+    content = bench(tmp_path, "sweep", "--model", model, *also, "--batch", "1,4,64", "--concurrency", "1,4")
     axes = {axis["title"]: axis for axis in content["axes"]}
     assert axes["Concurrency"]["values"] == [1, 4]
     assert axes["Images a request"]["values"] == [1, 4]
     assert [content["rows"][i]["concurrency"] for i in axes["Concurrency"]["rows"]] == [1, 4]
     for words in ("From concurrency 1 to 4 throughput", "From 1 to 4 images a request throughput"):
         assert any(note.startswith(words) for note in content["notes"])
+    # What cannot be measured does not cost what was.
+    assert any(note.startswith(f"{tmp_path}/broken.onnx is left out: ") for note in content["notes"])
+    assert "Requests of 64 are left out: classifier takes 8 items at most." in content["notes"]
     assert content["growth"].keys() == {"concurrency", "images_a_request"}
 
 

@@ -20,6 +20,12 @@ def test_nothing_to_measure(suite: str) -> None:
     assert result.stderr == f"error: {wanted}\n"
 
 
+def test_another_model_that_is_not_there_is_told_before_the_first_is_measured(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["bench", "sweep", "--model", str(tmp_path), "--also", "none.onnx"])
+    assert result.exit_code == 2
+    assert "'none.onnx' does not exist" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
