@@ -125,7 +125,7 @@ def test_compare_beside_peers(tmp_path: Path) -> None:
 def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
     (tmp_path / "broken.onnx").write_text("no model")
-    also = ["--also", tmp_path / "broken.onnx"]
+    also = ["--also", str(tmp_path / "broken.onnx")]
     content = bench(tmp_path, "sweep", "--model", model, *also, "--batch", "1,4,64", "--concurrency", "1,4")
     axes = {axis["title"]: axis for axis in content["axes"]}
     assert axes["Concurrency"]["values"] == [1, 4]
