@@ -12,6 +12,7 @@ from pinstream_cli.benchmark import interleave as module
 from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.benchmark.suites.compare import measure_paced
 from pinstream_cli.errors import CommandError
 
 PLAN = Plan(repetitions=3, window_s=0.5, patience_s=0)
@@ -184,6 +185,18 @@ def test_without_the_reference_or_any_subject_there_is_no_result() -> None:
         Interleaver(PLAN).measure(Failing("ref", log, 4), [Counting("a", log, constant(1.0))])
     with pytest.raises(CommandError, match="perf_analyzer failed"):
         Interleaver(PLAN).measure(Counting("ref", log, constant(1.0)), [Failing("b", log, 2)])
+
+
+def test_what_fails_at_random_times_costs_nothing_of_what_was_measured_before() -> None:
+    log: list[str] = []
+    reference = Counting("ref", log, constant(1.0))
+    bare, measured, notes = measure_paced(PLAN, reference, [Failing("b", log, 1)])
+    assert (bare.samples, measured) == ([], [])
+    assert notes == ["Nothing was measured at random times: perf_analyzer failed"]
+    bare, measured, notes = measure_paced(PLAN, reference, [Failing("c", log, 1), Counting("a", log, constant(1.0))])
+    assert [one.subject.name for one in measured] == ["a"]
+    assert len(bare.samples) == 6
+    assert notes == ["c, batch 1, concurrency 1, is left out: perf_analyzer failed"]
 
 
 def test_windows_may_be_longer_than_planned() -> None:

@@ -17,6 +17,7 @@ from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.report import Result, row
+from pinstream_cli.benchmark.sample import Subject
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.suites.engine import model_by_default
 from pinstream_cli.benchmark.suites.serve import describe
@@ -102,15 +103,10 @@ def run(setup: Setup) -> Result:
         bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
         if setup.poisson and not interleaver.interrupted:
             paced = _at_random(measured, [ours, *others], client, setup)
-            later = Interleaver(_longer(setup.plan, at_random_s))
-            try:
-                more_bare, more = later.measure(reference, paced, to_warm=())
-            except CommandError as error:
-                interleaver.notes.append(f"Nothing was measured at random times: {error}")
-            else:
-                bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
-                measured += more
-                interleaver.notes += later.notes
+            more_bare, more, notes = measure_paced(_longer(setup.plan, at_random_s), reference, paced)
+            bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
+            measured += more
+            interleaver.notes += notes
         return Result(
             suite="compare",
             reference=f"the {reference.name} at batch {reference.batch}, its best",
@@ -148,6 +144,17 @@ def _longer(plan: Plan, limit_s: float) -> Plan:
     """The plan for requests at random times."""
     window_s = max(plan.window_s, min(POISSON_WINDOW_S, POISSON_STRETCH * plan.window_s))
     return replace(plan, limit_s=limit_s, window_s=window_s, reference_s=plan.reference_s or plan.window_s)
+
+
+def measure_paced(
+    plan: Plan, reference: Subject, paced: Sequence[Subject]
+) -> tuple[Measured, list[Measured], list[str]]:
+    """Windows of requests at random times, and notes; only a note where there is none, since there are others."""
+    interleaver = Interleaver(plan)
+    try:
+        return *interleaver.measure(reference, paced, to_warm=()), interleaver.notes
+    except CommandError as error:
+        return Measured(reference), [], [f"Nothing was measured at random times: {error}"]
 
 
 def _at_random(measured: Sequence[Measured], all_: Sequence[_Contender], client: Client, setup: Setup) -> list[Served]:
