@@ -41,8 +41,9 @@ POLL_S = 1
 PATIENCE_S = 60.0
 # Of the first quarter of a run to its last: what grows by more leaks.
 GROWTH = 1.25
-# How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32, with 10 bits of mantissa.
-TOLERANCE = {"onnx": 1e-6, "plan": 5e-3}
+# How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32. Of a million rows that are rounded to its
+# ten bits of mantissa some thirty are further off than 0.005, and none further than 0.007.
+TOLERANCE = {"onnx": 1e-6, "plan": 1e-2}
 
 
 class Clients:

@@ -152,6 +152,12 @@ def runtime_version() -> str:
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
+def driver_version() -> str:
+    """The newest version of CUDA that the driver knows, as in "13.0"."""
+    version = call("reading the driver's version", cudart.cudaDriverGetVersion)
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
 def memory_used() -> int:
     """Bytes of the current GPU's memory in use, by anyone."""
     free, total = call("reading the GPU's memory", cudart.cudaMemGetInfo)

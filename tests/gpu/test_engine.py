@@ -192,7 +192,7 @@ def test_outputs_stay_on_the_gpu_where_asked(load: OpenPlan, classifier: Path) -
     )
 
 
-@pytest.mark.parametrize("wishes", [{"max_batch": 8}, {"batch_sizes": (4,)}], ids=["exact", "padded"])
+@pytest.mark.parametrize("wishes", [{"max_batch": 8}, {"batch_sizes": (4,)}], ids=["dynamic", "padded"])
 def test_only_wanted_outputs_and_the_batch_s_own_bytes_come_back(
     build: BuildPlan, load: OpenPlan, tmp_path: Path, wishes: dict[str, Any]
 ) -> None:

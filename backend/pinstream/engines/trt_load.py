@@ -127,10 +127,12 @@ class JitCache:
 
     def __init__(self, flavour: Flavour, plan: Path, options: Options) -> None:
         self._flavour = flavour
-        made_for = f"{flavour.name}-{flavour.version}-{cuda.compute_capability(options.device)}"
+        # TensorRT-RTX passes over a cache of an older driver without a word, and compiles everything again.
+        gpu = f"{cuda.compute_capability(options.device)}-{cuda.driver_version()}"
+        made_for = f"{flavour.name}-{flavour.version}-{gpu}"
         self._path = cache_directory(options) / "jit" / f"{_identity(plan)}-{made_for}.cache"
         self._cache: Any = None
-        self._loaded = b""  # SHA-256 of what was read
+        self._saved_bytes = 0
 
     def runtime_config(self, engine: Any, eager: bool) -> Any:
         """A fresh IRuntimeConfig with the cache in it, or None where this TensorRT has no such thing.
@@ -163,7 +165,7 @@ class JitCache:
             LOGGER.warning("the JIT cache %s cannot be read: %s; everything is compiled again", self._path, error)
             return cache
         if cache.deserialize(content):
-            self._loaded = hashlib.sha256(content).digest()
+            self._saved_bytes = len(content)
         else:
             LOGGER.warning("the JIT cache %s is of no use and is made again: %s", self._path, why(self._flavour))
         return cache
@@ -177,16 +179,15 @@ class JitCache:
             LOGGER.warning("the JIT cache cannot be saved: %s; the next start compiles again", why(self._flavour))
             return
         content = bytes(serialized)
-        # As long as the old one it may be all the same: after a new driver everything is compiled again.
-        digest = hashlib.sha256(content).digest()
-        if digest == self._loaded:
+        # No two serializations of the same kernels have the same bytes; with another kernel they have another length.
+        if len(content) == self._saved_bytes:
             return
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(content)
             os.replace(temporary, self._path)
-            self._loaded = digest
+            self._saved_bytes = len(content)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
