@@ -145,7 +145,7 @@ def test_timeline_shows_every_instance(tmp_path: Path) -> None:
     config = 'backend: "pinstream"\ndynamic_batching { }\ninstance_group [ { count: 2 kind: KIND_CPU } ]\n'
     (repository / "classifier" / "config.pbtxt").write_text(config)
     serving = ["--model-repository", str(repository), "--name", "classifier"]
-    load = ["--concurrency", "4", "--seconds", "0.5", "--out", str(tmp_path / "out")]
+    load = ["--concurrency", "4", "--seconds", "0.5", "--settle", "0.5", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, ["bench", "timeline", *serving, *load])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "timeline-dark.png").is_file()

@@ -23,9 +23,6 @@ from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import target
 from pinstream_cli.errors import CommandError
 
-# The load lasts so much longer than what is recorded: it takes a while until all requests are under way.
-SPARE_S = 1.0
-
 
 @dataclass(frozen=True)
 class Recorded:
@@ -42,12 +39,14 @@ class Recorded:
     files: list[Path]
 
 
-def record(setup: Setup, seconds: float, zoom_ms: float, directory: Path, command: str) -> Recorded:
+def record(setup: Setup, seconds: float, settle_s: float, zoom_ms: float, directory: Path, command: str) -> Recorded:
     """Load a server, keep and draw what it did for some seconds, and draw some milliseconds of that large.
 
     Args:
         setup: What to serve; its first batch size, concurrency and transport count.
-        seconds: That are kept and drawn, from the middle of a load that lasts longer.
+        seconds: That are kept and drawn.
+        settle_s: Seconds of load before these, and after: it takes a while until all requests are under way, and until
+            Triton's shared memory, which is page-locked anew as it grows, is as large as it gets.
         zoom_ms: Milliseconds that are drawn large.
         directory: Where the picture and its data go.
         command: That asked for it.
@@ -75,7 +74,7 @@ def record(setup: Setup, seconds: float, zoom_ms: float, directory: Path, comman
             )
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
             began = time.perf_counter()
-            sample = perf_analyzer.run(tool, load, seconds + SPARE_S)
+            sample = perf_analyzer.run(tool, load, seconds + 2 * settle_s)
         # The models write their files when they are unloaded.
         events = trace.window(trace.read(Path(scratch) / "trace"), began, seconds)
     found = trace.spans(events)
