@@ -39,8 +39,11 @@ MODES = ("explicit", "poll")
 POLL_S = 1
 # Until a version that was dropped in is served; Triton starts a process for it.
 PATIENCE_S = 60.0
-# Of the first quarter of a run to its last: what grows by more leaks.
-GROWTH = 1.25
+# From the first quarter of a run to its last: what grows by more than this share and so many, be they MiB, threads or
+# files, leaks.
+GROWTH, SLACK = 0.05, 2.0
+# MiB more for each new version, which tritonserver takes for a plain Python model as well, and much more of on a GPU.
+PER_VERSION = {"onnx": 0.2, "plan": 5.0}
 # How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32. Of a million rows that are rounded to its
 # ten bits of mantissa some thirty are further off than 0.005, and none further than 0.007.
 TOLERANCE = {"onnx": 1e-6, "plan": 1e-2}
@@ -237,7 +240,7 @@ def soak(
         "reloads": len(samples),
         "broken_versions_refused": broken,
         "samples": samples,
-        "faults": [*clients.faults[:20], *_growth(samples)],
+        "faults": [*clients.faults[:20], *growth(samples, PER_VERSION[kind])],
     }
 
 
@@ -271,12 +274,19 @@ def _broken_version_is_refused(
         return int(not control.is_model_ready(MODEL, str(versions.last)))
 
 
-def _growth(samples: list[dict[str, float]]) -> list[str]:
+def growth(samples: list[dict[str, float]], per_version: float) -> list[str]:
+    """What of the samples, one a new version, has grown by more than it may.
+
+    Args:
+        samples: Of `measure`.
+        per_version: MiB by which tritonserver may grow with each.
+    """
     quarter = max(1, len(samples) // 4)
     faults = []
     for name in samples[0] if samples else ():
         first, last = (statistics.median(s[name] for s in part) for part in (samples[:quarter], samples[-quarter:]))
-        if last > first * GROWTH + 2:
+        versions = len(samples) - quarter if name == "resident_mib" else 0
+        if last > first * (1 + GROWTH) + SLACK + versions * per_version:
             faults.append(f"{name} grows: {first} at first, {last} at last")
     return faults
 

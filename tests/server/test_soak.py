@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.soak import MODES, soak
+from tests.soak import MODES, growth, soak
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -14,3 +14,10 @@ def test_no_request_is_lost_and_no_answer_wrong_while_versions_change(mode: str)
     assert report["reloads"] >= 1
     assert report["broken_versions_refused"] >= 1
     assert len(report["requests_by_version"]) >= 2
+
+
+def test_what_grows_by_more_than_it_may_is_a_fault() -> None:
+    samples = [{"resident_mib": 40.0 + 0.1 * i, "files": 67.0, "shm_mib": 1.0 + 0.1 * i} for i in range(50)]
+    assert growth(samples, per_version=0.2) == ["shm_mib grows: 1.55 at first, 5.35 at last"]
+    faster = [{**sample, "resident_mib": 40.0 + 0.4 * i} for i, sample in enumerate(samples)]
+    assert any("resident_mib" in fault for fault in growth(faster, per_version=0.2))
