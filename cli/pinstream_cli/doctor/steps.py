@@ -10,7 +10,7 @@ from pathlib import Path
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.model_files import permissions, readable
 from pinstream_cli.triton.assemble import import_steps, service_repository
-from pinstream_cli.triton.repository import CONFIG, Model
+from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, read_model
 
 # The name that the Python backend itself falls back to.
 PYTHON_FILE = "model.py"
@@ -102,7 +102,7 @@ def _step(area: str, model: Model, version: Path) -> Check:
     import_steps()
     try:
         from yolox_steps.decode import DEFAULT_MAX_PIXELS
-        from yolox_steps.detector import DEFAULT_NAME, DetectorError, read_detector
+        from yolox_steps.detector import DEFAULT_NAME, SIDECAR, DetectorError, read_detector, read_sidecar
         from yolox_steps.parameters import Parameters, Preprocessing
     except ImportError as error:
         return Check(area, "packages", "FIX", str(error), 'pip install "pinstream[server]"')
@@ -111,6 +111,11 @@ def _step(area: str, model: Model, version: Path) -> Check:
     detector = config.get("DETECTOR", DEFAULT_NAME)
     try:
         found = read_detector(version, detector)
+        served = read_model(version.parents[1] / detector).versions
+        others = {place: read_sidecar(place / SIDECAR) for place in served if (place / SIDECAR).is_file()}
+    except RepositoryError:
+        # Told where the detector itself is looked at.
+        others = {}
     except DetectorError as error:
         text, _, remedy = str(error).partition(". ")
         return Check(area, "detector", "FIX", text, remedy)
@@ -119,4 +124,8 @@ def _step(area: str, model: Model, version: Path) -> Check:
         Preprocessing.of_config(config, DEFAULT_MAX_PIXELS)
     except ValueError as error:
         return Check(area, "parameters", "FIX", str(error), f"correct {model.path / CONFIG}")
+    if unlike := [place for place, other in others.items() if other != found]:
+        text = f"{unlike[0]} has another size, other candidates or other labels than the version that the steps fit"
+        remedy = "serve one of them, as by version_policy { specific { versions: [ N ] } } in its " + CONFIG
+        return Check(area, "detector", "FIX", text, remedy)
     return Check(area, "detector", "OK", f"{detector}, {found.width} x {found.height}, its parameters are right")

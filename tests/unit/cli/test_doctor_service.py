@@ -107,6 +107,25 @@ def test_what_keeps_a_step_from_loading(service: Path, damage: Damage, area: str
     assert found["remedy"]
 
 
+def test_versions_of_the_detector_that_are_served_have_to_be_alike(service: Path) -> None:
+    first, second = (service / "yolox_detector" / version for version in "12")
+    config = first.with_name("config.pbtxt")
+    shutil.copytree(first, second)
+    plain = config.read_text()
+    for policy in ("", "version_policy { all { } }\n"):
+        config.write_text(plain + policy)
+        assert report("--model-repository", service)[0] == 0
+    sidecar = json.loads((second / "model.json").read_text())
+    (second / "model.json").write_text(json.dumps({**sidecar, "labels": ["another"]}))
+    code, checks = report("--model-repository", service)
+    assert code == 1
+    check = checks["model yolox_postprocess", "detector"]
+    assert (check["status"], check["found"].split()[0]) == ("FIX", str(first))
+    for policy in ("", "version_policy { specific { versions: 1 } }\n"):
+        config.write_text(plain + policy)
+        assert report("--model-repository", service)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("damage", "name", "words"),
     [

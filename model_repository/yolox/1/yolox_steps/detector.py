@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,9 @@ from typing import Any
 SIDECAR = "model.json"
 DEFAULT_NAME = "yolox_detector"
 CANDIDATE_FIELDS = 6
+# Of config.pbtxt: what may look like a field and is none, and the versions of a policy that names some.
+_NO_FIELDS = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""")
+_SPECIFIC = re.compile(r"\bversion_policy\s*:?\s*[{<]\s*specific\s*:?\s*[{<]([^}>]*)")
 
 
 class DetectorError(RuntimeError):
@@ -35,7 +40,7 @@ class Detector:
 
 
 def read_detector(model_dir: str | Path, name: str) -> Detector:
-    """Reads the sidecar of the newest version of a model in the same repository.
+    """Reads the sidecar of the version of a model in the same repository that Triton serves.
 
     Args:
         model_dir: The version directory of the model that asks, `<repository>/<model>/<version>`.
@@ -44,7 +49,15 @@ def read_detector(model_dir: str | Path, name: str) -> Detector:
     Raises:
         DetectorError: There is no sidecar, or it describes no such detector.
     """
-    path = _newest_sidecar(Path(model_dir).parents[1] / name)
+    return read_sidecar(_served_sidecar(Path(model_dir).parents[1] / name))
+
+
+def read_sidecar(path: Path) -> Detector:
+    """Reads the sidecar of one version.
+
+    Raises:
+        DetectorError: It cannot be read, or describes no such detector.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -64,12 +77,53 @@ _REMEDY = (
 )
 
 
-def _newest_sidecar(model: Path) -> Path:
-    """The sidecar in the version directory of the highest number."""
-    versions = [path.parent for path in model.glob(f"*/{SIDECAR}") if path.parent.name.isdecimal()]
-    if not versions:
-        raise DetectorError(f"no detector: {model}/1/{SIDECAR} does not exist. {_REMEDY}")
-    return max(versions, key=lambda version: int(version.name)) / SIDECAR
+def _served_sidecar(model: Path) -> Path:
+    """The sidecar of the newest version that the version policy takes and that is whole.
+
+    Where the newest would not load, Triton goes on with the one before.
+    """
+    taken = _specific_versions(model / "config.pbtxt")
+    paths = {int(path.parent.name): path for path in model.glob(f"*/{SIDECAR}") if path.parent.name.isdecimal()}
+    newest_first = [paths[number] for number in sorted(paths, reverse=True) if taken is None or number in taken]
+    if not newest_first:
+        missing = model / str(min(taken or (), default=1)) / SIDECAR
+        raise DetectorError(f"no detector: {missing} does not exist. {_REMEDY}")
+    # One alone is not read through: if it will not load, there is no service.
+    if len(newest_first) == 1:
+        return newest_first[0]
+    return next(filter(_is_whole, newest_first), newest_first[0])
+
+
+def _specific_versions(config: Path) -> set[int] | None:
+    """The versions that a model's version policy names; None where it takes the newest, or all."""
+    try:
+        text = config.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    named = _SPECIFIC.search(_NO_FIELDS.sub("", text))
+    return {int(number) for number in re.findall("[0-9]+", named[1])} if named else None
+
+
+def _is_whole(sidecar: Path) -> bool:
+    """Whether the model file beside a sidecar is the one that it was written for."""
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        # Beside a plan that is not there, the ONNX file that it was built of is served.
+        for entry in (content, content.get("onnx", {})):
+            file = sidecar.parent / Path(entry["file"]).name
+            if file.is_file():
+                return bool(_sha256(file) == entry["sha256"])
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
+        pass
+    return False
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _detector(content: Mapping[str, Any]) -> Detector:
