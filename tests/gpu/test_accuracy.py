@@ -101,6 +101,8 @@ WISHES: list[Any] = [
     for precision in ("fp32", "fp16")
     for name, sizes in SIZES.items()
 ]
+# All sizes of a plan that is built without a wish.
+WISHES.append(pytest.param({"precision": "fp16"}, id="fp16-default"))
 EXACT: dict[str, Any] = {"precision": "fp32", "tf32": False, **SIZES["static"]}
 WISHES.append(pytest.param(EXACT, id="exact-static"))
 
@@ -119,7 +121,7 @@ def test_every_bucket_and_odd_batches_equal_onnx_runtime(
 ) -> None:
     loop = Loop(load(build(graph, **wishes), cuda_graphs=graphs))
     precision = "exact" if wishes.get("tf32") is False else wishes["precision"]
-    for sizes in ([1], [4], [8], [3], [7], [5, 1, 2], [1] * 13, [24], [9, 2, 11, 1]):
+    for sizes in ([1], [4], [8], [3], [7], [5, 1, 2], [1] * 13, [24], [9, 2, 11, 1], [17]):
         answers = loop.run(requests_of(images, sizes))
         start = 0
         for size, answer in zip(sizes, answers, strict=True):
