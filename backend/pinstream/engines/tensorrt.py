@@ -141,7 +141,7 @@ class TensorRTEngine(Engine):
             cuda.set_device(self._options.device)  # of this thread
             engine, info = of_plan
             profiles = self._chosen_profiles(engine, info)
-            configs = [jit_cache.runtime_config(engine, eager=self._wants_graphs) for _ in profiles]
+            configs = [jit_cache.runtime_config(engine, eager=self._runs_as_graphs) for _ in profiles]
             return [
                 ProfileContext(flavour, engine, info, profile, config, self._streams.compute)
                 for profile, config in zip(profiles, configs, strict=True)
@@ -154,6 +154,11 @@ class TensorRTEngine(Engine):
             # Whichever thread came first has all that TensorRT's log says.
             raise max(failures, key=lambda error: (not isinstance(error, EngineError), len(str(error))))
         return [context for future in made for context in future.result()]
+
+    @property
+    def _runs_as_graphs(self) -> bool:
+        """Whether there is a graph for every batch that comes, so that no other shape is ever run."""
+        return self._wants_graphs and not (self.spec.batch and self.spec.batch.exact)
 
     def _chosen_profiles(self, engine: Any, info: PlanInfo) -> Sequence[int]:
         count = int(engine.num_optimization_profiles)
