@@ -55,6 +55,7 @@ class Scene:
         answers: How many requests ended how: "right", or a gRPC status.
         faults: What may never be.
         killed: Processes that should be no more.
+        put_back: How often serve had started again when a file was last put back that is not the one loaded.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -70,6 +71,7 @@ class Scene:
         self.answers: Counter[str] = Counter()
         self.faults: list[str] = []
         self.killed: list[Process] = []
+        self.put_back = -1
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(CLIENTS)]
@@ -169,6 +171,10 @@ def _killed(scene: Scene, *victims: Process) -> None:
     """Kill one of the processes; serve has to notice, and to start again."""
     before = scene.restarts()
     kill(scene, random.choice(victims))
+    _check_noticed(scene, before)
+
+
+def _check_noticed(scene: Scene, before: int) -> None:
     with contextlib.suppress(AssertionError):
         seconds_until(lambda: scene.restarts() > before or not ready(scene.serve.endpoints), UNREADY_S)
         return
@@ -188,14 +194,27 @@ def server(scene: Scene) -> None:
 def engine(scene: Scene) -> None:
     """The process that runs the engine of two instances is killed; the next request starts it."""
     before = scene.restarts()
+    _kill_engines(scene)
+    threading.Event().wait(2)
+    if scene.restarts() > before and scene.put_back != before:
+        scene.faults.append("the death of an engine's process restarted the server")
+
+
+def engine_without_file(scene: Scene) -> None:
+    """The same, and nothing is there to start it from: serve has to notice, as where anything else is lost."""
+    before, file = scene.restarts(), scene.file(SHARED)
+    away = file.rename(file.with_name(".away"))
+    _kill_engines(scene)
+    _check_noticed(scene, before)
+    away.rename(file)
+
+
+def _kill_engines(scene: Scene) -> None:
     found = family(scene.serve).engines
     for process in found:
         kill(scene, process)
     if not found:
         scene.faults.append("no engine's process was found to be killed")
-    threading.Event().wait(2)
-    if scene.restarts() > before:
-        scene.faults.append("the death of an engine's process restarted the server")
 
 
 SHARER = """
@@ -243,6 +262,7 @@ def _files(change: Callable[[Path], object]) -> Callable[[Scene], None]:
             # The new file is there all at once: Triton may be starting again just now.
             (file.parent / ".kept").write_bytes(kept)
             (file.parent / ".kept").rename(file)
+            scene.put_back = scene.restarts()
 
     return fault
 
@@ -256,6 +276,7 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "stub killed": stub,
     "tritonserver killed": server,
     "engine process killed": engine,
+    "engine process killed while its file is away": engine_without_file,
     "client with shared memory killed": sharing_client,
     "model file removed": _files(Path.unlink),
     "model file replaced": _files(_replace),

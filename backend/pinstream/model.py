@@ -78,7 +78,7 @@ class TritonPythonModel:
         self._tracer = Tracer.from_environment(self._name)
         self._loop = Loop(self._engine, self._observe)
         self._has_parameters = _responses_have_parameters()
-        self._lost = False
+        self._logged: str | None = None  # the mark of the last error, where its engine had failed
         pb_utils.Logger.log_info(f"[pinstream] {self._name}: {model_file.name}, {self._describe()}")
         # What is loaded stays: the collector of garbage must not look through it again and again, between two batches.
         gc.freeze()
@@ -149,14 +149,15 @@ class TritonPythonModel:
             return _error("the request was cancelled by its sender", pb_utils.TritonError.CANCELLED)
         if answer.error is not None:
             lost = bool(self._engine.failure)
-            if not self._lost:
-                # `pinstream serve` looks for the mark, since Triton goes on calling the model ready.
-                mark = "LOST " if lost and not self._engine.recovers else ""
+            # `pinstream serve` looks for the mark, since Triton goes on calling the model ready.
+            mark = "LOST " if lost and not self._engine.recovers else ""
+            if mark != self._logged:
                 pb_utils.Logger.log_error(f"[pinstream] {mark}{self._name}: {answer.error}")
-            self._lost = lost
+            self._logged = mark if lost else None
             return _error(
                 str(answer.error), pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
             )
+        self._logged = None
         tensors = [self._tensor(name, array) for name, array in answer.outputs.items()]
         if not self._has_parameters or answer.times is None:
             return pb_utils.InferenceResponse(tensors)
@@ -178,7 +179,7 @@ class TritonPythonModel:
     def is_ready(self) -> bool:
         """Whether requests can be answered; asked by Tritons of March 2026 and later, not before."""
         # An engine that comes back with the next request must be sent one.
-        return self._engine.recovers or not self._engine.failure
+        return not self._engine.failure or self._engine.recovers
 
     def finalize(self) -> None:
         """Free the engine; also called after an initialize that failed half-way."""

@@ -42,8 +42,6 @@ class Engine(ABC):
 
     spec: ModelSpec
     slots: Sequence[Slot]
-    # Whether the next batch after a failure starts the engine again; else only the end of this process helps.
-    recovers: bool = False
 
     @abstractmethod
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
@@ -100,6 +98,11 @@ class Engine(ABC):
     def unpin(self, memory: Array) -> None:
         """Take pin back; nothing in flight may use the memory."""
         return
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the next batch after a failure starts the engine again; else only the end of this process helps."""
+        return False
 
     @property
     def failure(self) -> str:

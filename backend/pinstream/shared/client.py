@@ -17,6 +17,7 @@ from pinstream.metrics import BatchTimes
 from pinstream.pace import Looking
 from pinstream.regions import KnownRegions, address_of
 from pinstream.shared import memory, wire
+from pinstream.shared.files import ModelFiles
 from pinstream.shared.memory import Layout, SharedMemory
 from pinstream.shared.slot import SharedSlot
 from pinstream.tensors import Array, ModelSpec
@@ -38,22 +39,24 @@ class SharedEngine(Engine):
     Args:
         connect: Gives a socket to the engine's process and its first message, starting the process where need be.
         slots: Parts on their way at once.
+        files: What the engine was loaded from, since before it was.
         looking: When to look for answers without a pause, for as long as a small batch takes.
     """
-
-    recovers = True
 
     def __init__(
         self,
         connect: Callable[[], tuple[socket.socket, wire.Message]],
         slots: int = 0,
         *,
+        files: ModelFiles,
         looking: Looking = Looking.NEVER,
     ) -> None:
         self._looking = looking
         self._alone = False
         self._connect = connect
+        self._files = files
         self._failure = ""
+        self._no_more = ""  # why it cannot be started again
         self._channel, hello = connect()
         self.spec: ModelSpec = wire.spec_from_json(hello["spec"], CHUNK)
         self.dtypes = {t.name: t.numpy_dtype for t in (*self.spec.inputs, *self.spec.outputs)}
@@ -67,20 +70,33 @@ class SharedEngine(Engine):
         """Start over with a new process where the last one has ended.
 
         Raises:
-            EngineError: It cannot be started.
+            EngineError: It cannot be started, or would be another model's.
         """
         if not self.failure:
             return
         self._channel.close()
-        try:
-            self._channel, _ = self._connect()
-        except PinstreamError as error:
-            raise EngineError(f"{self._failure}, and it cannot be started again: {error}") from error
+        self._no_more = self._files.changed() or self._start_again()
+        if self._no_more:
+            raise self._ended()
         LOGGER.warning("the engine's process was started again")
         self._regions.forget()
         for slot in self._shared_slots:
             slot.forget(self._failure)
         self._failure = ""
+
+    def _start_again(self) -> str:
+        """Get a process that runs the same model; why there is none, or empty."""
+        try:
+            self._channel, hello = self._connect()
+        except (PinstreamError, OSError) as error:
+            return str(error)
+        # The files may have been replaced while it read them.
+        why = self._files.changed()
+        if not why and wire.spec_from_json(hello["spec"], CHUNK) != self.spec:
+            why = "its files now make a model of other inputs, outputs or batches; start the server again to load them"
+        if why:
+            self._channel.close()
+        return why
 
     def share(self, slot: int, layout: Layout) -> SharedMemory:
         """New memory for a slot, known to both sides."""
@@ -122,6 +138,7 @@ class SharedEngine(Engine):
         if "error" in reply:
             if reply["lost"]:
                 self._failure = str(reply["error"])
+                raise self._ended()
             raise EngineError(str(reply["error"]))
         return {name: slot.output(name) for name in reply["shapes"]}
 
@@ -158,7 +175,8 @@ class SharedEngine(Engine):
 
     def _ended(self) -> EngineError:
         self._failure = self._failure or GONE
-        return EngineError(self._failure)
+        no_more = self._no_more or self._files.changed()
+        return EngineError(f"{self._failure}, and it cannot be started again: {no_more}" if no_more else self._failure)
 
     def times(self, slot: Slot) -> Mapping[str, float]:
         """See base.Engine."""
@@ -178,8 +196,13 @@ class SharedEngine(Engine):
         return slot.ran
 
     @property
+    def recovers(self) -> bool:
+        """See base.Engine: not as another model, and not where it could not be started."""
+        return not (self._no_more or self._files.changed())
+
+    @property
     def failure(self) -> str:
-        """Why the engine cannot run now; the next batch tries to start it again."""
+        """Why the engine cannot run now; the next batch tries to start it again, whether or not it `recovers`."""
         if not self._failure and wire.has_gone(self._channel):
             self._failure = GONE
         return self._failure

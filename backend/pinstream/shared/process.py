@@ -26,6 +26,7 @@ from pinstream.options import Options
 from pinstream.pace import Looking
 from pinstream.shared import wire
 from pinstream.shared.client import SharedEngine
+from pinstream.shared.files import ModelFiles
 from pinstream.shared.server import EngineServer
 from pinstream.trace import Tracer
 
@@ -47,8 +48,8 @@ def shared_engine(model_file: Path, options: Options) -> Engine:
     Raises:
         PinstreamError: It could not be loaded; the same error as if it were loaded here.
     """
-    looking = _looking(model_file, options)
-    return SharedEngine(lambda: _connect(model_file, options), options.slots, looking=looking)
+    files, looking = ModelFiles(model_file), _looking(model_file, options)
+    return SharedEngine(lambda: _connect(model_file, options), options.slots, files=files, looking=looking)
 
 
 def _looking(model_file: Path, options: Options) -> Looking:

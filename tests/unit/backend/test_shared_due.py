@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pinstream.engines.base import Slot
 from pinstream.loop import Loop
 from pinstream.shared import wire
 from pinstream.shared.client import SharedEngine
+from pinstream.shared.files import ModelFiles
 from pinstream.shared.server import EngineServer
 from pinstream.tensors import BatchSizes
 from tests.host_engine import HostEngine
@@ -69,7 +71,7 @@ def test_the_next_batch_is_queued_before_the_running_one_has_ended(served: tuple
     engine, address = served
 
     def instance(number: int) -> None:
-        shared = SharedEngine(lambda: connected(address))
+        shared = SharedEngine(lambda: connected(address), files=ModelFiles(Path(__file__)))
         for turn in range(ROUNDS):
             row = np.full((1, 3), 100 * number + turn, np.float32)
             (answer,) = Loop(shared).run([Request({"row": row}, 1, frozenset({"doubled"}))])
