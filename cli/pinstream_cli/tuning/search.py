@@ -173,12 +173,14 @@ def _confirmed(
 
 
 def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> tuple[list[Sample], list[Sample]]:
-    """Windows of both, in turn."""
+    """Windows of both, in turn; whoever was last begins the next round, so that it need not be loaded again."""
     windows: tuple[list[Sample], list[Sample]] = ([], [])
+    turns = list(zip((first, best), windows, strict=True))
     for _ in range(FINAL_WINDOWS):
-        for trial, samples in zip((first, best), windows, strict=True):
+        for trial, samples in turns:
             load(trial.settings)
             samples.append(measure(trial.concurrency))
+        turns.reverse()
     return windows
 
 

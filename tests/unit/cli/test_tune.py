@@ -53,6 +53,14 @@ def test_the_fastest_is_found_and_a_failure_is_told() -> None:
     assert [trial.problem for trial in outcome.trials] == ["", "", "", "", "does not load: out of memory"]
 
 
+def test_the_final_windows_take_turns_with_as_few_loads_as_can_be() -> None:
+    server = Server({None: 100.0, 2: 200.0})
+    search(server.load, server.measure, [[{"instances": 2}]], (16,), None)
+    # After the search, of which the last was the best: first and best, best and first, first and best.
+    final = [settings.instances for settings in server.loaded[2:]]
+    assert final == [None, 2, 2, None, None, 2]
+
+
 class Refusing(Server):
     """Refuses all requests of some settings, and of all others where more than 16 are under way."""
 
