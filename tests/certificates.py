@@ -25,11 +25,11 @@ def _openssl(*arguments: str | Path) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
 
-def authority(directory: Path, name: str) -> Certificate:
-    """A certificate that signs others."""
+def authority(directory: Path, name: str, days: int = 2) -> Certificate:
+    """A certificate that signs others, good for some days."""
     made = Certificate(directory / f"{name}.pem", directory / f"{name}.key")
     _openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"),
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days)),
         *("-subj", f"/CN={name}", "-keyout", made.key, "-out", made.cert),
     )
     return made

@@ -18,7 +18,7 @@ from pinstream_cli.options import SECONDS
 from pinstream_cli.serving import serving
 from pinstream_cli.supervise import serve_until_stopped
 from pinstream_cli.triton import Access, Endpoints
-from pinstream_cli.triton.access import exposures, is_public, read_key, read_tls
+from pinstream_cli.triton.access import exposures, is_public, read_keys, read_tls
 from pinstream_cli.triton.awake import awake
 from pinstream_cli.triton.fallback import Fallback
 
@@ -41,7 +41,7 @@ FILE = click.Path(path_type=Path)
     help="Serve a model repository of your own as it is; may be given several times.",
 )
 @click.option("--tritonserver", type=FILE, help="The tritonserver to run, instead of the wheel's.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", show_default=LOOPBACK, help="Address to listen on.")
 @click.option("--public", is_flag=True, help="Listen on all addresses; says what that lets everybody do.")
 @click.option("--http-port", type=PORT, default=8000, show_default=True)
 @click.option("--grpc-port", type=PORT, default=8001, show_default=True)
@@ -76,7 +76,7 @@ def serve(
     labels: Path | None,
     repositories: tuple[Path, ...],
     tritonserver: Path | None,
-    host: str,
+    host: str | None,
     public: bool,
     http_port: int,
     grpc_port: int,
@@ -107,7 +107,6 @@ def serve(
     pinstream serve --model built/ --public --tls-cert server.pem --tls-key server.key --api-key-file key
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
     console = Console(stderr=True, highlight=False)
-    host = ALL_ADDRESSES if public else _address(host)
     # What is put together for Triton is nobody else's to write; VERIFY looks at it.
     os.umask(0o022 | os.umask(0o022))
     # A supervisor's SIGTERM ends the service the way Ctrl-C does, and so does the end of its terminal.
@@ -115,17 +114,17 @@ def serve(
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup is for
         signal.signal(signal.SIGHUP, _hang_up)
     try:
+        address = _address(host, public)
         access = Access(
             read_tls(tls_cert, tls_key, tls_client_ca),
-            read_key("--api-key-file", api_key_file),
-            read_key("--admin-key-file", admin_key_file),
+            *read_keys(api_key_file, admin_key_file),
             allow_client_shm,
             # A key or a certificate says that not everybody who gets here is trusted.
             control=_wants_control(triton_arguments)
-            and not (is_public(host) or tls_cert is not None or api_key_file is not None),
+            and not (is_public(address) or tls_cert is not None or api_key_file is not None),
         )
-        endpoints = Endpoints(host, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
-        for line in exposures(host, access, triton_arguments):
+        endpoints = Endpoints(address, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
+        for line in exposures(address, access, triton_arguments):
             console.print(f"[red bold]PUBLIC[/] {line}", soft_wrap=True)
         fallback = Fallback(repositories, triton_arguments)
         start = partial(
@@ -161,8 +160,18 @@ def _hang_up(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _address(host: str) -> str:
-    """An address without the brackets that IPv6 has in URLs."""
+def _address(host: str | None, public: bool) -> str:
+    """Where to listen, without the brackets that IPv6 has in URLs.
+
+    Raises:
+        CommandError: Two addresses are given, or an empty one.
+    """
+    if host is None:
+        return ALL_ADDRESSES if public else LOOPBACK
+    if public:
+        raise CommandError(f"--public listens on all addresses, and --host on {host or 'none'}; give one of the two")
+    if not host.strip("[]"):
+        raise CommandError(f"--host is empty; name an address, or leave it out for {LOOPBACK}")
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 

@@ -239,6 +239,10 @@ def test_public_without_tls_says_loudly_what_it_lets_everybody_do(
             "holds no certificate",
         ),
         (["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/read.key"], "read.key can be read by others (mode 640)"),
+        (["--api-key-file", "{dir}/key", "--admin-key-file", "{dir}/key"], "hold the same key"),
+        (["--public", "--host", "127.0.0.1"], "give one of the two"),
+        (["--public", "--host="], "give one of the two"),
+        (["--host="], "error: --host is empty"),
         (["--allow-sagemaker=true"], "to everybody, on all addresses and without the keys"),
         (["--allow-vertex-ai", "true"], "to everybody, on all addresses and without the keys"),
         (["--tls-cert", "{dir}/one.pem", "--tls-key", "{dir}/one.key", "--grpc-use-ssl=false"], "would change what"),
@@ -248,6 +252,7 @@ def test_wrong_files_are_told_before_the_start(
     start: Callable[..., Serve], classifier: Path, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     key_file(tmp_path / "short", "abc")
+    key_file(tmp_path / "key", API_KEY)
     key_file(tmp_path / "open", API_KEY).chmod(0o644)
     if any(".pem" in argument and "none" not in argument for argument in arguments):
         for name in ("one", "two"):
@@ -258,6 +263,7 @@ def test_wrong_files_are_told_before_the_start(
     assert serve.end() == 2
     assert words in serve.text
     assert "Traceback" not in serve.text
+    assert "PUBLIC" not in serve.text
 
 
 def test_nothing_of_a_server_here_is_reached_from_another_address(classifier: Path) -> None:

@@ -7,14 +7,17 @@ TLS; its HTTP and its metrics do not.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import secrets
 import ssl
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.arguments import values_of
@@ -195,7 +198,7 @@ def read_key(option: str, path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        key = path.read_text(encoding="ascii").strip()
+        key = _read(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{option} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     _check_private(option, path)
@@ -205,6 +208,31 @@ def read_key(option: str, path: Path | None) -> str:
             "spaces; make one with `openssl rand -hex 32`"
         )
     return key
+
+
+def read_keys(api: Path | None, admin: Path | None) -> tuple[str, str]:
+    """The keys for inference and for control.
+
+    Raises:
+        CommandError: As `read_key`, or they are the same.
+    """
+    keys = read_key("--api-key-file", api), read_key("--admin-key-file", admin)
+    if keys[0] and keys[0] == keys[1]:
+        raise CommandError(
+            f"--api-key-file {api} and --admin-key-file {admin} hold the same key: everybody who may infer could load "
+            "models, which is running code here; make another one with `openssl rand -hex 32`"
+        )
+    return keys
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file, but not of a pipe, which may wait for good; of a descriptor's where one is named."""
+    if path.parent in (Path("/dev/fd"), Path("/proc/self/fd")):
+        return path.read_bytes()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        return stream.read()
 
 
 def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
@@ -251,8 +279,26 @@ def _check_tls(cert: Path, key: Path, client_ca: Path | None) -> None:
             f"--tls-cert {cert} and --tls-key {key} are not a certificate and its private key in PEM, without a "
             f"passphrase: {error}"
         ) from None
+    # Nothing public of the ssl module reads a certificate that is no authority's.
+    _check_dates("--tls-cert", cert, [ssl._ssl._test_decode_cert(cert)])  # type: ignore[attr-defined]
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError) as error:
             raise CommandError(f"--tls-client-ca {client_ca} holds no certificate in PEM: {error}") from None
+        _check_dates("--tls-client-ca", client_ca, context.get_ca_certs())
+
+
+def _check_dates(option: str, path: Path, certificates: Sequence[Mapping[str, Any]]) -> None:
+    """See that one of a file's certificates is of today; there may be none that Python can read."""
+    now, found = time.time(), ""
+    for certificate in certificates:
+        start, end = str(certificate["notBefore"]), str(certificate["notAfter"])
+        if now < ssl.cert_time_to_seconds(start):
+            found = f"is not valid before {start}; set this machine's clock if that has passed, or wait"
+        elif now > ssl.cert_time_to_seconds(end):
+            found = f"has expired ({end}); renew it"
+        else:
+            return
+    if found:
+        raise CommandError(f"{option} {path} {found}: no client would get through")

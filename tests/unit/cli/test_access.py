@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from pinstream_cli.errors import CommandError
-from pinstream_cli.triton.access import Access, Tls, exposures, read_key
+from pinstream_cli.triton.access import Access, Tls, exposures, read_key, read_keys, read_tls
 from pinstream_cli.triton.preflight import check_arguments
+from tests import certificates
 
 KEY, OTHER = "an-api-key-for-the-tests", "an-admin-key-for-the-tests"
 GRPC, HTTP = "--grpc-restricted-protocol", "--http-restricted-api"
@@ -127,3 +129,56 @@ def test_a_key_that_root_keeps_for_this_user_may_be_read_by_the_group(
         file.chmod(mode)
         with pytest.raises(CommandError, match="can be read by others"):
             read_key("--api-key-file", file)
+
+
+def test_a_pipe_that_nobody_writes_into_is_no_key_and_a_descriptor_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    with pytest.raises(CommandError, match=f"--api-key-file {pipe} cannot be read: is no regular file"):
+        read_key("--api-key-file", pipe)
+    # What a shell makes of `--api-key-file <(vault read ...)`.
+    reader, writer = os.pipe()
+    os.write(writer, f"{KEY}\n".encode())
+    os.close(writer)
+    assert read_key("--api-key-file", Path(f"/dev/fd/{reader}")) == KEY
+    os.close(reader)
+
+
+def test_who_may_infer_has_not_the_key_of_those_who_load_models(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("api", "admin", "same")]
+    for file, key in zip(files, (KEY, OTHER, f"{KEY} \n"), strict=True):
+        file.write_text(key)
+        file.chmod(0o600)
+    api, admin, same = files
+    assert read_keys(api, admin) == (KEY, OTHER)
+    assert read_keys(None, None) == ("", "")
+    with pytest.raises(CommandError, match=f"--api-key-file {api} and --admin-key-file {same} hold the same key"):
+        read_keys(api, same)
+
+
+def test_a_certificate_of_another_day_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = certificates.authority(tmp_path, "ca")
+    ours = certificates.signed(tmp_path, "server", ca)
+    assert read_tls(ours.cert, ours.key, ca.cert) == Tls(ours.cert, ours.key, ca.cert)
+    # It is good for two days.
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3 * 86400)
+    with pytest.raises(CommandError, match=rf"--tls-cert {ours.cert} has expired \(\w+ +\d+ .* GMT\); renew it"):
+        read_tls(ours.cert, ours.key, None)
+    monkeypatch.setattr(time, "time", lambda: now - 3 * 86400)
+    with pytest.raises(CommandError, match=rf"--tls-cert {ours.cert} is not valid before \w+ +\d+ .* GMT"):
+        read_tls(ours.cert, ours.key, None)
+
+
+def test_of_the_authorities_that_clients_may_have_one_has_to_be_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = certificates.authority(tmp_path, "ours", days=9)
+    short, long = certificates.authority(tmp_path, "short"), certificates.authority(tmp_path, "long", days=9)
+    both = tmp_path / "both.pem"
+    both.write_bytes(short.cert.read_bytes() + long.cert.read_bytes())
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3 * 86400)
+    assert read_tls(ours.cert, ours.key, both) == Tls(ours.cert, ours.key, both)
+    with pytest.raises(CommandError, match=rf"--tls-client-ca {short.cert} has expired"):
+        read_tls(ours.cert, ours.key, short.cert)
