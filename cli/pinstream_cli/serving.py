@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,17 +106,19 @@ def serving(
             check_owners(path)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
-    for path in leftovers.remove():
-        console.print(f"Removed {path}, left by a process that was killed", soft_wrap=True)
-    with RunDirectory(install) as run:
-        if model is not None:
-            _add_model(run, model, name, labels, console)
-            if not limits:
-                lift_limits(run.models)
-            if verify:
-                check_vouched(run.models, model)
-        fallback = fallback or Fallback(repositories, extra)
-        views = Views(run.path / "repositories", repositories, fallback.hidden)
+    fallback = fallback or Fallback(repositories, extra)
+    with contextlib.ExitStack() as stack:
+        with _telling_of_room():
+            for path in leftovers.remove():
+                console.print(f"Removed {path}, left by a process that was killed", soft_wrap=True)
+            run = stack.enter_context(RunDirectory(install))
+            if model is not None:
+                _add_model(run, model, name, labels, console)
+                if not limits:
+                    lift_limits(run.models)
+                if verify:
+                    check_vouched(run.models, model)
+            views = Views(run.path / "repositories", repositories, fallback.hidden)
         served = [*([run.models] if model is not None else []), *views.paths]
         _check_shared_memory(served)
         complete = run.complete and not repositories and not _more_may_come(access or Access(), extra)
@@ -143,6 +146,20 @@ def serving(
             began = time.monotonic()
             server.stop()
             console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+@contextlib.contextmanager
+def _telling_of_room() -> Iterator[None]:
+    """Put together what Triton reads; what keeps it from being there, for the most part a full disk, in one line."""
+    try:
+        yield
+    except OSError as error:
+        # shutil.Error has a source, a target and a reason for each file.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise CommandError(
+            f"what Triton reads cannot be put together among temporary files: {reason}; make room there, let this user "
+            "read the model and write there, or set TMPDIR to another directory"
+        ) from error
 
 
 def _more_may_come(access: Access, extra: Sequence[str]) -> bool:

@@ -83,3 +83,12 @@ def test_a_disk_that_runs_full_while_plans_are_written_leaves_the_earlier_ones(t
     assert "No space left on device; make room there, or name another directory" in said
     assert "exit 2" in said
     assert said.count("Traceback") == 0
+
+
+def test_a_full_disk_for_temporary_files_is_told_and_nothing_is_left_on_it(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    mount = f"mount -t tmpfs -o size=64k tmpfs {tmp_path}/disk || exit 77"
+    serve = f"TMPDIR={tmp_path}/disk {sys.executable} -m pinstream_cli serve --model {classifier} 2>&1"
+    said = in_a_namespace(f"{mount}; {serve}; echo rc $?; ls {tmp_path}/disk")
+    assert "error: what Triton reads cannot be put together among temporary files: [Errno 28] No space left" in said
+    assert said.endswith("or set TMPDIR to another directory\nrc 2\n")

@@ -33,16 +33,27 @@ class RunDirectory:
         path: The directory.
         complete: Whether its models' configurations lack nothing.
         lock: File descriptor that says that the directory is in use; children that read it have to inherit it.
+
+    Raises:
+        OSError: There is no room for it.
     """
 
     def __init__(self, install: TritonInstall) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=leftovers.RUN_PREFIX))
-        self.lock = leftovers.hold(self.path)
+        self.lock = -1
         self.backends = self.path / "backends"
         self.models = self.path / "models"
         self.log = self.path / "tritonserver.log"
-        self.models.mkdir()
         self.complete = False
+        try:
+            self._assemble(install)
+        except BaseException:
+            self.remove()
+            raise
+
+    def _assemble(self, install: TritonInstall) -> None:
+        self.lock = leftovers.hold(self.path)
+        self.models.mkdir()
         _assemble_python_backend(install, self.backends / "python")
         # A copy, so that Python's caches are not written into the source tree.
         shutil.copytree(Path(pinstream.__file__).parent, self.backends / "pinstream", ignore=_NOT_COPIED)
