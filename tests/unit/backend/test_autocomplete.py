@@ -72,6 +72,8 @@ def test_a_reshaped_input_is_held_against_what_the_model_will_see() -> None:
         ({"input": [{**entry("x", "TYPE_FP32", [3, 5]), "allow_ragged_batch": True}]}, "allow_ragged_batch"),
         ({"output": [{**entry("y", "TYPE_STRING", [10]), "reshape": {"shape": [5, 2]}}]}, "output 'y' has reshape"),
         ({"batch_input": [{"kind": "BATCH_ITEM_SHAPE"}]}, "batch_input"),
+        ({"model_transaction_policy": {"decoupled": True}}, "one response a request"),
+        ({"instance_group": [{"passive": False}, {"passive": True}]}, "the first request ends tritonserver"),
     ],
 )
 def test_what_is_not_done_is_refused_and_not_ignored(config: dict[str, Any], message: str) -> None:
