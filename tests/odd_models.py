@@ -31,6 +31,7 @@ PYTHON = 'backend: "python"\n'
 OUTPUT = 'output { name: "b" data_type: TYPE_FP32 dims: [ 4 ] }\n'
 TENSORS = 'input { name: "a" data_type: TYPE_FP32 dims: [ 4 ] }\n' + OUTPUT
 BATCHED = PYTHON + TENSORS + "max_batch_size: 4\n"
+DECOUPLED = "model_transaction_policy { decoupled: true }\n"
 LABELS = PYTHON + TENSORS.replace('name: "b"', 'name: "b" label_filename: "labels.txt"')
 
 
@@ -46,6 +47,8 @@ class Odd:
         links: Links, by their place in its directory, and what each leads to.
         versions: Its version directories.
         stops: Whether Triton 2.51 hangs or crashes, now and then at least, where it should refuse it.
+        answers: Whether it answers plain requests, where Triton loads it.
+        warns: What doctor says of streams; empty for nothing.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Odd:
     links: Mapping[str, str] = field(default_factory=dict)
     versions: Sequence[str] = ("1",)
     stops: bool = False
+    answers: bool = True
+    warns: str = ""
 
     def write(self, repository: Path) -> None:
         """Put it into a repository."""
@@ -126,7 +131,16 @@ ODD_MODELS = (
     Odd("cpu_with_gpus", BATCHED + "instance_group { kind: KIND_CPU gpus: [ 0 ] }\n", "KIND_CPU with gpus"),
     Odd("kind_9", BATCHED + "instance_group { kind: 9 }\n", "there is no kind 9"),
     Odd("profile", BATCHED + 'instance_group { profile: "0" }\n', "tensorrt_plan"),
+    Odd("passive", BATCHED + "instance_group { passive: true }\n", "instances are passive", stops=True),
+    Odd("half_passive", BATCHED + "instance_group { passive: true }\ninstance_group { count: 1 }\n"),
     # Batching.
+    Odd(
+        "delay",
+        f"{BATCHED}dynamic_batching {{ max_queue_delay_microseconds: {2**64 - 1} }}\n",
+        "a lone request waits",
+        answers=False,
+    ),
+    Odd("streams", BATCHED + DECOUPLED, warns="streams is decoupled", answers=False),
     Odd("negative_batch", PYTHON + TENSORS + "max_batch_size: -1\n", "max_batch_size is -1"),
     Odd("preferred_9", BATCHED + "dynamic_batching { preferred_batch_size: 9 }\n", "preferred_batch_size 9"),
     Odd("no_priority", BATCHED + "dynamic_batching { priority_levels: 2 }\n", "default_priority_level is 0"),
@@ -161,6 +175,8 @@ ODD_MODELS = (
     Odd("reshaped_wrong", _input("reshape { shape: [ 3 ] }"), "not of the same size"),
     Odd("reshaped_any", _input("reshape { shape: [ 4, -1 ] }", dims="2, -1, 2"), "not of the same size"),
     Odd("shape_tensor", _input("is_shape_tensor: true"), "is_shape_tensor"),
+    Odd("non_linear", _input("is_non_linear_format_io: true"), "is_non_linear_format_io"),
+    Odd("input_twice", BATCHED + TENSORS.replace(OUTPUT, ""), "a stands there 2 times", answers=False),
     Odd("pictures", _input("format: FORMAT_NCHW"), "format of three dimensions"),
     Odd("labels", LABELS, "is not there"),
     Odd("labels_elsewhere", LABELS.replace("labels.txt", "/etc/passwd"), "is not there"),
@@ -169,6 +185,10 @@ ODD_MODELS = (
     Odd(
         "agent", BATCHED + 'model_repository_agents { agents { name: "nonesuch" } }\n', "libtritonrepoagent_nonesuch.so"
     ),
+    Odd("runtime", BATCHED + 'runtime: "libtriton_python.so"\n'),
+    Odd("runtime_gone", BATCHED + 'runtime: "nonesuch.so"\n', "there is no nonesuch.so"),
+    Odd("runtime_other", BATCHED + 'runtime: "model.py"\n', "there is no model.py"),
+    Odd("byte_0", BATCHED + "# \0\n", "byte 0"),
     Odd("newer", BATCHED + 'model_metrics { metric_control { metric_identifier { family: "f" } } }\n', "model_metrics"),
     Odd("no_field", BATCHED + "nonesuch: 1\n", "nonesuch"),
     Odd("platform", TENSORS + 'platform: "pinstream"\n', 'platform "pinstream"'),
@@ -178,6 +198,7 @@ ODD_MODELS = (
     Odd(".hidden", None, "takes every directory for a model", versions=()),
     Odd("forced", BATCHED + _parameter("FORCE_CPU_ONLY_INPUT_TENSORS", "YES"), "is 'YES'"),
     Odd("environment", BATCHED + _parameter("EXECUTION_ENV_PATH", "/"), "/bin/activate is not there"),
+    Odd("no_archive", BATCHED + _parameter("EXECUTION_ENV_PATH", "/etc/passwd"), "is no archive of tar"),
     Odd("no_class", BATCHED, "has no class TritonPythonModel", files={"1/model.py": b"x = 1\n"}),
     Odd("long_name", f'{BATCHED}default_model_filename: "{"x" * 300}"\n', "cannot be looked at", stops=True),
     Odd("no_module", BATCHED, "there is no module nonesuch", files={"1/model.py": b"import os, nonesuch.x\n" + CODE}),
@@ -190,6 +211,9 @@ ODD_MODELS = (
     Odd("warm_short", _warmup(source='input_data_file: "x"'), "15 bytes", files={"warmup/x": bytes(15)}),
     # Ensembles.
     Odd("steps", _ensemble()),
+    Odd("steps_decoupled", _ensemble(more=DECOUPLED)),
+    Odd("steps_stream", _ensemble("steps_of_stream"), warns="streams is decoupled", answers=False),
+    Odd("steps_of_stream", _ensemble("streams"), warns="streams is decoupled", answers=False),
     Odd("steps_of_9", _ensemble(version=9), "version 9 of plain"),
     Odd("steps_old", _ensemble("old_is_broken", version=1), "version 1 of old_is_broken"),
     Odd("steps_input", _ensemble(taken="z"), "plain has no input z"),

@@ -6,9 +6,12 @@ import json
 import urllib.request
 from pathlib import Path
 
+import numpy as np
+import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.doctor import doctor
+from pinstream_client import Model, PinstreamError
 from tests.odd_models import ODD_MODELS
 from tests.server.running import Running, running
 
@@ -31,5 +34,10 @@ def test_triton_serves_what_doctor_finds_fit_and_refuses_the_rest(tmp_path: Path
         ask = urllib.request.Request(f"http://{server.http_url}/v2/repository/index", b"{}")
         with urllib.request.urlopen(ask, timeout=10) as answer:
             states = [(model["name"], model.get("state")) for model in json.load(answer)]
-    served = {name for name, state in states if state == "READY"} - {name for name, state in states if state != "READY"}
-    assert served == {odd.name for odd in odd_models if not odd.words}
+        loaded = {name for name, state in states if state == "READY"}
+        loaded -= {name for name, state in states if state != "READY"}
+        assert loaded == {odd.name for odd in odd_models if not odd.words or not odd.answers}
+        for odd in odd_models:
+            if not odd.answers:
+                with pytest.raises(PinstreamError), Model(f"grpc://{server.grpc_url}", odd.name, timeout=1) as model:
+                    model.infer({"a": np.zeros((1, 4), np.float32)})

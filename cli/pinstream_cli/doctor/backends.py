@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+import pinstream
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.triton.install import CONTAINER_ROOT
 from pinstream_cli.triton.repository import CONFIG, Model
@@ -68,6 +69,7 @@ def check_backend(area: str, model: Model, triton: Triton | None) -> Iterator[Ch
     yield _backend(area, model, triton)
     yield from _agents(area, model)
     if triton is not None:
+        yield from _runtime(area, model, triton)
         yield from _fields(area, model, triton.binary)
 
 
@@ -111,6 +113,19 @@ def _agents(area: str, model: Model) -> Iterator[Check]:
             yield Check(
                 area, "agents", "FIX", f"there is no {library}", f"take {agent.name} out of model_repository_agents"
             )
+
+
+def _runtime(area: str, model: Model, triton: Triton) -> Iterator[Check]:
+    """The library that a configuration names instead of the backend's own."""
+    runtime, backend = model.config.runtime, backend_of(model.config)
+    if not runtime or not backend:
+        return
+    own = Path(pinstream.__file__).parent if backend == OURS else triton.backends / backend
+    # A backend in Python lies in its own directory only.
+    places = [own] if runtime == "model.py" else [*model.versions, model.path, own]
+    if not any((place / runtime).is_file() for place in places):
+        there = ", ".join(map(str, places))
+        yield Check(area, "runtime", "FIX", f"there is no {runtime} in {there}", f"leave runtime out of {CONFIG}")
 
 
 def _fields(area: str, model: Model, binary: Path) -> Iterator[Check]:

@@ -7,6 +7,7 @@ tested against a real one in tests/server/test_doctor.py.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ LABEL = re.compile(r"([a-zA-Z0-9][a-zA-Z0-9_]*)?")
 FALSE_TRUE = ("int32_false_true", "fp32_false_true", "bool_false_true")
 # The only platform that Triton lets have TensorRT's own settings, whatever the backend.
 TENSORRT = "tensorrt_plan"
+# What that platform alone may have.
+ONLY_TENSORRT = ("is_shape_tensor", "is_non_linear_format_io")
+HOUR_US = 3_600_000_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,12 @@ def _name(subject: Subject) -> Faults:
         yield f'the directory is {model.name}, {CONFIG} says "{model.config.name}"', remedy
 
 
+def _text(subject: Subject) -> Faults:
+    file = subject.model.path / CONFIG
+    if file.exists() and b"\0" in file.read_bytes():
+        yield "has a byte 0, with which Triton does not read it", f"write {file} again as text"
+
+
 def _versions(subject: Subject) -> Faults:
     model = subject.model
     for name, number in model.numbers.items():
@@ -102,6 +112,8 @@ def _batching(subject: Subject) -> Faults:
     for size in (*config.dynamic_batching.preferred_batch_size, *config.sequence_batching.oldest.preferred_batch_size):
         if not 0 < size <= largest:
             yield f"preferred_batch_size {size} is not from 1 to max_batch_size, {largest}", f"correct {CONFIG}"
+    if (delay := config.dynamic_batching.max_queue_delay_microseconds) > HOUR_US:
+        yield f"max_queue_delay_microseconds is {delay}, for which a lone request waits", "give at most an hour"
     yield from _priorities(config.dynamic_batching)
     yield from _sequences(config.sequence_batching)
     uncached = {
@@ -161,9 +173,13 @@ def _tensors(subject: Subject) -> Faults:
     for tensor in config.input:
         if tensor.format and len(tensor.dims) != 3:
             yield f"{tensor.name} has a format of three dimensions, and dims {list(tensor.dims)}", "leave format out"
+    for name, times in Counter(tensor.name for tensor in config.input).items():
+        if times > 1:
+            yield f"input {name} stands there {times} times, and every request lacks one", "leave one of them out"
     for tensor in (*config.input, *config.output):
-        if tensor.is_shape_tensor and config.platform != TENSORRT:
-            yield f'{tensor.name} has is_shape_tensor, for which Triton wants platform "{TENSORRT}"', "leave it out"
+        for field in (field for field in ONLY_TENSORRT if getattr(tensor, field, False)):
+            if config.platform != TENSORRT:
+                yield f'{tensor.name} has {field}, for which Triton wants platform "{TENSORRT}"', "leave it out"
 
 
 def _reshape(tensor: Any, *, batches: bool) -> Faults:
@@ -204,6 +220,12 @@ def _instance_groups(subject: Subject) -> Faults:
                 f'profile, for which Triton wants platform "{TENSORRT}"',
                 f'leave it out, or write platform: "{TENSORRT}" too',
             )
+
+
+def _passive(subject: Subject) -> Faults:
+    groups = subject.config.instance_group
+    if groups and all(group.passive for group in groups):
+        yield "all instances are passive, and the first request ends tritonserver", "leave passive out"
 
 
 def _scheduling(subject: Subject) -> Faults:
@@ -248,6 +270,7 @@ def leading_nowhere(directory: Path) -> list[Path]:
 
 
 RULES: dict[str, Callable[[Subject], Faults]] = {
+    CONFIG: _text,
     "name": _name,
     "path": _path,
     "links": _links,
@@ -256,5 +279,6 @@ RULES: dict[str, Callable[[Subject], Faults]] = {
     "metric_tags": _metric_tags,
     "tensors": _tensors,
     "instance_group": _instance_groups,
+    "passive": _passive,
     "ensemble_scheduling": _scheduling,
 }

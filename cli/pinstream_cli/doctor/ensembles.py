@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pinstream_cli.doctor.backends import OURS, backend_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.signature import Signature, Tensor, agree
 from pinstream_cli.triton.repository import CONFIG, Model
@@ -70,6 +71,23 @@ def check_ensemble(area: str, model: Model, models: Mapping[str, Known]) -> Iter
         yield Check(area, "steps", "FIX", found, remedy or f"correct ensemble_scheduling in {CONFIG}")
     if not faults:
         yield Check(area, "steps", "OK", " -> ".join(dict.fromkeys(step.model_name for step in steps)))
+
+
+def check_decoupled(area: str, model: Model, models: Mapping[str, Known]) -> Iterator[Check]:
+    """Whether a model, or one that it leads to, answers over streams alone.
+
+    Args:
+        area: What the check belongs to.
+        model: The model.
+        models: All models of the repository, by name.
+    """
+    # Ours refuses it, and an ensemble goes by its steps.
+    parts = _reached(model, models) or {model.name} if backend_of(model.config) != OURS else set[str]()
+    known = sorted(name for name in parts if name in models)
+    decoupled = [name for name in known if models[name].model.config.model_transaction_policy.decoupled]
+    if decoupled:
+        found = f"{decoupled[0]} is decoupled: only gRPC's ModelStreamInfer gets answers, every other request an error"
+        yield Check(area, "decoupled", "WARN", found, f"leave decoupled out of its {CONFIG} unless clients stream")
 
 
 def _wiring(model: Model) -> Faults:
@@ -159,10 +177,15 @@ def _uses(model: Model, models: Mapping[str, Known]) -> Iterator[tuple[str, _Use
                     yield name, _Use(step.model_name, tensors[theirs], signature.max_batch_size > 0)
 
 
-def _circle(model: Model, models: Mapping[str, Known]) -> Faults:
+def _reached(model: Model, models: Mapping[str, Known]) -> set[str]:
+    """The models that an ensemble leads to, over any number of steps."""
     reached, new = set[str](), models[model.name].steps
     while new:
         reached |= new
         new = {name for step in new if step in models for name in models[step].steps} - reached
-    if model.name in reached:
+    return reached
+
+
+def _circle(model: Model, models: Mapping[str, Known]) -> Faults:
+    if model.name in _reached(model, models):
         yield f"it leads back to {model.name} itself", "take that step out"

@@ -10,16 +10,15 @@ from typing import TypeVar
 from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, Triton, backend_of, check_backend
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.config import Subject, check_config, leading_nowhere
-from pinstream_cli.doctor.ensembles import Known, check_ensemble
+from pinstream_cli.doctor.ensembles import Known, check_decoupled, check_ensemble
 from pinstream_cli.doctor.model_files import check_files, permissions, readable
+from pinstream_cli.doctor.python_backend import check_python_backend
 from pinstream_cli.doctor.signature import signature_of
-from pinstream_cli.doctor.steps import ENVIRONMENT, check_python
+from pinstream_cli.doctor.steps import check_python
 from pinstream_cli.doctor.warmup import check_warmup
 from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, model_directories, read_model
 
 T = TypeVar("T")
-# Of Triton's Python backend: where inputs are, and what stands for the model's directory.
-FORCED, MODEL_DIRECTORY = "FORCE_CPU_ONLY_INPUT_TENSORS", "$$TRITON_MODEL_DIRECTORY"
 
 
 def check_repositories(repositories: Sequence[Path], triton: Triton | None, gpus: int) -> Iterator[Check]:
@@ -92,6 +91,7 @@ def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | Non
     yield _config(area, model)
     yield from check_backend(area, model, triton)
     yield from check_config(area, Subject(model, known.signature, gpus))
+    yield from check_decoupled(area, model, models)
     for version in model.versions:
         yield from _check_version(area, model, version)
     for version in model.left_out:
@@ -101,7 +101,7 @@ def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | Non
             yield passed_over if check.status == "FIX" else check
     yield from _named_files(area, model)
     if backend_of(model.config) in (OURS, PYTHON):
-        yield from _python_backend(area, model)
+        yield from check_python_backend(area, model)
     if backend_of(model.config) == ENSEMBLE:
         yield from check_ensemble(area, model, models)
     else:
@@ -129,17 +129,3 @@ def _named_files(area: str, model: Model) -> Iterator[Check]:
     for name in dict.fromkeys(tensor.label_filename for tensor in model.config.output if tensor.label_filename):
         # Triton begins at the model's directory, whatever a name begins with.
         yield readable(area, model.path / name.lstrip("/"), may_be_empty=True)
-
-
-def _python_backend(area: str, model: Model) -> Iterator[Check]:
-    """Parameters of Triton's Python backend, which runs ours too."""
-    parameters = {name: entry.string_value for name, entry in model.config.parameters.items()}
-    forced = parameters.get(FORCED, "yes")
-    if forced not in ("yes", "no"):
-        yield Check(area, FORCED, "FIX", f"is {forced!r}", "write yes or no, in small letters")
-    if environment := parameters.get(ENVIRONMENT, ""):
-        place = Path(environment.replace(MODEL_DIRECTORY, str(model.path)))
-        if place.is_dir():
-            place = place / "bin" / "activate"
-        if not place.exists():
-            yield Check(area, ENVIRONMENT, "FIX", f"{place} is not there", f"put it there, or leave {ENVIRONMENT} out")

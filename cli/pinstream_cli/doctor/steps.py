@@ -10,7 +10,7 @@ from pathlib import Path
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.model_files import permissions, readable
 from pinstream_cli.triton.assemble import import_steps, service_repository
-from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, read_model
+from pinstream_cli.triton.repository import CONFIG, ENVIRONMENT, Model, RepositoryError, read_model
 
 # The name that the Python backend itself falls back to.
 PYTHON_FILE = "model.py"
@@ -18,8 +18,6 @@ PYTHON_FILE = "model.py"
 CLASS = "TritonPythonModel"
 # What the stub itself brings along.
 STUB_MODULES = ("triton_python_backend_utils", "c_python_backend_utils", "__main__")
-# The parameter that names another environment than this one.
-ENVIRONMENT = "EXECUTION_ENV_PATH"
 # What tells a step of the YOLOX service: the package that these share.
 _STEPS = "yolox_steps"
 

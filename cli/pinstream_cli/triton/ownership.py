@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pinstream import sidecar as sidecars
 from pinstream.verify import others_can_write
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.repository import RepositoryError, model_directories, read_model
 
 
 def check_owners(served: Path) -> None:
@@ -20,7 +22,7 @@ def check_owners(served: Path) -> None:
     Raises:
         CommandError: Somebody else can, or it cannot be looked at.
     """
-    for place in _everything(served):
+    for place in (*_everything(served), *_environments(served)):
         try:
             others = others_can_write(place)
         except OSError as error:
@@ -44,6 +46,16 @@ def check_vouched(repository: Path, model: Path) -> None:
             f"--verify loads only what a {sidecars.FILE_NAME} has the SHA-256 of, and {model} is a file by itself; "
             "name the directory that `pinstream build --plan` made of it, or serve it without --verify"
         )
+
+
+def _environments(served: Path) -> Iterator[Path]:
+    """The environments that models of a repository name, wherever these lie: their bin/activate is run first of all."""
+    for directory in model_directories(served) if served.is_dir() else ():
+        # What cannot be read, Triton does not read either.
+        with contextlib.suppress(RepositoryError):
+            environment = read_model(directory).environment
+            if environment is not None:
+                yield from _everything(environment)
 
 
 def _everything(served: Path) -> Iterator[Path]:

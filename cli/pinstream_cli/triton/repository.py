@@ -19,6 +19,8 @@ from pinstream.tensors import ModelSpec
 from pinstream_cli.triton.model_versions import chosen, version_numbers
 
 CONFIG = "config.pbtxt"
+# The parameter that names another environment than this one, and what may stand there for the model's directory.
+ENVIRONMENT, _MODEL_DIRECTORY = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
 # What Triton runs with its Python backend.
 PYTHON_BACKENDS = ("python", "pinstream")
 
@@ -78,6 +80,12 @@ class Model:
             ConfigError: A parameter is unknown or out of range.
         """
         return Options.from_model_config(self.as_json())
+
+    @property
+    def environment(self) -> Path | None:
+        """The directory or archive whose bin/activate Triton's Python backend runs before the model; None for none."""
+        named = self.config.parameters[ENVIRONMENT].string_value if ENVIRONMENT in self.config.parameters else ""
+        return Path(named.replace(_MODEL_DIRECTORY, str(self.path))) if named else None
 
     def as_json(self) -> Mapping[str, Any]:
         """Its configuration as Triton hands it to a Python backend."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,9 @@ def test_what_triton_refuses_is_to_be_fixed_and_nothing_else(said: Checks, odd: 
     assert bool(faults) == bool(odd.words), faults
     assert all(fault["remedy"] for fault in faults)
     assert not odd.words or any(odd.words in fault["found"] for fault in faults), faults
+    warnings = [check for check in said if check["area"] == f"model {odd.name}" and check["name"] == "decoupled"]
+    assert bool(warnings) == bool(odd.warns), warnings
+    assert all(odd.warns in warning["found"] and warning["status"] == "WARN" for warning in warnings)
 
 
 def test_some_repositories_are_one_to_triton(tmp_path: Path) -> None:
@@ -65,6 +70,23 @@ def test_a_file_of_our_backend_lies_beside_the_others(tmp_path: Path) -> None:
     code, checks = report("--model-repository", tmp_path)
     assert code == 1
     assert "no sub/model.onnx in" in checks["model mine", "1/"]["found"]
+
+
+def test_an_environment_that_others_can_write_is_told(tmp_path: Path) -> None:
+    (tmp_path / "repository").mkdir()
+    plain = next(odd for odd in ODD_MODELS if odd.name == "plain")
+    archive = tmp_path / "environment.tar.gz"
+    tarfile.open(archive, "w:gz").close()
+    named = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{archive}" }} }}\n'
+    replace(plain, config=f"{plain.config}{named}").write(tmp_path / "repository")
+    area, name = "model plain", "EXECUTION_ENV_PATH permissions"
+    assert (area, name) not in report("--model-repository", tmp_path / "repository")[1]
+    archive.chmod(0o666)
+    code, checks = report("--model-repository", tmp_path / "repository")
+    assert (code, checks[area, name]["status"]) == (0, "WARN")
+    assert f"others can write {archive}" in checks[area, name]["found"]
+    archive.write_bytes(archive.read_bytes()[:12])
+    assert "no archive" in report("--model-repository", tmp_path / "repository")[1][area, "EXECUTION_ENV_PATH"]["found"]
 
 
 def test_serve_refuses_a_place_that_triton_would_trip_over(tmp_path: Path) -> None:

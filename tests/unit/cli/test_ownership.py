@@ -48,6 +48,26 @@ def test_all_of_a_repository_is_looked_at_where_links_lead_as_well(tmp_path: Pat
         check_owners(repository)
 
 
+def test_an_environment_that_a_configuration_names_is_looked_at(tmp_path: Path) -> None:
+    model, environment = tmp_path / "repository" / "model", tmp_path / "environment"
+    for directory in (model, environment / "bin"):
+        directory.mkdir(mode=0o755, parents=True)
+    named = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
+    (model / "config.pbtxt").write_text('backend: "python"\n' + named)
+    (model / "config.pbtxt").chmod(0o644)
+    activate = environment / "bin" / "activate"
+    activate.touch(mode=0o644)
+    check_owners(tmp_path / "repository")
+    for place in (activate, activate.parent, environment):
+        place.chmod(0o777)
+        with pytest.raises(CommandError, match=r"others can write .*/environment"):
+            check_owners(tmp_path / "repository")
+        place.chmod(0o755)
+    environment.rename(tmp_path / "gone")
+    with pytest.raises(CommandError, match=r"environment cannot be looked at: No such file"):
+        check_owners(tmp_path / "repository")
+
+
 def test_the_sidecar_beside_a_model_file_is_looked_at(tmp_path: Path) -> None:
     for name in ("model.onnx", "model.json"):
         (tmp_path / name).touch(mode=0o644)
