@@ -72,17 +72,24 @@ chaos: SECONDS := 600
 chaos: setup
 	PYTHONPATH=. $(BIN)/python -m tests.chaos --seconds $(SECONDS) --out benchmarks/results/chaos.json
 
-# What the lock file has, as CycloneDX, and that nothing is missing in it. Then the known vulnerabilities of it; they come
-# from PyPI's JSON interface, which mirrors often lack: `make auditable` says whether it is there.
+# What the lock file has, and what the container gets, as CycloneDX, and that nothing is missing in them. Then the known
+# vulnerabilities of both; they come from PyPI's JSON interface, which mirrors often lack: `make auditable` says whether it
+# is there.
 .DELETE_ON_ERROR:
 AUDIT := .run/audit/bin
-sbom: .run/sbom.json
+sbom: .run/sbom.json .run/sbom-deploy.json
 
 $(AUDIT):
 	$(PYTHON) -m venv .run/audit
 	$@/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
-.run/sbom.json: requirements.lock | $(AUDIT)
+.run/deploy.txt: deploy/requirements.txt deploy/Dockerfile
+	@mkdir -p .run
+	{ cat $<; sed -n 's/^ARG TENSORRT_VERSION=/tensorrt==/p' deploy/Dockerfile; } > $@
+
+.run/sbom.json: requirements.lock
+.run/sbom-deploy.json: .run/deploy.txt
+.run/sbom.json .run/sbom-deploy.json: | $(AUDIT)
 	$(AUDIT)/cyclonedx-py requirements $< --output-reproducible -o $@
 	test "$$($(PYTHON) -c 'import json; print(len(json.load(open("$@"))["components"]))')" = "$$(grep -c '^[^ #].*==' $<)"
 
@@ -93,6 +100,7 @@ auditable: | $(AUDIT)
 
 audit: sbom
 	$(AUDIT)/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes
+	$(AUDIT)/pip-audit --strict --requirement .run/deploy.txt --disable-pip --no-deps
 
 # Fifteen minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
 bench-gpu:

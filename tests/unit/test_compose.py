@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper
 
 from pinstream_cli.serve import serve
@@ -50,6 +51,54 @@ def test_shared_memory_is_at_least_what_the_doctor_reckons(tmp_path: Path) -> No
     assert given is not None
     needed = sum(model.needed for model in models)
     assert int(given[1]) * MIB >= needed, "\n".join(map(str, models))
+
+
+def service(name: str) -> str:
+    """A service's lines in docker-compose.yml."""
+    found = re.search(rf"^  {name}:\n((?:    .*\n|\n)+)", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("name", ["triton", "proxy"])
+def test_a_container_that_is_reached_may_do_no_more_than_it_has_to(name: str) -> None:
+    lines = service(name)
+    assert "    read_only: true\n" in lines
+    assert "    security_opt:\n      - no-new-privileges:true\n" in lines
+    assert "    cap_drop:\n      - ALL\n" in lines
+    assert not re.search("privileged: true|cap_add|pid: host|network_mode: host|docker.sock", lines)
+
+
+def test_nobody_in_a_container_is_root() -> None:
+    assert '    user: "1000:1000"\n' in service("proxy")
+    assert "user:" not in service("triton"), "what the image says"
+    users = re.findall(r"^USER (\S+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
+    assert users[-1:] == ["1000"]
+
+
+def test_memory_and_processes_have_limits_that_the_environment_may_change() -> None:
+    limits = dict(re.findall(r"^    (mem_limit|pids_limit|shm_size): (\S+)$", service("triton"), re.MULTILINE))
+    memory = re.fullmatch(r"\$\{MEMORY_LIMIT:-(\d+)gb\}", limits["mem_limit"])
+    assert memory is not None
+    # /dev/shm counts, and a process of a model and its engine take a GiB or two.
+    assert int(memory[1]) * 1024 >= int(limits["shm_size"].removesuffix("mb")) + 8 * 1024
+    assert re.fullmatch(r"\$\{PIDS_LIMIT:-\d{4}\}", limits["pids_limit"])
+
+
+def test_the_container_gets_the_packages_that_are_tested() -> None:
+    pin = re.compile(r"^([a-z-]+)(?:\[[a-z,]+\])?==([^ ;\n]+)", re.MULTILINE)
+    container = pin.findall((ROOT / "deploy" / "requirements.txt").read_text())
+    assert len(container) >= 11
+    tested: dict[str, set[str]] = {}
+    for name, version in pin.findall((ROOT / "requirements.lock").read_text()):
+        tested.setdefault(name, set()).add(version)
+    assert not [f"{name}=={version}" for name, version in container if version not in tested.get(name, {version})]
+
+
+def test_compose_and_dockerfile_have_one_tensorrt() -> None:
+    dockerfile = re.search(r"^ARG TENSORRT_VERSION=(\S+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
+    assert dockerfile is not None
+    assert f"TENSORRT_VERSION: ${{TENSORRT_VERSION:-{dockerfile[1]}}}\n" in service("triton")
 
 
 def test_the_grace_is_longer_than_a_stop_takes() -> None:
