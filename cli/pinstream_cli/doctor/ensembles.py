@@ -81,12 +81,13 @@ def check_decoupled(area: str, model: Model, models: Mapping[str, Known]) -> Ite
         model: The model.
         models: All models of the repository, by name.
     """
-    # Ours refuses it, and an ensemble goes by its steps.
-    parts = _reached(model, models) or {model.name} if backend_of(model.config) != OURS else set[str]()
-    known = sorted(name for name in parts if name in models)
-    decoupled = [name for name in known if models[name].model.config.model_transaction_policy.decoupled]
-    if decoupled:
-        found = f"{decoupled[0]} is decoupled: only gRPC's ModelStreamInfer gets answers, every other request an error"
+    # An ensemble goes by its steps.
+    for name in sorted(_reached(model, models) & set(models)) or [model.name]:
+        config = models[name].model.config
+        # Ours refuses it.
+        if not config.model_transaction_policy.decoupled or backend_of(config) == OURS:
+            continue
+        found = f"{name} is decoupled: only gRPC's ModelStreamInfer gets answers, every other request an error"
         yield Check(area, "decoupled", "WARN", found, f"leave decoupled out of its {CONFIG} unless clients stream")
 
 
