@@ -62,7 +62,10 @@ def open_session(model: Any, path: Path, extra_outputs: Sequence[str] = ()) -> A
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        # Without enable_fallback a model that it refuses is printed about, and tried a second time.
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base class but this
         raise BuildError(f"{path}: ONNX Runtime cannot load the model: {first_line(error)}") from error
 

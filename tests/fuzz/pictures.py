@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from tests.fuzz import layouts
+
 HEIGHT, WIDTH = 20, 28
-ORIENTATION = 0x0112
+ORIENTATION, DESCRIPTION = 0x0112, 0x010E
 
 
 def _picture(seed: int = 0) -> Image.Image:
@@ -29,7 +31,7 @@ def _encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 @cache
 def corpus() -> tuple[bytes, ...]:
-    """Well-formed pictures, at most a few kilobytes each."""
+    """Well-formed pictures, of a few kilobytes but for EXIF."""
     picture = _picture()
     alpha = picture.copy()
     alpha.putalpha(128)
@@ -59,11 +61,24 @@ def corpus() -> tuple[bytes, ...]:
     ]
     sixteen = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
     pictures += [cv2.imencode(".png", channels)[1].tobytes() for channels in (sixteen, sixteen[..., 0])]
-    for orientation in (0, 3, 6, 9, 65535):
+    for exif in _exif():
+        pictures += [_encoded(picture, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
+    return (*pictures, *layouts.bmps(WIDTH, HEIGHT), *layouts.pngs(WIDTH, HEIGHT))
+
+
+def _exif() -> list[bytes]:
+    """Orientations that there are and that there are not, beside nothing, much, and what contradicts itself."""
+    written = []
+    for orientation, description in ((0, ""), (3, ""), (6, "x" * 60_000), (9, ""), (65535, "")):
         exif = Image.Exif()
         exif[ORIENTATION] = orientation
-        pictures += [_encoded(picture, kind, exif=exif.tobytes()) for kind in ("JPEG", "PNG", "WEBP")]
-    return tuple(pictures)
+        if description:
+            exif[DESCRIPTION] = description
+        written.append(exif.tobytes())
+    entry = struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0)
+    head = b"Exif\0\0II*\0" + struct.pack("<I", 8)
+    # A directory that is followed by itself, and one of 65535 entries of which few are there.
+    return [*written, head + struct.pack("<H", 1) + entry + struct.pack("<I", 8), head + b"\xff\xff" + entry * 50]
 
 
 @cache
@@ -100,10 +115,7 @@ def liars() -> tuple[bytes, ...]:
 def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG of 8-bit RGB that says what it is told to, with the compressed `pixels` it is given."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    )
+    return layouts.png((b"IHDR", header), *chunks, (b"IDAT", pixels))
 
 
 def bmp(width: int, height: int) -> bytes:

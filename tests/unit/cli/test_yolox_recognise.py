@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pinstream_cli.build_error import BuildError, NotYoloxError
+from pinstream_cli.onnx_files import open_session
 from pinstream_cli.yolox_graph import fuse
 from pinstream_cli.yolox_recognise import recognise
 from tests.yolox_exports import Export, save_classifier
@@ -180,3 +181,13 @@ def test_an_operator_that_onnx_runtime_does_not_know(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "model.onnx"))
     with pytest.raises(BuildError, match=r"ONNX Runtime cannot load the model.*EfficientNMS_TRT"):
         recognise(tmp_path / "model.onnx")
+
+
+def test_an_operator_whose_name_is_no_text(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = Export().save(tmp_path / "model.onnx")
+    path.write_bytes(path.read_bytes().replace(b"Concat", b"\xffoncat"))
+    model = onnx.load(str(path))
+    with pytest.raises(BuildError, match=r"ONNX Runtime cannot load the model: .*codec can't decode") as caught:
+        open_session(model, path)
+    assert "\n" not in str(caught.value)
+    assert "".join(capfd.readouterr()) == "", "ONNX Runtime has said something on its own"
