@@ -31,6 +31,7 @@ from pinstream_cli.triton import (
     leftovers,
 )
 from pinstream_cli.triton.assemble import keep_to_us
+from pinstream_cli.triton.caches import compile_models
 from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.fallback import Fallback, Views
 from pinstream_cli.triton.ownership import check_owners, check_vouched
@@ -121,6 +122,7 @@ def serving(
             views = Views(run.path / "repositories", repositories, fallback.hidden)
         served = [*([run.models] if model is not None else []), *views.paths]
         _check_shared_memory(served)
+        compile_models(served, fallback.arguments())
         complete = run.complete and not repositories and not _more_may_come(access or Access(), extra)
         server = TritonServer(
             install,
@@ -138,9 +140,11 @@ def serving(
         try:
             server.start()
             server.wait_ready(startup_timeout_s)
-            for lack in fallback.lacking(server.loads, {path.name for path in model_directories(run.models)}):
+            required = {path.name for path in model_directories(run.models)}
+            for lack in (*views.left_out, *fallback.lacking(server.loads, required)):
                 console.print(f"[red bold]NOT SERVED[/] {escape(lack)}", soft_wrap=True)
-            views.open()
+            with _telling_of_room():
+                views.open()
             yield server
         finally:
             began = time.monotonic()

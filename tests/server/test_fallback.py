@@ -16,7 +16,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from tests import onnx_models
-from tests.server.conftest import add_model
+from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
 from tests.server.test_leftovers import tritonserver
 from tests.server.test_plain_models import infer, pixels
@@ -50,25 +50,35 @@ def test_a_restart_serves_all_that_can_be_served_and_the_rest_once_it_is_put_rig
     repository = tmp_path / "repository"
     old = onnx_models.classifier(add_model(repository, "classifier"), seed=1)
     good = onnx_models.classifier(tmp_path / "good" / "model.onnx", seed=2)
+    first = onnx_models.classifier(add_model(repository, "both", ONE_LINE + "version_policy { all { } }\n"))
+    shutil.copytree(first.parent, first.parent.with_name("2"))
     serve = start("--model-repository", repository, "--restart", POLL)
     serve.wait_for("Stop with Ctrl-C")
     new, third = repository / "classifier" / "2" / "model.onnx", add_model(repository, "third")
     new.parent.mkdir()
     new.write_bytes(b"broken")
-    third.write_bytes(b"broken")
-    kill_and_wait(serve, "classifier")
+    for file in (third, first):
+        file.write_bytes(b"broken")
+    # Triton reads nothing of a repository in which there is one.
+    (repository / "dead").symlink_to("nowhere")
+    kill_and_wait(serve, "classifier", "both")
     serve.wait_for("NOT SERVED model 'third': ")
-    assert "NOT SERVED version 2 of model 'classifier', of which an older one is served: " in serve.text
+    assert "NOT SERVED version 2 of model 'classifier', of which another one is served: " in serve.text
+    assert "NOT SERVED version 1 of model 'both', of which another one is served: " in serve.text
+    assert f"NOT SERVED {repository}/dead, a link that leads nowhere" in serve.text
     assert f"{new} (6 bytes) is not an ONNX model" in serve.text, "it is named where the user put it"
     # Triton tries again what is broken, over and over.
     threading.Event().wait(2)
     assert ready(serve.endpoints), "the server itself is well"
     assert not is_ready(serve, "third")
+    assert not is_ready(serve, "both", 1)
     assert_answers(serve, old)
-    for file in (new, third):
+    assert_answers(serve, first.parent.with_name("2") / "model.onnx")
+    for file in (new, third, first):
         shutil.copy(good, tmp_path / "copy")
         (tmp_path / "copy").rename(file)
-    seconds_until(lambda: is_ready(serve, "third") and is_ready(serve, "classifier", 2), 20)
+    put_right = (("third", 1), ("classifier", 2), ("both", 1))
+    seconds_until(lambda: all(is_ready(serve, *version) for version in put_right), 20)
     assert_answers(serve, new)
     assert serve.text.count("RESTART") == 2, "one for the kill, one that told what does not load"
 

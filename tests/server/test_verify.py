@@ -90,7 +90,7 @@ def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[
     finally:
         os.umask(old)
     serve.wait_for("Stop with Ctrl-C")
-    assert "NOT SERVED version 2 of model 'classifier', of which an older one is served" in serve.text
+    assert "NOT SERVED version 2 of model 'classifier', of which another one is served" in serve.text
     assert "VERIFY is set" in serve.text
 
 

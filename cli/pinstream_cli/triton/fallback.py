@@ -1,20 +1,23 @@
 """How a server is started so that all that can be served is: without versions that would not load, or whole models.
 
-Triton loads the newest version of a model, and where that fails no other; and where a model fails it does not start.
-While it runs, a new version that cannot be loaded takes nothing down. So it has to be when it is started again.
+Triton loads the versions of a model that its policy takes, and where one fails no other; and where a model fails it
+does not start. While it runs, a version that would not load takes nothing down. So it has to be when it starts again.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pinstream_cli.triton.arguments import values_of, without
 from pinstream_cli.triton.loads import LoadFailed, Loads, Version
-from pinstream_cli.triton.repository import model_directories
+from pinstream_cli.triton.repository import RepositoryError, model_directories, read_model
 
 CONTROL = "--model-control-mode"
 UNKNOWN = "Triton's reason is in its log, above"
+DEAD_LINK = "a link that leads nowhere; put back what it names, or remove it, and start serve again"
 
 
 class Fallback:
@@ -25,7 +28,7 @@ class Fallback:
         arguments: tritonserver's arguments as the user gave them.
 
     Attributes:
-        hidden: Versions that a start leaves out, since a model has an older one, and why they would not load.
+        hidden: Versions that a start leaves out, since a model has another one, and why they would not load.
         tolerant: Whether to serve what does load where not every model does.
     """
 
@@ -79,10 +82,10 @@ class Fallback:
             required: Models that it has to have.
 
         Raises:
-            LoadFailed: It lacks what it has to have, or has nothing at all, or could have an older version.
+            LoadFailed: It lacks what it has to have, or has nothing at all, or could have another version.
         """
         said = [
-            f"version {version.number} of model '{version.model}', of which an older one is served: {why}"
+            f"version {version.number} of model '{version.model}', of which another one is served: {why}"
             for version, why in self.hidden.items()
         ]
         if not self.tolerant:
@@ -99,8 +102,8 @@ class Fallback:
         return {path.name for repository in self._repositories for path in model_directories(repository)}
 
     def _hide(self, failed: Mapping[Version, str]) -> bool:
-        """Leave versions out where an older one is there; whether there is any such."""
-        fresh = {v: why for v, why in failed.items() if v not in self.hidden and self._has_older(v)}
+        """Leave versions out where others are there; whether there is any such."""
+        fresh = {v: why for v, why in failed.items() if v not in self.hidden and self._has_others(v.model, failed)}
         self.hidden.update(fresh)
         return bool(fresh)
 
@@ -108,10 +111,15 @@ class Fallback:
         paths = [repository / version.model / str(version.number) for repository in self._repositories]
         return [path for path in paths if path.exists()]
 
-    def _has_older(self, version: Version) -> bool:
-        entries = (path.name for repository in self._repositories for path in (repository / version.model).glob("*"))
-        numbers = (int(name) for name in entries if name.isdecimal())
-        return any(n < version.number and Version(version.model, n) not in self.hidden for n in numbers)
+    def _has_others(self, model: str, failed: Collection[Version]) -> bool:
+        """Whether the model's version policy takes any of the versions that are neither hidden nor have failed."""
+        for path in (repository / model for repository in self._repositories if (repository / model).is_dir()):
+            with contextlib.suppress(RepositoryError):
+                found = read_model(path)
+                left = {k: n for k, n in found.numbers.items() if Version(model, n) not in {*self.hidden, *failed}}
+                if replace(found, numbers=left).chosen:
+                    return True
+        return False
 
 
 class Views:
@@ -124,13 +132,17 @@ class Views:
 
     Attributes:
         paths: What the server is to be given for each.
+        left_out: What in them would keep Triton from reading the rest, and what to do.
     """
 
     def __init__(self, directory: Path, repositories: Sequence[Path], hidden: Collection[Version]) -> None:
         self.paths = [repository.resolve() for repository in repositories]
         self._links: dict[Path, Path] = {}
+        self.left_out: list[str] = []
         for index, repository in enumerate(self.paths):
-            if any((repository / version.model / str(version.number)).exists() for version in hidden):
+            dead = _dead_links(repository)
+            self.left_out += [f"{path}, {DEAD_LINK}" for path in dead]
+            if dead or any((repository / version.model / str(version.number)).exists() for version in hidden):
                 view, link = directory / f"{index}.view", directory / str(index)
                 _mirror(repository, view, hidden)
                 link.symlink_to(view)
@@ -143,17 +155,27 @@ class Views:
         return text
 
     def open(self) -> None:
-        """Let everything be seen: what would not load takes nothing down any more."""
+        """Let everything be seen: what would not load takes nothing down any more.
+
+        A link that leads nowhere does: a Triton 2.51 that looks for changes unloads all that is beside it.
+        """
         for link, repository in self._links.items():
-            new = link.with_suffix(".new")
-            new.symlink_to(repository)
+            target, new = repository, link.with_suffix(".new")
+            if _dead_links(repository):
+                target = link.with_suffix(".all")
+                _mirror(repository, target, [])
+            new.symlink_to(target)
             new.replace(link)
+
+
+def _dead_links(repository: Path) -> list[Path]:
+    return sorted(path for path in repository.iterdir() if not path.exists())
 
 
 def _mirror(repository: Path, view: Path, hidden: Collection[Version]) -> None:
     """Make a directory with links to a repository's models, and instead of some to what is in them."""
     view.mkdir(parents=True)
-    for model in repository.iterdir():
+    for model in (path for path in repository.iterdir() if path.exists()):
         out = {str(version.number) for version in hidden if version.model == model.name}
         if out:
             (view / model.name).mkdir()

@@ -102,8 +102,9 @@ class Loads:
             self._gone(version)
             self.loading.discard(version)
         elif match := GIVEN_UP.search(line):
-            # Its other versions of the same load are unloaded again.
-            self._done(match[1])
+            # Its other versions of the same load go again, or have stayed as they were.
+            for version in self._done(match[1]):
+                self._gone(version)
         elif match := UNLOADED.search(line):
             self._gone(Version(match[1], int(match[2])))
         elif STOPPING.search(line):

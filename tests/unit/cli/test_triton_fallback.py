@@ -36,7 +36,7 @@ def test_a_start_leaves_out_what_has_an_older_version_and_after_a_life_whole_mod
     assert not fallback.learn(LoadFailed({ONE: "broken", TWO: "broken"}), was_ready=True)
     assert fallback.arguments() == ["--log-verbose=1", "--exit-on-error=false", "--model-control-mode=poll"]
     assert fallback.lacking(after(loading(ONE), LOADED), []) == [
-        "version 2 of model 'classifier', of which an older one is served: broken",
+        "version 2 of model 'classifier', of which another one is served: broken",
         "model 'other': Triton's reason is in its log, above",
     ]
     with pytest.raises(LoadFailed, match="classifier, other"):
@@ -45,6 +45,26 @@ def test_a_start_leaves_out_what_has_an_older_version_and_after_a_life_whole_mod
         fallback.lacking(after(loading(ONE), LOADED), ["detector"])
     fallback.remember(after(loading(TWO), LOADED))
     assert fallback.arguments() == ["--log-verbose=1"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "failed", "hidden"),
+    [
+        ("all { }", [ONE], [ONE]),
+        ("all { }", [ONE, TWO], []),
+        ("latest { num_versions: 2 }", [ONE], [ONE]),
+        ("specific { versions: [ 1, 2 ] }", [TWO], [TWO]),
+        # Without the one that it names, a start would fail for another reason, and with that one's hidden.
+        ("specific { versions: [ 2 ] }", [TWO], []),
+    ],
+)
+def test_a_start_leaves_out_what_the_version_policy_takes_others_than(
+    repository: Path, policy: str, failed: list[Version], hidden: list[Version]
+) -> None:
+    (repository / "classifier" / "config.pbtxt").write_text(f"version_policy {{ {policy} }}")
+    fallback = Fallback([repository])
+    assert fallback.learn(LoadFailed(dict.fromkeys(failed, "broken")), was_ready=False) == bool(hidden)
+    assert list(fallback.hidden) == hidden
 
 
 def test_a_start_loads_what_was_loaded_over_the_api(repository: Path) -> None:
@@ -72,3 +92,19 @@ def test_a_view_hides_a_version_until_it_is_opened(repository: Path, tmp_path: P
     views.open()
     assert (view / "classifier" / "2").exists()
     assert view.resolve() == repository
+
+
+def test_a_view_has_no_link_that_leads_nowhere_opened_or_not(repository: Path, tmp_path: Path) -> None:
+    (repository / "dead").symlink_to("nowhere")
+    (repository / "linked").symlink_to(repository / "other")
+    views = Views(tmp_path / "views", [repository], [])
+    assert views.left_out == [
+        f"{repository}/dead, a link that leads nowhere; put back what it names, or remove it, and start serve again"
+    ]
+    (view,) = views.paths
+    assert sorted(path.name for path in view.iterdir()) == ["classifier", "linked", "other"]
+    (repository / "late").mkdir()
+    views.open()
+    assert sorted(path.name for path in view.iterdir()) == ["classifier", "late", "linked", "other"]
+    (repository / "dead").unlink()
+    assert Views(tmp_path / "other views", [repository], []).paths == [repository]

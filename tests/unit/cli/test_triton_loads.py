@@ -57,6 +57,9 @@ def after(*lines: str) -> Loads:
         ([loading(ONE), LOADED, loading(ONE), *failed(ONE)], {ONE}, set()),
         # Of two at once one would not load: the other is unloaded again.
         ([loading(ONE), loading(TWO), *failed(TWO), unloaded(ONE)], set(), set()),
+        ([loading(ONE), loading(TWO), *failed(ONE)], set(), set()),
+        # Or stays as it was, where its files have not changed.
+        ([loading(ONE), loading(TWO), LOADED, loading(ONE), loading(TWO), *failed(ONE)], {ONE, TWO}, set()),
         ([loading(ONE), LOADED, unloaded(ONE)], set(), set()),
         ([loading(ONE), LOADED, STOPPING, unloaded(ONE)], {ONE}, set()),
         # What a model logs for a client, on a line of its own or not.
