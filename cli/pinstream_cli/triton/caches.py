@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def compile_models(repositories: Iterable[Path], arguments: Sequence[str]) -> No
     if values_of(CONTROL, arguments)[-1:] != ["poll"]:
         return
     for model in (model for repository in repositories for model in model_directories(repository)):
-        for version in version_numbers(model):
-            # As the stubs do, whatever this process was told.
-            compileall.compile_dir(model / version, quiet=_SILENT, optimize=0)
+        # What this user may not read, Triton may not either, and says so.
+        with contextlib.suppress(OSError):
+            for version in version_numbers(model):
+                # As the stubs do, whatever this process was told.
+                compileall.compile_dir(model / version, quiet=_SILENT, optimize=0)
