@@ -28,6 +28,7 @@ from pinstream.options import Options
 from pinstream.preflight import check_plan
 from pinstream.tensors import NUMPY_DTYPES, Array
 from tests import onnx_models
+from tests.fuzz.configs import config
 from tests.fuzz.documented import documented_in
 from tests.fuzz.mutate import INTERESTING, mutated, mutated_json
 from tests.fuzz.pictures import corpus, liars
@@ -282,6 +283,7 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "onnx": (onnx, 5_000),
     "plan": (plan, 5_000),
     "options": (options, 5_000),
+    "config": (config, 5_000),
 }
 
 

@@ -120,6 +120,8 @@ def read_model(path: Path) -> Model:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise RepositoryError(f"{CONFIG} cannot be parsed, line and column {error}") from None
+    except ValueError as error:  # an enum's number that fits into no 32 bits
+        raise RepositoryError(f"{CONFIG} cannot be parsed: {error}") from None
     return Model(path, config, numbers)
 
 

@@ -90,6 +90,7 @@ def test_the_table_says_the_same_and_how_much_of_it(repository: Path) -> None:
     ("config", "name", "words"),
     [
         ("backend: pinstream", "config.pbtxt", "cannot be parsed"),
+        (ONE_LINE + f"output {{ data_type: {2**63} }}", "config.pbtxt", "cannot be parsed"),
         (ONE_LINE + "max_batch: 8", "config.pbtxt", "max_batch"),
         (ONE_LINE + 'name: "other"', "name", "other"),
         ('backend: "tensorrt"', "backend", "tensorrt, which this Triton has not"),
