@@ -47,8 +47,8 @@ def complete(config: Mapping[str, Any], spec: ModelSpec) -> Completion:
         raise ConfigError("config.pbtxt has decoupled, and pinstream gives one response a request; leave it out")
     if any(group.get("passive") for group in config.get("instance_group") or []):
         raise ConfigError(
-            "config.pbtxt has passive in instance_group: such an instance takes no request, and where there is no other, "
-            "the first request ends tritonserver; leave it out"
+            "config.pbtxt has passive in instance_group: such an instance takes no request, and where there is no "
+            "other, the first request ends tritonserver; leave it out"
         )
     configured = int(config.get("max_batch_size", 0))
     if configured and spec.batch is None:
