@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Served:
         channel = grpc.insecure_channel(server.grpc_url)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         self._infer_bytes = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        self._stream_bytes = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
         self._pictures = corpus() + liars()
         self._kinds: tuple[Callable[[random.Random, int], str], ...] = (
             self._picture,
@@ -66,6 +68,8 @@ class Served:
             self._bytes,
             self._texts,
             self._message,
+            self._stream,
+            self._generate,
         )
 
     def send(self, seed: int) -> str:
@@ -120,6 +124,32 @@ class Served:
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
         return f"oversized: {self._post('classifier', head + content, headers)}"
 
+    def _stream(self, rng: random.Random, seed: int) -> str:
+        """Requests one behind the other in a stream of gRPC, some of them damaged."""
+        good = [_good_request(rng.choice(_GOOD)) for _ in range(rng.choice((1, 3)))]
+        sent = [mutated((request,), seed + i, 2) if rng.random() < 0.3 else request for i, request in enumerate(good)]
+        return f"stream: {self._infer(partial(self._streamed, all_good=sent == good), sent)}"
+
+    def _streamed(self, sent: list[bytes], timeout: float, *, all_good: bool) -> None:
+        answers = [
+            service_pb2.ModelStreamInferResponse.FromString(answer)
+            for answer in self._stream_bytes(iter(sent), timeout=timeout)
+        ]
+        errors = [answer.error_message for answer in answers if answer.error_message]
+        # One that cannot be parsed ends the stream, and takes those before it along that are not answered yet.
+        if all_good and (errors or len(answers) != len(sent)):
+            raise Fault(f"{len(sent)} good requests in a stream got {len(answers)} answers: {errors[:1]}")
+        for text in errors:
+            _judge(text)
+
+    def _generate(self, rng: random.Random, seed: int) -> str:
+        """A request in the shorter form of HTTP, whose tensors are named by its own keys."""
+        model, body = texts.generate_request(rng)
+        if rng.random() < 0.3:
+            body = mutated((body,), seed, 2)
+        call = rng.choice(("generate", "generate_stream"))
+        return f"generate: {self._post(model, body, {'Content-Type': 'application/json'}, call)}"
+
     def _texts(self, rng: random.Random, seed: int) -> str:
         """Names, ids and parameters that are no text, or far too long."""
         if rng.random() < 0.5:
@@ -152,8 +182,8 @@ class Served:
             headers["Content-Encoding"] = rng.choice(("gzip", "deflate", "br"))
         return f"body: {self._post(rng.choice(('classifier', 'classifier', 'yolox', 'none')), body, headers)}"
 
-    def _post(self, model: str, body: bytes, headers: dict[str, str]) -> str:
-        url = f"http://{self.server.http_url}/v2/models/{model}/infer"
+    def _post(self, model: str, body: bytes, headers: dict[str, str], call: str = "infer") -> str:
+        url = f"http://{self.server.http_url}/v2/models/{model}/{call}"
         try:
             with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=PATIENCE_S) as answer:
                 answer.read()

@@ -29,6 +29,8 @@ _PLAIN = (
 _LONG = (1 << 12, 1 << 16, 1 << 21)
 _PARAMETERS = ("conf", "iou", "max_det", "timeout", "priority", "sequence_id", "sequence_start", "headers")
 _OUTPUT_PARAMETERS = ("binary_data", "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset", "other")
+# Of `generate`: models, a tensor of each, and a value that it takes; no picture is text.
+_TENSORS = (("text", "in", ["a", "b", "c"]), ("dynamic_width", "row", [0.5, 1.5]), ("yolox", "image", "a"))
 _OUTPUTS = ("num_dets", "det_boxes", "class_names", "probabilities", "other")
 
 
@@ -64,6 +66,19 @@ def http_body(rng: random.Random) -> bytes:
             output["parameters"] = {text(rng.choice(_OUTPUT_PARAMETERS), 0.3): value()}
         body["outputs"] = [output]
     return _filled(json.dumps(body, ensure_ascii=False).encode(), texts)
+
+
+def generate_request(rng: random.Random) -> tuple[str, bytes]:
+    """A model, and a request of `generate`: its tensor by its name, with a value or a list, and some parameters."""
+    values: tuple[Any, ...] = (0, -1, 0.5, 2**63, 10**30, True, None, "", "a", "é" * 50, [], {}, [[1]])
+    model, tensor, right = rng.choice(_TENSORS)
+    body: dict[str, Any] = {tensor: right}
+    for name in (tensor, "id", "conf", "parameters", "stream", "x" * 200):
+        if rng.random() < 0.2:
+            count = rng.choice((0, 1, 3, 300))
+            several = rng.choices(values, k=count) if rng.random() < 0.5 else [rng.choice(values)] * count
+            body[name] = rng.choice((rng.choice(values), several, {"conf": rng.choice(values)}))
+    return model if rng.random() < 0.9 else "none", json.dumps(body).encode()
 
 
 def grpc_message(rng: random.Random) -> bytes:
