@@ -52,7 +52,7 @@ def _place(name: str, repository: Path, file: Path, spec: ModelSpec) -> str:
         )
     try:
         config = text_format.Parse((source / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:  # the latter for an enum's number of no 32 bits
         raise CommandError(f"--peer {name}: {source / 'config.pbtxt'} is no model configuration: {error}") from None
     target = repository / source.name
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.onnx"), copy_function=_link)

@@ -138,5 +138,5 @@ def _keep(file: Path) -> Path | None:
 def _parse(text: str, where: Path) -> Any:
     try:
         return text_format.Parse(text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:  # the latter for an enum's number of no 32 bits
         raise CommandError(f"{where} is no model configuration: {error}") from None

@@ -232,6 +232,9 @@ def test_only_models_of_ours_are_tuned(tmp_path: Path) -> None:
     (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
     with pytest.raises(CommandError, match="has backend python"):
         find(tmp_path / "m", None, tmp_path)
+    (tmp_path / "m" / "config.pbtxt").write_text(f"input {{ data_type: {2**63} }}")
+    with pytest.raises(CommandError, match="is no model configuration"):
+        find(tmp_path / "m", None, tmp_path)
 
 
 def test_every_group_of_instances_is_tuned() -> None:
