@@ -187,7 +187,9 @@ def test_an_operator_whose_name_is_no_text(tmp_path: Path, capfd: pytest.Capture
     path = Export().save(tmp_path / "model.onnx")
     path.write_bytes(path.read_bytes().replace(b"Concat", b"\xffoncat"))
     model = onnx.load(str(path))
-    with pytest.raises(BuildError, match=r"ONNX Runtime cannot load the model: .*codec can't decode") as caught:
+    # Older ones say nothing but the kind of their error.
+    said = r"(.*codec can't decode|InvalidGraph)"
+    with pytest.raises(BuildError, match=f"ONNX Runtime cannot load the model: {said}") as caught:
         open_session(model, path)
     assert "\n" not in str(caught.value)
     assert "".join(capfd.readouterr()) == "", "ONNX Runtime has said something on its own"
