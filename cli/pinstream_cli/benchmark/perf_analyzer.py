@@ -109,7 +109,7 @@ def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> Sam
         _refuse_second_run(load)
     for factor in (1, LONGER, LONGER**2):
         code, output, report = _run_once(tool, load, seconds * factor)
-        if not any(text in output for text in TOO_SHORT):
+        if not _is_too_short(output):
             break
     if keep is not None:
         keep.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,16 @@ def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> Sam
         keep.write_text(report)
     if code or not report:
         raise CommandError(_failure(code, output, load))
-    return sample(parse(report), steady_rate(output))
+    rate = steady_rate(output)
+    if not rate:
+        raise CommandError(f"perf_analyzer ({_what(load)}): no answer came after its first window; lengthen --window")
+    return sample(parse(report), rate)
+
+
+def _is_too_short(output: str) -> bool:
+    """Whether no answer came within some window, or none after the first."""
+    rates = OF_A_WINDOW.findall(output)
+    return any(text in output for text in TOO_SHORT) or (len(rates) == WINDOWS and not any(map(float, rates[1:])))
 
 
 def _run_once(tool: Tool, load: Load, seconds: float) -> tuple[int, str, str]:
@@ -215,7 +224,10 @@ def _failure(code: int, output: str, load: Load) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     told = [line for line in lines if "rror" in line or line.startswith(("Failed", "No valid"))] or lines[-2:]
     text = " / ".join(told[-3:]) or "it said nothing"
-    pace = f"{load.rate:.0f} requests a second" if load.rate else f"concurrency {load.concurrency}"
-    what = f"model {load.model}, batch {load.batch}, {pace} over {load.protocol}"
     hint = "; a longer --window may help" if any(words in text for words in TOO_SHORT) else ""
-    return f"perf_analyzer failed with code {code} ({what}): {text}{hint}"
+    return f"perf_analyzer failed with code {code} ({_what(load)}): {text}{hint}"
+
+
+def _what(load: Load) -> str:
+    pace = f"{load.rate:.0f} requests a second" if load.rate else f"concurrency {load.concurrency}"
+    return f"model {load.model}, batch {load.batch}, {pace} over {load.protocol}"

@@ -130,6 +130,21 @@ def test_a_window_too_short_for_a_request_is_made_longer(tmp_path: Path) -> None
         run(tool, LOAD, 0.5)
 
 
+def test_windows_in_which_nothing_is_answered_any_more_are_made_longer(tmp_path: Path) -> None:
+    stuck = PASSES.replace("41 infer", "0 infer").replace("43.5 infer", "0 infer")
+    tool = program(
+        tmp_path,
+        f"""
+        import shutil, sys
+        print({stuck!r} if float(sys.argv[sys.argv.index("-p") + 1]) < 2000 else {PASSES!r})
+        shutil.copy({str(CSV)!r}, sys.argv[sys.argv.index("-f") + 1])
+        """,
+    )
+    assert run(tool, LOAD, 3.0).images_per_s == 42.25
+    with pytest.raises(CommandError, match=r"no answer came after its first window; lengthen --window"):
+        run(tool, LOAD, 0.5)
+
+
 def test_success_without_a_report_is_a_failure(tmp_path: Path) -> None:
     tool = program(tmp_path, "print('Failed to obtain stable measurement.')")
     with pytest.raises(CommandError, match=r"code 0 .*stable measurement.*longer --window"):
