@@ -121,23 +121,24 @@ def test_the_reference_may_have_shorter_windows() -> None:
     assert lengths == {"ref": {0.1}, "a": {0.5}}
 
 
-class Interrupting(Counting):
-    """A subject in whose n-th window somebody presses Ctrl-C."""
+class Raising(Counting):
+    """A subject whose n-th window ends with `error`: KeyboardInterrupt, for instance, where somebody presses Ctrl-C."""
 
-    def __init__(self, name: str, log: list[str], nth: int) -> None:
+    def __init__(self, name: str, log: list[str], nth: int, error: BaseException) -> None:
         super().__init__(name, log, constant(50.0))
         self._nth = nth
+        self._error = error
 
     def measure(self, seconds: float) -> Sample:
         sample = super().measure(seconds)
         if self._log.count(self.name) == self._nth:
-            raise KeyboardInterrupt
+            raise self._error
         return sample
 
 
 def test_an_interrupt_keeps_what_was_measured_by_then() -> None:
     log: list[str] = []
-    subjects = [Counting("a", log, constant(25.0)), Interrupting("b", log, 3)]  # one is the warm-up
+    subjects = [Counting("a", log, constant(25.0)), Raising("b", log, 3, KeyboardInterrupt())]  # one is the warm-up
     interleaver = Interleaver(PLAN)
     bare, measured = interleaver.measure(Counting("ref", log, constant(100.0)), subjects)
     assert interleaver.interrupted
@@ -150,27 +151,17 @@ def test_an_interrupt_keeps_what_was_measured_by_then() -> None:
 def test_an_interrupt_before_anything_was_measured_ends_all() -> None:
     log: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        Interleaver(PLAN).measure(Counting("ref", log, constant(100.0)), [Interrupting("b", log, 2)])
-
-
-class Failing(Counting):
-    """A subject whose n-th window fails."""
-
-    def __init__(self, name: str, log: list[str], nth: int) -> None:
-        super().__init__(name, log, constant(50.0))
-        self._nth = nth
-
-    def measure(self, seconds: float) -> Sample:
-        sample = super().measure(seconds)
-        if self._log.count(self.name) == self._nth:
-            raise CommandError("perf_analyzer failed")
-        return sample
+        Interleaver(PLAN).measure(Counting("ref", log, constant(100.0)), [Raising("b", log, 2, KeyboardInterrupt())])
 
 
 @pytest.mark.parametrize("nth", [1, 2, 4], ids=["warm-up", "first", "last"])
 def test_a_subject_whose_window_fails_is_left_out_and_the_others_go_on(nth: int) -> None:
     log: list[str] = []
-    subjects = [Counting("a", log, constant(25.0)), Failing("b", log, nth), Counting("c", log, constant(5.0))]
+    subjects = [
+        Counting("a", log, constant(25.0)),
+        Raising("b", log, nth, CommandError("perf_analyzer failed")),
+        Counting("c", log, constant(5.0)),
+    ]
     interleaver = Interleaver(PLAN)
     bare, measured = interleaver.measure(Counting("ref", log, constant(100.0)), subjects)
     assert {m.subject.name: m.ratios for m in measured} == {"a": [0.25] * 3, "c": [0.05] * 3}
@@ -182,18 +173,24 @@ def test_a_subject_whose_window_fails_is_left_out_and_the_others_go_on(nth: int)
 def test_without_the_reference_or_any_subject_there_is_no_result() -> None:
     log: list[str] = []
     with pytest.raises(CommandError, match="perf_analyzer failed"):
-        Interleaver(PLAN).measure(Failing("ref", log, 4), [Counting("a", log, constant(1.0))])
+        Interleaver(PLAN).measure(
+            Raising("ref", log, 4, CommandError("perf_analyzer failed")), [Counting("a", log, constant(1.0))]
+        )
     with pytest.raises(CommandError, match="perf_analyzer failed"):
-        Interleaver(PLAN).measure(Counting("ref", log, constant(1.0)), [Failing("b", log, 2)])
+        Interleaver(PLAN).measure(
+            Counting("ref", log, constant(1.0)), [Raising("b", log, 2, CommandError("perf_analyzer failed"))]
+        )
 
 
 def test_what_fails_at_random_times_costs_nothing_of_what_was_measured_before() -> None:
     log: list[str] = []
     reference = Counting("ref", log, constant(1.0))
-    bare, measured, notes = measure_paced(PLAN, reference, [Failing("b", log, 1)])
+    bare, measured, notes = measure_paced(PLAN, reference, [Raising("b", log, 1, CommandError("perf_analyzer failed"))])
     assert (bare.samples, measured) == ([], [])
     assert notes == ["Nothing was measured at random times: perf_analyzer failed"]
-    bare, measured, notes = measure_paced(PLAN, reference, [Failing("c", log, 1), Counting("a", log, constant(1.0))])
+    bare, measured, notes = measure_paced(
+        PLAN, reference, [Raising("c", log, 1, CommandError("perf_analyzer failed")), Counting("a", log, constant(1.0))]
+    )
     assert [one.subject.name for one in measured] == ["a"]
     assert len(bare.samples) == 6
     assert notes == ["c, batch 1, concurrency 1, is left out: perf_analyzer failed"]
