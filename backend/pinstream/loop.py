@@ -75,14 +75,13 @@ class Loop:
         fault is answered with the error.
         """
         answers = self._run_together(requests)
-        suspects = [i for i, answer in enumerate(answers) if answer.error is not None]
-        if suspects and len(requests) > 1:
+        if len(requests) > 1 and any(answer.error for answer in answers):
+            # The runs that follow use the slots these are views of.
             for answer in answers:
-                # The runs that follow use the slots these are views of.
-                answer.outputs = {name: array.copy() for name, array in answer.outputs.items()}
-            for i in suspects:
+                _keep(answer)
+            for i in [i for i, answer in enumerate(answers) if answer.error is not None]:
                 answers[i] = self._run_together([requests[i]])[0]
-                answers[i].outputs = {name: array.copy() for name, array in answers[i].outputs.items()}
+                _keep(answers[i])
         return answers
 
     def _run_together(self, requests: Sequence[Request]) -> list[Answer]:
@@ -159,16 +158,18 @@ class Loop:
             waited = time.perf_counter()
             if self._engine.spec.batch:
                 check_batch_dimension(outputs, batch.size)
+            for piece in batch.pieces:
+                if not answers[piece.request].cancelled:
+                    self._scatter(piece, outputs, requests[piece.request], answers[piece.request], flight.last_use)
+            ended = time.perf_counter()
+            engine_stages = self._engine.times(flight.slot)
         except EngineError as error:
+            # Also one of a later batch: outputs on the GPU, and its events, are lost with its context.
             self._fail(batch, flight.slot, error, answers)
             return
-        for piece in batch.pieces:
-            if not answers[piece.request].cancelled:
-                self._scatter(piece, outputs, requests[piece.request], answers[piece.request], flight.last_use)
-        ended = time.perf_counter()
         own = {"gather": flight.gather, "compute": waited - began, "scatter": ended - waited}
         # Where the engine times itself, that counts; the wait here is what overlap has left of it.
-        stages = {**own, **self._engine.times(flight.slot)}
+        stages = {**own, **engine_stages}
         graph = self._engine.used_graph(flight.slot)
         times = BatchTimes(batch.count, batch.size, stages, graph, began=flight.began, ended=ended)
         for piece in batch.pieces:
@@ -205,6 +206,15 @@ class Loop:
                 answer.error = not_joined(name, part.shape[1:], joined.shape[1:])
                 return
             joined[piece.start : piece.start + piece.count] = part.copy() if isinstance(part, DeviceArray) else part
+
+
+def _keep(answer: Answer) -> None:
+    """Copy an answer's outputs, so that they last beyond the slots; where that fails, it is the answer's error."""
+    if answer.error is None:
+        try:
+            answer.outputs = {name: array.copy() for name, array in answer.outputs.items()}
+        except EngineError as error:
+            answer.error = error
 
 
 def check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], size: int) -> None:

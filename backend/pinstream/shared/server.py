@@ -330,7 +330,10 @@ class EngineServer:
         if batch is self._running:
             self._pace.took(batch.size, time.perf_counter() - self._running_since, overslept=self._slept)
         if error is None:
-            self._hand_out(batch, outputs)
+            try:
+                self._hand_out(batch, outputs)
+            except Exception as failure:  # the next batch may already have lost the GPU's context
+                error = as_engine_error(failure)
         self._former.done(batch, error)
         self._answer()
         self._end_if_lost()
