@@ -60,27 +60,43 @@ def _failure(doing: str, error: Any) -> CudaError:
     cudart.cudaGetLastError()
     no_memory = error == cudart.cudaError_t.cudaErrorMemoryAllocation
     # What is still there after it was taken off is a lost context; but for one that could not even be made.
-    sticky = not no_memory and error not in _NO_GPU and cudart.cudaDeviceSynchronize()[0] != SUCCESS
+    sticky = not no_memory and error not in _NO_CONTEXT and cudart.cudaDeviceSynchronize()[0] != SUCCESS
     cudart.cudaGetLastError()
-    advice = _RESTART if sticky else memory_advice() if no_memory else _NEEDS_GPU if error in _NO_GPU else ""
+    advice = _RESTART if sticky else memory_advice() if no_memory else _NO_CONTEXT.get(error, "")
     failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
     if sticky:
         _lost.append(failure)
     return failure
 
 
-# There is none to be used, so that no context can be lost.
-_NO_GPU = (
-    cudart.cudaError_t.cudaErrorNoDevice,
-    cudart.cudaError_t.cudaErrorInsufficientDriver,
-    cudart.cudaError_t.cudaErrorInvalidDevice,
-    cudart.cudaError_t.cudaErrorDevicesUnavailable,
-)
-
 _NEEDS_GPU = (
     "; a plan needs a GPU and a driver that is as new as its CUDA: look at nvidia-smi and `pinstream doctor`, start a "
     "container with --gpus all, or serve the .onnx file, which runs on the CPU"
 )
+# There is no GPU, or no driver, to be used, so that no context can be lost; and what to do then.
+_NO_CONTEXT = {
+    cudart.cudaError_t.cudaErrorNoDevice: _NEEDS_GPU,
+    cudart.cudaError_t.cudaErrorInsufficientDriver: _NEEDS_GPU,
+    cudart.cudaError_t.cudaErrorInvalidDevice: _NEEDS_GPU,
+    cudart.cudaError_t.cudaErrorDevicesUnavailable: _NEEDS_GPU,
+    cudart.cudaError_t.cudaErrorInitializationError: (
+        "; the driver could not be started: look at nvidia-smi and at what the kernel says of it (dmesg)"
+    ),
+    cudart.cudaError_t.cudaErrorStubLibrary: (
+        "; the libcuda found is the one to link with, and no driver: take its directory (stubs) out of LD_LIBRARY_PATH"
+    ),
+    cudart.cudaError_t.cudaErrorSystemNotReady: (
+        "; the driver is not set up yet: look at nvidia-smi, and start nvidia-fabricmanager where GPUs have an NVSwitch"
+    ),
+    cudart.cudaError_t.cudaErrorSystemDriverMismatch: (
+        "; the driver in the kernel is of another release than its libcuda: look at nvidia-smi, and restart the "
+        "machine after an update of the driver"
+    ),
+    cudart.cudaError_t.cudaErrorCompatNotSupportedOnDevice: (
+        "; CUDA's compatibility package is for other GPUs than this one: look at nvidia-smi, and install a newer "
+        "driver in place of the package"
+    ),
+}
 _RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
 
 

@@ -42,3 +42,22 @@ def test_without_a_gpu_no_context_is_lost() -> None:
     assert not caught.value.sticky
     assert "lost its GPU context" not in str(caught.value)
     assert cuda.lost_context() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("cudaErrorNoDevice", "serve the .onnx file"),
+        ("cudaErrorInitializationError", "look at nvidia-smi and at what the kernel says"),
+        ("cudaErrorStubLibrary", r"take its directory \(stubs\) out of LD_LIBRARY_PATH"),
+        ("cudaErrorSystemNotReady", "start nvidia-fabricmanager"),
+        ("cudaErrorSystemDriverMismatch", "restart the machine after an update of the driver"),
+        ("cudaErrorCompatNotSupportedOnDevice", "install a newer driver"),
+    ],
+)
+def test_a_driver_that_cannot_be_used_is_no_lost_context(name: str, advice: str) -> None:
+    error = getattr(cuda.cudart.cudaError_t, name)
+    with pytest.raises(cuda.CudaError, match=rf"^CUDA failed while counting: {name} \(.+\); .*{advice}") as caught:
+        cuda.call("counting", lambda: (error,))
+    assert not caught.value.sticky
+    assert cuda.lost_context() == ""
