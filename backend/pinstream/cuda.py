@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from pinstream.errors import EngineError
 from pinstream.tensors import Array
 
 SUCCESS = cudart.cudaError_t.cudaSuccess
+# What this process has loaded, and the driver's library among it, which has its release in its name.
+MAPS = Path("/proc/self/maps")
+_LIBCUDA = re.compile(r"/libcuda\.so\.(\d{3,}(?:\.\d+)+)")
 # TensorRT's words for it.
 _NO_MEMORY = re.compile(r"out of memory|OutOfMemory|memory allocation|could not be allocated", re.IGNORECASE)
 
@@ -169,7 +173,9 @@ def runtime_version() -> str:
 
 
 def driver_version() -> str:
-    """The newest version of CUDA that the driver knows, as in "13.0"."""
+    """The driver's release by its library's name, as in "580.65.06"; else the newest CUDA it knows, as in "13.0"."""
+    if found := _LIBCUDA.search(MAPS.read_text()):
+        return found[1]
     version = call("reading the driver's version", cudart.cudaDriverGetVersion)
     return f"{version // 1000}.{version % 1000 // 10}"
 

@@ -127,7 +127,7 @@ class JitCache:
 
     def __init__(self, flavour: Flavour, plan: Path, options: Options) -> None:
         self._flavour = flavour
-        # TensorRT-RTX passes over a cache of an older driver without a word, and compiles everything again.
+        # TensorRT-RTX passes over a cache of another driver without a word, and compiles everything again.
         gpu = f"{cuda.compute_capability(options.device)}-{cuda.driver_version()}"
         made_for = f"{flavour.name}-{flavour.version}-{gpu}"
         self._path = cache_directory(options) / "jit" / f"{_identity(plan)}-{made_for}.cache"

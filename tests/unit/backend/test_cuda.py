@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 cuda = pytest.importorskip("pinstream.cuda", reason="needs the cuda-python package")
@@ -61,3 +64,29 @@ def test_a_driver_that_cannot_be_used_is_no_lost_context(name: str, advice: str)
         cuda.call("counting", lambda: (error,))
     assert not caught.value.sticky
     assert cuda.lost_context() == ""
+
+
+LIBCUDA = "7f0c5a400000-7f0c5a4a1000 r--p 00000000 00:2f 4588 /usr/lib/x86_64-linux-gnu/libcuda.so"
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a driver's library of this version be loaded, by what the kernel tells of this process."""
+    monkeypatch.setattr(cuda, "MAPS", tmp_path / "maps")
+    after = "7f0c5c000000-7f0c5c021000 rw-p 00000000 00:00 0"
+
+    def load(version: str) -> None:
+        (tmp_path / "maps").write_text(f"{LIBCUDA}.{version}\n{after}\n")
+
+    return load
+
+
+@pytest.mark.parametrize("release", ["580.65.06", "580.95.05", "535.288"])
+def test_an_update_of_the_driver_shows_in_its_version(release: str, loaded: Callable[[str], None]) -> None:
+    loaded(release)
+    assert cuda.driver_version() == release
+
+
+def test_a_library_without_a_release_leaves_the_version_of_cuda(loaded: Callable[[str], None]) -> None:
+    loaded("1.1")  # as under Windows
+    assert cuda.driver_version() != "1.1"
