@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,35 @@ def test_a_cache_that_cannot_be_costs_only_time(
     engine.close()
     np.testing.assert_allclose(got, reference(pixels(2)), atol=FP32)
     assert ("cannot be read" in caplog.text) == ("cannot be written" in caplog.text)
+
+
+def test_a_damaged_cache_of_kernels_is_said_and_made_again(
+    flavour: Flavour, build: BuildPlan, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not flavour.is_rtx:
+        pytest.skip("only TensorRT for RTX compiles kernels where they run")
+    plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(2,))
+    options = Options(cache_dir=str(tmp_path / "cache"))
+
+    def loaded() -> Path:
+        """The cache's file after a load and a batch."""
+        engine = open_engine(find_model_file(plan, options), options)
+        got = answer(engine, "probabilities", pixels=pixels(2))["probabilities"]
+        np.testing.assert_allclose(got, reference(pixels(2)), atol=FP32)
+        engine.close()
+        (file,) = (tmp_path / "cache" / "jit").iterdir()
+        return file
+
+    file = loaded()
+    damaged = np.random.default_rng(5).bytes(file.stat().st_size)
+    file.write_bytes(damaged)
+    for _ in range(2):
+        assert loaded() == file
+        assert caplog.text.count(f"the JIT cache {file} is of no use and is made again") == 1, caplog.text
+        assert file.read_bytes() != damaged
+    # An update of the driver makes another cache: TensorRT passes over that of the old one without a word.
+    assert re.fullmatch(r"\d{3}(\.\d+)+", cuda.driver_version())
+    assert cuda.driver_version() in file.name
 
 
 def test_instances_of_the_cpu_are_refused(build: BuildPlan, tmp_path: Path) -> None:

@@ -242,9 +242,21 @@ def test_an_error_in_one_batch_leaves_the_loop_usable(build: BuildPlan, load: Op
 
 
 def test_streams_of_high_priority_and_polling_give_the_same(load: OpenPlan, classifier: Path) -> None:
-    for options in ({"priority": "high", "busy_wait": True}, {"priority": "low"}, {"slots": 1}):
-        got = answer(load(classifier, **options), "probabilities", pixels=pixels(11))["probabilities"]
+    from cuda.bindings import runtime
+
+    _, least, greatest = runtime.cudaDeviceGetStreamPriorityRange()
+    wishes: list[tuple[dict[str, Any], int]] = [
+        ({"priority": "high", "busy_wait": True}, greatest),
+        ({"priority": "low"}, least),
+        ({"slots": 1}, 0),
+    ]
+    for options, level in wishes:
+        engine: Any = load(classifier, **options)
+        got = answer(engine, "probabilities", pixels=pixels(11))["probabilities"]
         np.testing.assert_allclose(got, reference(pixels(11)), atol=FP32)
+        streams = engine._streams
+        for stream in (streams.h2d, streams.compute, streams.d2h):
+            assert runtime.cudaStreamGetPriority(stream.handle)[1] == level
 
 
 def test_inputs_named_in_another_order_launch_the_same_graph(build: BuildPlan, load: OpenPlan, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -65,6 +66,16 @@ def test_the_whole_service_finds_the_dog(build: BuildPlan, tmp_path: Path, preci
         many = detector.detect([shared_image()] * 40)
         assert all(len(each) == len(found) for each in many)
         assert threading.active_count() < 100
+
+
+def test_what_a_load_took_is_in_the_log_by_step(server: Running) -> None:
+    log = " ".join(server.console.getvalue().split())
+    steps = ("device", "preflight", "deserialize", "contexts", "buffers", "warm-up")
+    loads = re.findall("loaded in " + ", ".join(rf"{step} (\d+) ms" for step in steps), log)
+    # An engine each of `static`, `on_gpu` and `dynamic`; that of `two_instances` logs from its own process.
+    assert len(loads) >= 3, log
+    # The server gives up on a start that takes 120 seconds.
+    assert all(0 < sum(map(int, load)) < 120_000 for load in loads), loads
 
 
 MODELS, ROUNDS = 5, 10
