@@ -74,7 +74,8 @@ class Metric(Protocol):
         """Put a value into a histogram."""
 
 
-# Makes a series: name, kind ("counter" or "histogram"), description, labels, buckets of a histogram.
+# Makes a series: name, kind ("counter" or "histogram"), description, labels, buckets of a histogram. None where the
+# server has no histograms.
 MakeMetric = Callable[[str, str, str, Mapping[str, str], Sequence[float]], Any]
 
 
@@ -89,11 +90,16 @@ class Recorder:
     def __init__(self, make: MakeMetric, labels: Mapping[str, str]) -> None:
         self._make = make
         self._labels = labels
-        self._histograms: dict[str, Metric] = {
+        histograms = {
             f"{stage}_duration_us": self._histogram(f"{stage}_duration_us", f"{stage} of a batch, us", DURATION_BUCKETS)
             for stage in STAGES
         }
-        self._histograms["batch_size"] = self._histogram("batch_size", "items of a batch", BATCH_BUCKETS)
+        histograms["batch_size"] = self._histogram("batch_size", "items of a batch", BATCH_BUCKETS)
+        self._histograms: dict[str, Metric] = {name: made for name, made in histograms.items() if made is not None}
+        if not self._histograms:
+            LOGGER.info(
+                "no histograms among the metrics: a Triton from before August 2024 has none for models in Python"
+            )
         self._counters: dict[str, Metric] = {
             name: self._counter(name, text)
             for name, text in {
@@ -139,7 +145,7 @@ class Recorder:
             if count:
                 self._counter_of(name).increment(count)
         for times in records[-MOST_SAMPLES:]:
-            if not times.failed:
+            if self._histograms and not times.failed:
                 for stage, seconds in times.stages.items():
                     self._histograms[f"{stage}_duration_us"].observe(seconds * 1e6)
                 self._histograms["batch_size"].observe(times.items)

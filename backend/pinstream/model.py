@@ -189,8 +189,10 @@ class TritonPythonModel:
 
 
 def _make_metric(name: str, kind: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Any:
-    kinds = {"counter": pb_utils.MetricFamily.COUNTER, "histogram": pb_utils.MetricFamily.HISTOGRAM}
-    family = _FAMILIES.setdefault(name, pb_utils.MetricFamily(name=name, description=description, kind=kinds[kind]))
+    found = getattr(pb_utils.MetricFamily, kind.upper(), None)
+    if found is None:  # no histograms before August 2024
+        return None
+    family = _FAMILIES.setdefault(name, pb_utils.MetricFamily(name=name, description=description, kind=found))
     return family.Metric(labels=dict(labels), **({"buckets": list(buckets)} if buckets else {}))
 
 

@@ -19,6 +19,8 @@ from tests import onnx_models
 from tests.server.conftest import add_model
 from tests.server.running import Reached, Running, running
 
+BACKEND = Path(__file__).resolve().parents[2] / "backend" / "pinstream"
+
 
 def infer(server: Reached, model: str, outputs: list[str] | None = None, protocol: Any = grpc, **arrays: Any) -> Any:
     """One request; gives tritonclient's result."""
@@ -265,6 +267,42 @@ def test_batches_show_in_the_servers_metrics(plain: Running) -> None:
     while (grown := {k: v - before[k] for k, v in counted().items()}) != expected and time.monotonic() < deadline:
         threading.Event().wait(0.1)
     assert grown == expected
+
+
+OLDER_TRITON = f"""
+import json, sys
+import triton_python_backend_utils as pb_utils
+sys.path.insert(0, {str(BACKEND)!r})
+import model
+class TritonPythonModel(model.TritonPythonModel):
+    @staticmethod
+    def auto_complete_config(config):
+        return config
+    def initialize(self, args):
+        del pb_utils.MetricFamily.HISTOGRAM
+        config = dict(json.loads(args["model_config"]), default_model_filename="model.onnx")
+        super().initialize(dict(args, model_config=json.dumps(config)))
+"""
+TENSORS = """
+max_batch_size: 8
+input { name: "pixels" data_type: TYPE_FP32 dims: [ 3, 8, 8 ] }
+output { name: "probabilities" data_type: TYPE_FP32 dims: [ 10 ] }
+"""
+
+
+def test_a_triton_without_histograms_has_the_counters(tmp_path: Path) -> None:
+    """The Python backend got histograms in August 2024; here a process of its is without the name."""
+    onnx = add_model(tmp_path, "older", 'backend: "python"' + TENSORS)
+    onnx_models.classifier(onnx)
+    (onnx.parent / "model.py").write_text(OLDER_TRITON)
+    with running(repositories=[tmp_path]) as server:
+        assert infer(server, "older", pixels=pixels(2)).as_numpy("probabilities").shape == (2, 10)
+        assert "no histograms among the metrics" in server.console.getvalue()
+        deadline = time.monotonic() + 10
+        while not (found := [name for name in metrics(server) if name.startswith("pinstream_batches{")]):
+            assert time.monotonic() < deadline, found
+            threading.Event().wait(0.05)
+        assert not [name for name in metrics(server) if "_duration_us" in name and name.startswith("pinstream")]
 
 
 def test_a_server_without_metrics_serves_all_the_same(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pinstream import metrics
 from pinstream.metrics import BatchTimes, Recorder
 
@@ -87,6 +89,20 @@ def test_a_server_that_refuses_metrics_stops_nothing() -> None:
     recorder.record(BatchTimes(1, 1, {}))
     assert not recorder._records, "nobody takes them any more, and they pile up"
     recorder.close()
+
+
+def test_a_server_without_histograms_has_the_counters(caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry()
+
+    def make(name: str, kind: str, text: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Any:
+        return None if kind == "histogram" else registry.make(name, kind, text, labels, buckets)
+
+    recorder = Recorder(make, {})
+    recorder.record(BatchTimes(3, 4, {"gather": 0.001}))
+    recorder.close()
+    assert registry.series["pinstream_batches", "4"].total == 1
+    assert registry.series["pinstream_padding_items", ""].total == 1
+    assert "metrics end here" not in caplog.text
 
 
 def test_every_metric_is_documented() -> None:
