@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -26,13 +26,17 @@ NOT_THERE = np.float32(np.nan)
 class HostSlot:
     """One batch's buffers, with a note of what is going on in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, fails: Callable[[], bool] = lambda: False) -> None:
+        self._fails = fails
         self.rows: Array = np.empty(0, np.float32)
         self.doubled: Array = np.empty(0, np.float32)
         self.flight: Future[None] | None = None
+        # As copies to a GPU read what was put, until the batch is done or abandoned.
+        self.reading = False
 
     def begin(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         assert self.flight is None, "begun while in flight"
+        assert not self.reading, "begun while the sources of its last batch were read"
         # What was handed out of this slot as a view shows that it is stale.
         self.doubled[...] = NOT_THERE
         self.rows = np.full(shapes["row"], NOT_THERE, np.float32)
@@ -40,6 +44,9 @@ class HostSlot:
     def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
         assert self.flight is None, "filled while in flight"
         assert isinstance(source, np.ndarray)
+        if self._fails():
+            raise EngineError("could not be copied")
+        self.reading = True
         part = self.rows if offset is None else self.rows[offset : offset + len(source)]
         assert np.isnan(part).all(), "two parts in one place"
         part[...] = source
@@ -56,7 +63,7 @@ class HostEngine(Engine):
         slots: How many.
         seed: Of the delays and failures.
         delay_s: Longest time a batch takes.
-        failures: Share of the calls that fail, of enqueue and of wait each.
+        failures: Share of the calls that fail, of put, enqueue and wait each.
         crash: A RuntimeError is raised by wait at the batch of this number; 0 for never.
     """
 
@@ -72,7 +79,7 @@ class HostEngine(Engine):
     ) -> None:
         width = (-1,)
         self.spec = ModelSpec((TensorSpec("row", "FP32", width),), (TensorSpec("doubled", "FP32", width),), sizes)
-        self._hosts = [HostSlot() for _ in range(slots)]
+        self._hosts = [HostSlot(lambda: self._fails()) for _ in range(slots)]
         self.slots = self._hosts
         self._random = random.Random(seed)
         self._delay_s = delay_s
@@ -96,6 +103,11 @@ class HostEngine(Engine):
             delay = self._random.random() * self._delay_s
         slot.flight = self._pool.submit(self._double, slot, delay)
 
+    def abandon(self, slot: Slot) -> None:
+        assert isinstance(slot, HostSlot)
+        assert slot.flight is None, "abandoned while in flight"
+        slot.reading = False
+
     def _double(self, slot: HostSlot, delay: float) -> None:
         if delay:
             time.sleep(delay)
@@ -111,6 +123,7 @@ class HostEngine(Engine):
         assert slot.flight is not None, "waited for without a batch"
         slot.flight.result()
         slot.flight = None
+        slot.reading = False
         self.batches += 1
         if self.batches == self.crash:
             raise RuntimeError("a fault that nobody thought of")
@@ -126,4 +139,5 @@ class HostEngine(Engine):
 
     def close(self) -> None:
         assert not self.in_flight, "closed with batches in flight"
+        assert not any(slot.reading for slot in self._hosts), "closed while sources were read"
         self._pool.shutdown()

@@ -134,6 +134,7 @@ class Loop:
             wanted = frozenset[str]().union(*(requests[p.request].wanted for p in batch.pieces))
             self._engine.enqueue(slot, wanted)
         except EngineError as error:
+            self._engine.abandon(slot)
             self._fail(batch, slot, error, answers)
             return None
         return _Flight(batch, slot, began, time.perf_counter() - began, last_use)

@@ -31,6 +31,9 @@ class Slot(Protocol):
             name: The input.
             source: The part; may be overwritten as soon as this returns, unless it is on the GPU or pinned.
             offset: Where it starts along the batch dimension; None where `source` is the whole input.
+
+        Raises:
+            EngineError: It cannot be; what was put before may be read until the slot is abandoned.
         """
 
     def cut(self, size: int) -> None:
@@ -52,8 +55,12 @@ class Engine(ABC):
             wanted: Names of the outputs that wait will be asked for; only these are copied back.
 
         Raises:
-            EngineError: It could not be started; the slot may be used again.
+            EngineError: It could not be started; the slot may be used again once it is abandoned.
         """
+
+    def abandon(self, slot: Slot) -> None:
+        """Let nothing read any more what was put into `slot`, of a batch that will not run. Raises nothing."""
+        return
 
     @abstractmethod
     def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -273,7 +274,10 @@ class CudaSlot:
 
     def abandon(self) -> None:
         """Wait for the copies of a batch that will not run: their sources are given back with its error."""
-        self._streams.h2d.synchronize()
+        # Of a lost context none goes on.
+        if not cuda.lost_context():
+            with contextlib.suppress(cuda.CudaError):
+                self._streams.h2d.synchronize()
 
     def finished(self) -> bool:
         """Whether everything of the batch that was put on streams is done, or has failed."""

@@ -199,12 +199,7 @@ class TensorRTEngine(Engine):
         """Start the slot's batch; see base.Engine."""
         assert isinstance(slot, CudaSlot)
         slot.wanted = wanted
-        try:
-            self._enqueue(slot)
-        except EngineError:
-            if not cuda.lost_context():
-                slot.abandon()
-            raise
+        self._enqueue(slot)
         if self._options.output_memory == "cpu" and not self._data_dependent(slot):
             slot.copy_out(wanted)
 
@@ -222,6 +217,11 @@ class TensorRTEngine(Engine):
                 if before != slot.output_addresses:  # a buffer has grown, or could not
                     self._graphs.forget(slot)
         slot.end_compute()
+
+    def abandon(self, slot: Slot) -> None:
+        """See base.Engine."""
+        assert isinstance(slot, CudaSlot)
+        slot.abandon()
 
     def _context_for(self, slot: CudaSlot) -> ProfileContext:
         shapes, values = slot.shapes, slot.shape_values()

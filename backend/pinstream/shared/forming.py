@@ -199,6 +199,7 @@ class Former:
             batch.gather += time.perf_counter() - began
         except Exception as error:
             # Whoever is in the batch already runs again; the part at fault runs alone and gets the error.
+            self._engine.abandon(batch.slot)
             self._waiting.popleft()
             batch.parts.append(Part(part.submission, part.start, part.count))
             self._filling = None
@@ -259,6 +260,7 @@ class Former:
                 batch.slot.cut(batch.size)
             self._engine.enqueue(batch.slot, wanted)
         except Exception as error:
+            self._engine.abandon(batch.slot)
             self._release(batch, as_engine_error(error))
             return
         self._running += 1
