@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,14 @@ def service() -> Iterator[Running]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Serve]]:
-    started: list[Serve] = []
+    with contextlib.ExitStack() as stops:
 
-    def run(*arguments: str | Path, **given: Any) -> Serve:
-        started.append(Serve(*arguments, **given))
-        return started[-1]
+        def run(*arguments: str | Path, **given: Any) -> Serve:
+            serve = Serve(*arguments, **given)
+            stops.callback(serve.stop)
+            return serve
 
-    yield run
-    for serve in started:
-        if serve.process.poll() is None:
-            serve.process.terminate()
-            serve.process.wait(60)
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton.server import LONGEST_STOP_S
 
 SHM = Path("/dev/shm")
 
@@ -25,7 +27,7 @@ class Serve:
         self.endpoints = endpoints or Endpoints.free()
         ports = [f"--http-port={self.endpoints.http}", f"--grpc-port={self.endpoints.grpc}"]
         ports += [f"--metrics-port={self.endpoints.metrics}"]
-        command = [sys.executable, "-m", "pinstream_cli", "serve", *map(str, arguments), *ports]
+        command = [sys.executable, "-X", "faulthandler", "-m", "pinstream_cli", "serve", *map(str, arguments), *ports]
         self.process = subprocess.Popen(
             command,
             stderr=subprocess.PIPE,
@@ -72,6 +74,18 @@ class Serve:
         code = self.process.wait(seconds)
         self._reader.join(5)
         return code
+
+    def stop(self) -> None:
+        """End it if it runs; where it does not end, what its threads were at is in the error."""
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.end(LONGEST_STOP_S + 10)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.end(10)
+            raise AssertionError(f"it did not end after SIGTERM: {self.text}") from None
 
 
 def left_behind(serve: Serve) -> list[Path]:

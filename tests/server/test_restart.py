@@ -71,7 +71,10 @@ class TritonPythonModel:
     def execute(self, requests):
         texts = [bytes(pb_utils.get_input_tensor_by_name(r, "text").as_numpy().item()).decode() for r in requests]
         for text in texts:
-            pb_utils.Logger.log_error(text)
+            if text.startswith("Signal"):
+                print(text, flush=True)
+            else:
+                pb_utils.Logger.log_error(text)
         return [pb_utils.InferenceResponse([]) for _ in requests]
 """
 
@@ -96,6 +99,9 @@ def test_a_model_that_says_it_is_lost_is_started_again_and_a_client_cannot_make_
     seconds_until(lambda: not ready(serve.endpoints), 5)
     seconds_until(lambda: ready(serve.endpoints), 60)
     assert serve.text.count("RESTART speaker_0: its reason\n") == 1
+    # And what Triton says before it hangs in a crash.
+    infer(serve, "speaker", text=np.array([b"Signal (6) received."], object))
+    serve.wait_for("RESTART Triton has crashed with signal 6\n")
 
 
 def test_without_restart_a_dead_model_ends_the_server(start: Callable[..., Serve], classifier: Path) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import deque
@@ -20,6 +17,7 @@ from typing import NoReturn
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.access import Access
 from pinstream_cli.triton.assemble import RunDirectory
+from pinstream_cli.triton.child import Child, uninterrupted
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.leftovers import hold_regions, remove_regions, shm_prefix
@@ -31,6 +29,9 @@ from pinstream_cli.triton.stubs import Stubs
 # Of a model that answers nothing any more, and is READY to Triton all the same; a line break in it is written out, so
 # that no client's text gets to the beginning.
 LOST = re.compile(r'^E\d+ \S+ \d+ [^\]\s]+\] "?\[pinstream\] LOST (.*?)"?$')
+# Of Triton itself, at the beginning of a line as well. It may hang as it looks for what to write behind that, where its
+# memory is damaged, and then neither ends nor answers. SIGINT and SIGTERM, of which it says the same, are no crash.
+CRASHED = re.compile(r"^Signal \(.*?(6|11)\)")
 # What Triton says of a model whose configuration it cannot read or that has no version, and where in the file that is.
 COMPLAINT = re.compile(r'^(?:E\d{4} \S+ \d+ [^\]\s]+|\[libprotobuf ERROR [^\]]+)\] "?(.*?)"?$')
 NOT_ALL_MODELS = re.compile(r"failed to load all models")
@@ -44,7 +45,6 @@ NO_GPU_NOISE = re.compile(
 EXIT_TIMEOUT_S = 30
 # It gives stubs as long again, which have nothing to answer any more. A supervisor's grace has to be longer.
 LONGEST_STOP_S = EXIT_TIMEOUT_S + 10.0
-PR_SET_PDEATHSIG = 1
 
 
 class TritonServer:
@@ -65,7 +65,7 @@ class TritonServer:
     Attributes:
         loads: Which models are loaded.
         stubs: Their processes; of a server that was started.
-        lost: Which model instance can never answer again, and why; empty while all can.
+        lost: Which model instance can never answer again, and why, or that Triton cannot; empty while all can.
     """
 
     def __init__(
@@ -105,15 +105,16 @@ class TritonServer:
         self._on_log = on_log
         self._reword = reword
         self._region_lock: int | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._reader: threading.Thread | None = None
-        self._started = threading.Event()
+        self._started = False
         self._ready = False
         self._complaints: list[str] = []
         self._wrong_option = ""
         self._not_all_models = False
         self.loads = Loads()
         self.lost = ""
+        self._crashed = ""
         self._tail: deque[str] = deque(maxlen=8)
 
     def start(self) -> None:
@@ -123,36 +124,25 @@ class TritonServer:
             CommandError: There is no shared memory for it.
         """
         self._began = time.monotonic()
-        try:
-            self._region_lock = hold_regions(self.shm_prefix)
-        except OSError as error:
-            raise CommandError(
-                f"{SHARED_MEMORY} cannot be written to ({error.strerror}), and Triton's Python backend moves every "
-                "tensor through it; mount a tmpfs there that this user may write to"
-            ) from None
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # Ctrl-C in a terminal must not reach Triton's stubs: they would die under the requests they serve.
-            start_new_session=True,
+        with uninterrupted():
+            try:
+                self._region_lock = hold_regions(self.shm_prefix)
+            except OSError as error:
+                raise CommandError(
+                    f"{SHARED_MEMORY} cannot be written to ({error.strerror}), and Triton's Python backend moves every "
+                    "tensor through it; mount a tmpfs there that this user may write to"
+                ) from None
             # What is ours stays marked as in use for as long as any of its processes lives.
-            pass_fds=[self._lock, self._region_lock],
-            preexec_fn=_die_with_parent,
-        )
-        self.stubs = Stubs(self._process.pid, self.loads)
-        self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
-        self._reader.start()
+            self._child = Child(self._command, self._environment, [self._lock, self._region_lock])
+            self.stubs = Stubs(self._child.pid, self.loads)
+            self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
+            self._reader.start()
 
     def _follow_log(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
+        assert self._child is not None
         log = LogFile(self._log_path)
         # To the end whatever happens: Triton stands still, and says that it is ready, once nobody takes its log.
-        for line in map(self._reword, self._process.stdout):
+        for line in map(self._reword, self._child.output):
             log.write(line)
             self._read_line(line.rstrip("\n"))
         log.close()
@@ -160,7 +150,7 @@ class TritonServer:
     def _read_line(self, line: str) -> None:
         failed = FAILED.search(line)
         # Before the start its reason becomes the error that ends the command: once is enough.
-        if failed is None or self._started.is_set():
+        if failed is None or self._started:
             _tell(self._on_log, line)
         if line.strip() and not NO_GPU_NOISE.search(line) and not line.startswith(("+", "|")):
             self._tail.append(line)
@@ -170,11 +160,13 @@ class TritonServer:
             _tell(self._on_ready, loaded, time.monotonic() - self._began)
         elif lost := LOST.search(line):
             self.lost = lost[1]
+        elif crashed := CRASHED.search(line):
+            self.lost = self._crashed = f"Triton has crashed with signal {crashed[1]}"
         elif NOT_ALL_MODELS.search(line):
             self._not_all_models = True
         elif STARTED.search(line):
-            self._started.set()
-        elif WRONG_OPTION.search(line) and not self._wrong_option and not self._started.is_set():
+            self._started = True
+        elif WRONG_OPTION.search(line) and not self._wrong_option and not self._started:
             self._wrong_option = line
 
     def wait_ready(self, timeout_s: float) -> None:
@@ -184,12 +176,14 @@ class TritonServer:
             LoadFailed: A model could not be loaded, or not in time; with each one's reason.
             CommandError: It ended before, or was not ready in time, for another reason.
         """
-        assert self._process is not None
+        assert self._child is not None
         deadline = time.monotonic() + timeout_s
         # Triton says that it has started a moment before it listens.
-        while not (self._started.wait(0.02) and self._listens()):
-            if self._process.poll() is not None:
+        while not (self._started and self._listens()):
+            if self._child.wait(0.02) is not None:
                 raise self._why_ended()
+            if self._crashed:
+                self._give_up(self._crashed)
             self.stubs.look()
             if stuck := self.stubs.stuck():
                 self._give_up(f"{stuck} while it was loaded", stuck.version)
@@ -211,19 +205,18 @@ class TritonServer:
             for address in self._connections:
                 socket.create_connection(address, timeout=1).close()
         except OSError:
-            time.sleep(0.02)
             return False
         return True
 
     def _why_ended(self) -> CommandError:
         if self._reader is not None:
             self._reader.join(timeout=2)
-        assert self._process is not None
+        assert self._child is not None
         if self.loads.failed:
             return LoadFailed(self.loads.failed)
         # The log's end says nothing: it is Triton's usage behind a wrong option, else that models could not be loaded.
         why = self._wrong_option or "; ".join(self._complaints[:4]) or self._last_words()
-        text = f"Triton ended with code {self._process.returncode}: {why}"
+        text = f"Triton ended with code {self._child.code}: {why}"
         return LoadFailed({}, text) if self._not_all_models else CommandError(text)
 
     def _last_words(self) -> str:
@@ -231,17 +224,14 @@ class TritonServer:
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the process to end; its exit code, or None where it still runs after `timeout_s`."""
-        assert self._process is not None
-        try:
-            return self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
+        assert self._child is not None
+        return self._child.wait(timeout_s)
 
     @property
     def pid(self) -> int:
         """Process id of tritonserver."""
-        assert self._process is not None
-        return self._process.pid
+        assert self._child is not None
+        return self._child.pid
 
     def stop(self, patience_s: float = LONGEST_STOP_S) -> int | None:
         """Let requests in flight finish, end the process, and remove what it left in /dev/shm.
@@ -252,26 +242,14 @@ class TritonServer:
         Returns:
             Its exit code; None where it was never started.
         """
-        if self._process is None:
+        if self._child is None:
             return None
         try:
-            if self._process.poll() is None:
-                self._process.terminate()
-                self.wait(patience_s)
+            return self._child.end(patience_s)
         finally:
-            # Too slow, or a second Ctrl-C: whoever asks twice does not want to wait.
-            self._kill()
             if self._reader is not None:
                 self._reader.join(timeout=5)
             self._remove_shared_memory()
-        return self._process.returncode
-
-    def _kill(self) -> None:
-        assert self._process is not None
-        # Also where it has ended by itself: its stubs may have outlived it.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def _remove_shared_memory(self) -> None:
         remove_regions(self.shm_prefix)
@@ -298,8 +276,3 @@ def _tell(listener: Callable[..., None], *what: object) -> None:
     # rich ends the program where its pipe is broken.
     with contextlib.suppress(Exception, SystemExit):
         listener(*what)
-
-
-def _die_with_parent() -> None:
-    """In the child: be asked to stop should the parent be killed, so that no server is left without an owner."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,127 @@
+"""A child process that no signal can make its parent lose, or wait for in vain.
+
+The exception of a signal (Ctrl-C, SIGTERM) comes between any two steps of Python in the main thread. While a process is
+forked the hooks of the fork pass over it, and who asked to stop is not heard; a little later the process is nobody's.
+Where it comes as `subprocess` takes its lock, nobody gives that back, and every later wait is for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOOK_EVERY_S = 0.02
+# The kernel takes its time for what is large.
+KILLED_S = 5.0
+PR_SET_PDEATHSIG = 1
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals that ask to stop wait until this is done, and come then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python runs their handlers elsewhere.
+        return
+    handlers = {stop: handler for stop in STOPS if callable(handler := signal.getsignal(stop))}
+    came: list[int] = []
+    try:
+        for stop in handlers:
+            signal.signal(stop, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+class Child:
+    """A process that leads a group of its own, and is asked to stop should its parent be killed.
+
+    To be made and kept within `uninterrupted`.
+
+    Args:
+        command: Its arguments.
+        environment: Its environment.
+        descriptors: File descriptors that it inherits.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int] = ()) -> None:
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C in a terminal must not reach Triton's stubs: they would die under the requests they serve.
+            start_new_session=True,
+            pass_fds=descriptors,
+            preexec_fn=_die_with_parent,
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id, and that of its group."""
+        return self._process.pid
+
+    @property
+    def output(self) -> IO[str]:
+        """What it writes, errors too."""
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, negative for a signal's number; None while it runs."""
+        if self._process.returncode is not None:
+            return self._process.returncode
+        # Only a look, without a lock, which takes nothing that could get lost.
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return self._process.poll()
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for its end; its exit code, or None where it still runs after `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while (code := self.code) is None:
+            left = LOOK_EVERY_S if deadline is None else min(LOOK_EVERY_S, deadline - time.monotonic())
+            if left <= 0:
+                break
+            time.sleep(left)
+        return code
+
+    def end(self, patience_s: float) -> int | None:
+        """Ask it to end, and kill what is left of its group after `patience_s`; its exit code."""
+        try:
+            if self.code is None:
+                os.kill(self.pid, signal.SIGTERM)
+                self.wait(patience_s)
+        finally:
+            # Too slow, or a second Ctrl-C: whoever asks twice does not want to wait. Also where it has ended by itself:
+            # its own children may have outlived it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            code = self.wait(KILLED_S)
+            self._process.poll()
+        return code
+
+
+def _die_with_parent() -> None:
+    """In the child: be asked to stop should the parent be killed, so that no server is left without an owner."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
