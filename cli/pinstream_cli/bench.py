@@ -144,6 +144,7 @@ def sweep(transport: str, **given: Any) -> None:
 @repository_option
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Items of a request.")
 @click.option("--concurrency", default=64, show_default=True, type=click.IntRange(1), help=UNDER_WAY)
+@click.option("--rate", default=0.0, type=FiniteRange(0), help="Requests a second at random times, instead.")
 @transport_option
 @click.option("--seconds", default=1.0, show_default=True, type=FiniteRange(0.3), help="Of load that are recorded.")
 @click.option("--settle", default=3.0, show_default=True, type=FiniteRange(0.3), help="Seconds of load before these.")
@@ -151,7 +152,15 @@ def sweep(transport: str, **given: Any) -> None:
 @click.option("--out", type=PATH, required=True, help="Directory for the picture and its data.")
 @shape_option
 def timeline(
-    batch: int, concurrency: int, transport: str, seconds: float, settle: float, show: float, out: Path, **given: Any
+    batch: int,
+    concurrency: int,
+    rate: float,
+    transport: str,
+    seconds: float,
+    settle: float,
+    show: float,
+    out: Path,
+    **given: Any,
 ) -> None:
     """Draw what instances and engine do under load, and keep the data for chrome://tracing or Perfetto."""
     with _errors_in_a_line(), Console(stderr=True, highlight=False).status("") as status:
@@ -166,7 +175,7 @@ def timeline(
             (transport,),
             given["shapes"],
         )
-        recorded = record(setup, seconds, settle, show, out, _command())
+        recorded = record(setup, rate, seconds, settle, show, out, _command())
     click.echo(f"{recorded.images_per_s:.0f} images/s; the engine computes {recorded.computing:.1%} of the time.")
     _name(recorded.files)
 

@@ -1,4 +1,4 @@
-"""A timeline of a saturated server: what each instance and the engine did, drawn and kept."""
+"""A timeline of a server under load: what each instance and the engine did, drawn and kept."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ class Recorded:
     files: list[Path]
 
 
-def record(setup: Setup, seconds: float, settle_s: float, zoom_ms: float, directory: Path, command: str) -> Recorded:
+def record(
+    setup: Setup, rate: float, seconds: float, settle_s: float, zoom_ms: float, directory: Path, command: str
+) -> Recorded:
     """Load a server, keep and draw what it did for some seconds, and draw some milliseconds of that large.
 
     Args:
         setup: What to serve; its first batch size, concurrency and transport count.
+        rate: Requests a second at random times, instead of that concurrency; 0 for none.
         seconds: That are kept and drawn.
         settle_s: Seconds of load before these, and after: it takes a while until all requests are under way, and until
             Triton's shared memory, which is page-locked anew as it grows, is as large as it gets.
@@ -64,6 +67,7 @@ def record(setup: Setup, seconds: float, settle_s: float, zoom_ms: float, direct
                 model=model.name,
                 batch=setup.batches[0],
                 concurrency=setup.concurrencies[0],
+                rate=rate,
                 input_data=write_json(Path(scratch) / "input.json", [item]),
                 protocol=transport.protocol,
                 url=server.url(transport.protocol),
@@ -86,7 +90,8 @@ def record(setup: Setup, seconds: float, settle_s: float, zoom_ms: float, direct
         directory.mkdir(parents=True, exist_ok=True)
         about = {**origin, **measured}
         data.write_text(json.dumps({"otherData": about, "displayTimeUnit": "ms", "traceEvents": events}))
-        title = f"{model.name} at concurrency {load.concurrency}: {sample.images_per_s:,.0f} images a second"
+        sent = f"{rate:,.0f} requests a second at random times" if rate else f"concurrency {load.concurrency}"
+        title = f"{model.name} at {sent}: {sample.images_per_s:,.0f} images a second"
         pictures = timeline(found, seconds * trace.MS_PER_S, zoom_ms, title, directory)
     except OSError as error:
         raise CommandError(f"{error.filename or directory} cannot be written: {error.strerror}") from None
