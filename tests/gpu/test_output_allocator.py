@@ -6,6 +6,8 @@ though: here nobody does, and TensorRT has to call the allocator for outputs of 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from pinstream.tensors import Shape
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan, OpenPlan
 
+ROOT = Path(__file__).resolve().parents[2]
 WANTED = frozenset({"doubled", "largest"})
 
 
@@ -74,6 +77,47 @@ def test_tensorrt_gets_memory_and_tells_the_shape_of_each_batch(build: BuildPlan
     told = [allocator.shape for context in engine._contexts for allocator in context._allocators.values()]
     assert len(told) >= 2 * len(used)
     assert all(len(shape) == 2 for shape in told), told
+
+
+# In a process of its own: what TensorRT does with the address it does not get is for this test to find out.
+NO_ROOM = """
+import sys
+import numpy as np
+from pathlib import Path
+from pinstream.batching import Request
+from pinstream.engines import find_model_file, open_engine, tensorrt
+from pinstream.engines.cuda_slot import Staging
+from pinstream.engines.trt_context import ProfileContext
+from pinstream.errors import EngineError
+from pinstream.loop import Loop
+from pinstream.options import Options
+ask, grow = ProfileContext.output_shapes, Staging.grow
+def unknown(context, shapes):
+    return {name: (-1,) * len(shape) for name, shape in ask(context, shapes).items()}
+def grow_a_little(staging, nbytes):
+    if nbytes > 1024:
+        raise EngineError("no room")
+    return grow(staging, nbytes)
+ProfileContext.output_shapes, Staging.grow, tensorrt.FIRST_BYTES = unknown, grow_a_little, 1
+options = Options(cache_dir=sys.argv[2])
+engine = open_engine(find_model_file(Path(sys.argv[1]), options), options)
+for width in (7, 128, 9):
+    row = np.ones((4, width), np.float32)
+    (answer,) = Loop(engine).run([Request({"row": row}, 4, frozenset({"doubled"}))])
+    print(answer.error or bool((answer.outputs["doubled"].copy() == row * 2).all()))
+print(engine.failure or "whole")
+engine.close()
+"""
+
+
+def test_memory_that_cannot_be_had_fails_its_batch_alone(build: BuildPlan, onnx: Path, cache_dir: Path) -> None:
+    plan = build(onnx, max_batch=4, shapes=(("row", Range((1,), (16,), (128,))),))
+    command = [sys.executable, "-c", NO_ROOM, str(plan), str(cache_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "backend", timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    first, refused, last, state = done.stdout.splitlines()
+    assert (first, last, state) == ("True", "True", "whole"), done.stdout
+    assert refused.startswith("the batch could not be enqueued: ")
 
 
 @pytest.mark.usefixtures("_nobody_asks")
