@@ -47,7 +47,8 @@ def test_without_any_the_message_names_all_that_was_tried(monkeypatch: pytest.Mo
 
 
 def test_one_that_is_too_old_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that what is imported here is gone afterwards
+    monkeypatch.delitem(sys.modules, "tensorrt")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "tensorrt.py").write_text("__version__ = '10.0.1'")
     with pytest.raises(ModelFileError, match=r"tensorrt 10.0.1 is too old, 10.1 is needed"):
@@ -69,7 +70,8 @@ def test_what_cannot_be_made_without_a_gpu_says_so(rtx: Flavour) -> None:
 
 
 def test_a_broken_or_foreign_module_is_told_from_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that what is imported here is gone afterwards
+    monkeypatch.delitem(sys.modules, "tensorrt")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     with pytest.raises(ModelFileError, match=r"tensorrt: libnvinfer.so.10: cannot open"):
