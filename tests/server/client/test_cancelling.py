@@ -7,48 +7,74 @@ is there Triton 2.51 crashes (docs/errors.md).
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from pinstream_client import AsyncDetector, Cancelled, Detector, ImageLike
-from tests.server.client.conftest import LOOSE, TIMEOUT_S, Shown, same, url_of
-from tests.server.running import Running
+from pinstream_client import AsyncDetector, Cancelled, Detections, Detector
+from tests.server.client.conftest import TIMEOUT_S, url_of
+from tests.server.conftest import add_model
+from tests.server.running import Running, running
 
-# Fewer than may wait, whatever the machine.
+SLOW_CONFIG = """
+backend: "python"
+max_batch_size: 1
+input { name: "image" data_type: TYPE_STRING dims: 1 }
+output { name: "num_dets" data_type: TYPE_INT32 dims: 1 }
+output { name: "det_boxes" data_type: TYPE_FP32 dims: [ -1, 4 ] }
+output { name: "det_scores" data_type: TYPE_FP32 dims: -1 }
+output { name: "det_classes" data_type: TYPE_INT32 dims: -1 }
+dynamic_batching { }
+instance_group { count: 1 kind: KIND_CPU }
+"""
+# Takes as many seconds as `conf` says, whatever else the machine does, and finds one object of that score.
+SLOW_MODEL = """
+import json, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [pb_utils.InferenceResponse(self.find(json.loads(request.parameters())["conf"])) for request in requests]
+
+    def find(self, conf):
+        time.sleep(conf)
+        num_dets, boxes = np.ones((1, 1), np.int32), np.ones((1, 1, 4), np.float32)
+        found = dict(num_dets=num_dets, det_boxes=boxes, det_scores=boxes[..., 0] * conf, det_classes=num_dets)
+        return [pb_utils.Tensor(name, np.float32(v) if v.dtype.kind == "f" else v) for name, v in found.items()]
+"""
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(64)
 MANY = 30
-# As many instances of the preprocess step as `pinstream serve` gives it, each with one such picture and one behind it.
-HEAVY = 2 * len(os.sched_getaffinity(0))
+LONG, SHORT = 0.9, 0.01
+# Calls behind that under way that Triton has given to the instance, and does not drop any more.
+PREFETCHED = 2
 
 
 @pytest.fixture(scope="module")
-def heavy() -> bytes:
-    """A picture of a hundred kilobytes that takes half a second to be decoded."""
-    cv2 = pytest.importorskip("cv2")
-    pixels: NDArray[np.uint8] = np.full((6000, 6000, 3), 99, np.uint8)
-    return bytes(cv2.imencode(".png", pixels)[1])
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service that does one call at a time."""
+    repository = tmp_path_factory.mktemp("slow")
+    add_model(repository, "yolox", SLOW_CONFIG).with_name("model.py").write_text(SLOW_MODEL)
+    with running(repositories=[repository]) as server:
+        yield server
 
 
-def metric(server: Running, name: str, label: str) -> float:
-    """The sum of a metric over the lines that have that label."""
+def metric(server: Running, line_begins: str) -> float:
+    """The sum of a metric over the lines that begin so."""
     text = urllib.request.urlopen(server.metrics_url).read().decode()
-    lines = [line for line in text.splitlines() if line.startswith(f"{name}{{") and label in line]
-    return sum(float(line.split()[-1]) for line in lines)
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(line_begins))
 
 
 def cancelled_at(server: Running) -> float:
     """How many requests the server counts as cancelled."""
-    return metric(server, "nv_inference_request_failure", 'reason="CANCELED"')
+    return metric(server, 'nv_inference_request_failure{model="yolox",reason="CANCELED"')
 
 
 def wait_for_waiting(server: Running, count: int) -> None:
-    """Until so many requests wait at the server for an instance."""
-    assert soon(lambda: metric(server, "nv_inference_pending_request_count", 'model="yolox_preprocess"') >= count)
+    """Until so many requests wait at the server for the model."""
+    assert soon(lambda: metric(server, 'nv_inference_pending_request_count{model="yolox"') >= count)
 
 
 def soon(what: Callable[[], bool], patience_s: float = 10.0) -> bool:
@@ -61,58 +87,60 @@ def soon(what: Callable[[], bool], patience_s: float = 10.0) -> bool:
     return True
 
 
-def test_cancelled_futures_end_at_once_and_others_are_answered(
-    tiny: Running, protocol: str, noises: list[Shown], heavy: bytes
-) -> None:
-    before = cancelled_at(tiny)
-    with Detector(url_of(tiny, protocol), timeout=TIMEOUT_S) as detector:
-        busy = [detector.submit(heavy) for _ in range(HEAVY)]
-        wait_for_waiting(tiny, HEAVY // 2)
-        others = [detector.submit(noise.pixels, **LOOSE) for noise in noises]
-        calls = [detector.submit(noises[0].pixels) for _ in range(MANY)]
-        wait_for_waiting(tiny, len(others) + MANY)
-        started = time.monotonic()
+def score(found: Detections) -> float:
+    return round(float(found.scores[0]), 4)
+
+
+def test_cancelled_futures_end_at_once_and_others_are_answered(slow: Running, protocol: str) -> None:
+    before = cancelled_at(slow)
+    with Detector(url_of(slow, protocol), timeout=TIMEOUT_S) as detector:
+        assert score(detector.detect(PICTURE, conf=SHORT)) == SHORT
+        busy = [detector.submit(PICTURE, conf=LONG) for _ in range(3)]
+        wait_for_waiting(slow, len(busy) - 1)
+        others = {number / 100: detector.submit(PICTURE, conf=number / 100) for number in range(1, 6)}
+        calls = [detector.submit(PICTURE, conf=SHORT) for _ in range(MANY)]
+        wait_for_waiting(slow, len(others) + MANY)
         assert all(call.cancel() for call in calls)
         assert all(isinstance(call.exception(5), Cancelled) for call in calls)
-        took = time.monotonic() - started
-        assert not all(call.done() for call in busy), f"the picture is too small for this test, or it took long: {took}"
-        for call, noise in zip(others, noises, strict=True):
-            assert same(call.result(), noise.found)
-        assert not others[0].cancel()
+        assert not busy[-1].done(), "they ended only as the server came to them"
+        for conf, call in others.items():
+            assert score(call.result()) == conf
+            assert not call.cancel()
     if protocol == "grpc":
-        assert soon(lambda: cancelled_at(tiny) >= before + MANY)
+        assert soon(lambda: cancelled_at(slow) == before + MANY)
 
 
-def test_cancelled_task_reaches_the_server(tiny: Running, noises: list[Shown], heavy: bytes) -> None:
+def test_cancelled_tasks_reach_the_server(slow: Running) -> None:
     async def run() -> None:
-        async with AsyncDetector(url_of(tiny, "grpc"), timeout=TIMEOUT_S) as detector:
-            busy = [asyncio.create_task(detector.detect(heavy)) for _ in range(HEAVY)]
-            await asyncio.to_thread(wait_for_waiting, tiny, HEAVY // 2)
-            tasks = [asyncio.create_task(detector.detect(noises[0].pixels)) for _ in range(MANY)]
-            await asyncio.to_thread(wait_for_waiting, tiny, MANY)
+        async with AsyncDetector(url_of(slow, "grpc"), timeout=TIMEOUT_S) as detector:
+            busy = [asyncio.create_task(detector.detect(PICTURE, conf=LONG)) for _ in range(3)]
+            await asyncio.to_thread(wait_for_waiting, slow, len(busy) - 1)
+            tasks = [asyncio.create_task(detector.detect(PICTURE, conf=SHORT)) for _ in range(MANY)]
+            await asyncio.to_thread(wait_for_waiting, slow, len(tasks))
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
-            await asyncio.gather(*busy)
+            assert not busy[-1].done(), "they ended only as the server came to them"
+            assert [score(found) for found in await asyncio.gather(*busy)] == [LONG] * len(busy)
 
-    before = cancelled_at(tiny)
+    before = cancelled_at(slow)
     asyncio.run(run())
-    assert soon(lambda: cancelled_at(tiny) >= before + MANY)
+    assert soon(lambda: cancelled_at(slow) == before + MANY)
 
 
-def test_stream_that_is_left_cancels_what_is_on_its_way(tiny: Running, noises: list[Shown], heavy: bytes) -> None:
+def test_a_stream_that_is_left_cancels_what_is_on_its_way(slow: Running) -> None:
     async def run() -> None:
-        async with AsyncDetector(url_of(tiny, "grpc"), timeout=TIMEOUT_S) as detector:
-            pictures: list[ImageLike] = [noises[0].pixels, *[heavy] * HEAVY, *[noises[0].pixels] * 500]
-            stream = detector.stream(pictures, in_flight=HEAVY + MANY)
+        async with AsyncDetector(url_of(slow, "grpc"), timeout=TIMEOUT_S) as detector:
+            await detector.detect(PICTURE, conf=SHORT)
+            stream = detector.stream([PICTURE] * 300, conf=LONG, in_flight=MANY)
             await anext(stream)
-            await asyncio.to_thread(wait_for_waiting, tiny, MANY)
+            await asyncio.to_thread(wait_for_waiting, slow, MANY // 2)
             started = time.monotonic()
             await stream.aclose()  # type: ignore[attr-defined]
             assert time.monotonic() - started < 2
-            assert same(await detector.detect(noises[1].pixels, **LOOSE), noises[1].found)
+            assert score(await detector.detect(PICTURE, conf=SHORT)) == SHORT
 
-    before = cancelled_at(tiny)
+    before = cancelled_at(slow)
     asyncio.run(run())
-    assert soon(lambda: cancelled_at(tiny) >= before + MANY)
+    assert soon(lambda: cancelled_at(slow) >= before + MANY // 2 - PREFETCHED)
