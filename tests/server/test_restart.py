@@ -104,6 +104,26 @@ def test_a_model_that_says_it_is_lost_is_started_again_and_a_client_cannot_make_
     serve.wait_for("RESTART Triton has crashed with signal 6\n")
 
 
+HANGS_IN_A_CRASH = """
+import time
+class TritonPythonModel:
+    def initialize(self, args):
+        print("Signal (11) received.", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_what_hangs_in_a_crash_at_its_start_is_given_up(start: Callable[..., Serve], tmp_path: Path) -> None:
+    directory = tmp_path / "repository" / "hanging" / "1"
+    directory.mkdir(parents=True)
+    (directory.parent / "config.pbtxt").write_text('backend: "python"\n')
+    (directory / "model.py").write_text(HANGS_IN_A_CRASH)
+    serve = start("--model-repository", tmp_path / "repository")
+    assert serve.end() == 2
+    assert "error: Triton has crashed with signal 11\n" in serve.text
+    assert not left_behind(serve)
+
+
 def test_without_restart_a_dead_model_ends_the_server(start: Callable[..., Serve], classifier: Path) -> None:
     serve = start("--model", classifier)
     serve.wait_for("Stop with Ctrl-C")
