@@ -84,6 +84,8 @@ class Serve:
             self.end(LONGEST_STOP_S + 10)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)
+            threading.Event().wait(1)
+            self.process.kill()
             self.end(10)
             raise AssertionError(f"it did not end after SIGTERM: {self.text}") from None
 
