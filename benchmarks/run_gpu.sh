@@ -6,7 +6,7 @@
 # PARTS      what is measured, in this order: limits compare timeline latency decoding ensemble sweep startup (all of them)
 # LIMIT      seconds for all of it (1000); a part gets what is left, and is left out where that is too little
 # LENGTH     of the windows (1); 0.5 to try things
-# INSTANCES  of the detector (16); SIZES: image sides of the sweep beside 640 (320 1280)
+# INSTANCES  of the detector (8), each with EXECUTIONS (4); SIZES: image sides of the sweep beside 640 (320 1280)
 # BATCH_US   what a batch of one takes the GPU, for the model that only waits as long (930, an H100)
 # WORK       where models are built and kept for the next run (build/bench-gpu)
 #
@@ -16,7 +16,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
 OUT=${OUT:-build}; WORK=${WORK:-build/bench-gpu}; GPU=$WORK/results/gpu
-LIMIT=${LIMIT:-1000}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-16}
+LIMIT=${LIMIT:-1000}; LENGTH=${LENGTH:-1}; REPETITIONS=${REPETITIONS:-3}; INSTANCES=${INSTANCES:-8}; EXECUTIONS=${EXECUTIONS:-4}
 SIZES=${SIZES-320 1280}; BATCH_US=${BATCH_US:-930}; CONCURRENCY=${CONCURRENCY:-1,8,32,64,128,256}
 export PYTHONPATH=$PWD:$PWD/backend:$PWD/client:$PWD/cli:$PWD/model_repository/yolox/1${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=${XDG_CACHE_HOME:-$PWD/$WORK/cache} TORCHINDUCTOR_CACHE_DIR=$PWD/$WORK/inductor WORK
@@ -68,6 +68,7 @@ detector() { # DIRECTORY INSTANCES MORE-CONFIGURATION
   rm -rf "$1"; mkdir -p "$1/1"; cp "$WORK"/plans640/* "$1/1/"
   printf 'backend: "pinstream"\nmax_batch_size: 32\ndynamic_batching { }\ninstance_group [ { count: %s } ]\n%s\n' \
     "$2" "$3" > "$1/config.pbtxt"
+  [ "$2" = 1 ] || printf 'parameters { key: "EXECUTIONS" value { string_value: "%s" } }\n' "${4:-$EXECUTIONS}" >> "$1/config.pbtxt"
 }
 detector "$WORK/models/detector" "$INSTANCES" ""
 # The same with an engine and instances that look for what they wait for all the time.

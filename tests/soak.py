@@ -44,6 +44,8 @@ PATIENCE_S = 60.0
 GROWTH, SLACK = 0.05, 2.0
 # MiB more for each new version, which tritonserver takes for a plain Python model as well, and much more of on a GPU.
 PER_VERSION = {"onnx": 0.2, "plan": 5.0}
+# On a GPU each version has an engine's process as well, and several requests under way in its instance.
+PARAMETERS = {"onnx": "", "plan": 'parameters { key: "EXECUTIONS" value { string_value: "3" } }\n'}
 # How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32. Of a million rows that are rounded to its
 # ten bits of mantissa some thirty are further off than 0.005, and none further than 0.007.
 TOLERANCE = {"onnx": 1e-6, "plan": 1e-2}
@@ -167,7 +169,7 @@ class Versions:
         self._kind = kind
         self.path = repository / MODEL
         self.path.mkdir()
-        (self.path / "config.pbtxt").write_text('backend: "pinstream"\ndynamic_batching { }\n')
+        (self.path / "config.pbtxt").write_text('backend: "pinstream"\ndynamic_batching { }\n' + PARAMETERS[kind])
         self.sessions: dict[str, ort.InferenceSession] = {}
         self.last = 0
         self.add()

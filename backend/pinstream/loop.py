@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,27 @@ class _Flight:
     last_use: bool
 
 
+class Run:
+    """Requests between start and finish.
+
+    Attributes:
+        requests: That are to be answered.
+        answers: One for each.
+        batches: Not yet on their way.
+        free: Slots that no batch is in.
+        flying: Batches under way, the oldest first.
+        started: When, by time.perf_counter.
+    """
+
+    def __init__(self, requests: Sequence[Request], engine: Engine) -> None:
+        self.requests = requests
+        self.answers = [Answer() for _ in requests]
+        self.batches = deque(plan_batches(requests, engine.spec.batch))
+        self.free = deque(engine.slots)
+        self.flying: deque[_Flight] = deque()
+        self.started = time.perf_counter()
+
+
 class Loop:
     """Runs requests through an engine.
 
@@ -65,65 +86,77 @@ class Loop:
     """
 
     def __init__(self, engine: Engine, observe: Observe | None = None) -> None:
-        self._engine = engine
+        self.engine = engine
         self._observe = observe
 
     def run(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answer `requests`, in their order.
+        """Answer `requests`, in their order: start and finish at once."""
+        return self.finish(self.start(requests))
+
+    def start(self, requests: Sequence[Request]) -> Run:
+        """Send as much of `requests` to the engine as it has slots for; to be finished before the next start."""
+        run = Run(requests, self.engine)
+        with self._landing_all(run):
+            self._launch_more(run)
+        return run
+
+    def finish(self, run: Run) -> list[Answer]:
+        """Answer the requests that were started, in their order.
 
         Where a batch of several requests fails in the engine, each is run again by itself, so that only the one at
         fault is answered with the error.
         """
-        answers = self._run_together(requests)
-        if len(requests) > 1 and any(answer.error for answer in answers):
+        answers = self._finish_together(run)
+        if len(run.requests) > 1 and any(answer.error for answer in answers):
             # The runs that follow use the slots these are views of.
             for answer in answers:
                 _keep(answer)
             for i in [i for i, answer in enumerate(answers) if answer.error is not None]:
-                answers[i] = self._run_together([requests[i]])[0]
+                answers[i] = self._finish_together(self.start([run.requests[i]]))[0]
                 _keep(answers[i])
         return answers
 
-    def _run_together(self, requests: Sequence[Request]) -> list[Answer]:
-        answers = [Answer() for _ in requests]
-        batches = deque(plan_batches(requests, self._engine.spec.batch))
-        free = deque(self._engine.slots)
-        flying: deque[_Flight] = deque()
-        started = time.perf_counter()
+    def _finish_together(self, run: Run) -> list[Answer]:
+        with self._landing_all(run):
+            while run.flying:
+                flight = run.flying.popleft()
+                self._land(flight, run.requests, run.answers)
+                run.free.append(flight.slot)
+                self._launch_more(run)
+        return run.answers
+
+    def _launch_more(self, run: Run) -> None:
+        while run.batches and run.free:
+            batch = run.batches.popleft()
+            self._drop_cancelled(batch, run)
+            if all(run.answers[p.request].cancelled for p in batch.pieces):
+                continue
+            slot = run.free.popleft()
+            # Outputs are handed out as views where nothing will overwrite them during this run.
+            last_use = len(run.batches) < len(self.engine.slots)
+            flight = self._launch(batch, slot, run.requests, run.answers, last_use=last_use)
+            if flight:
+                run.flying.append(flight)
+            else:
+                run.free.append(slot)
+
+    @contextlib.contextmanager
+    def _landing_all(self, run: Run) -> Iterator[None]:
         try:
-            while batches or flying:
-                if batches and free:
-                    batch = batches.popleft()
-                    self._drop_cancelled(batch, requests, answers, started)
-                    if all(answers[p.request].cancelled for p in batch.pieces):
-                        continue
-                    slot = free.popleft()
-                    # Outputs are handed out as views where nothing will overwrite them during this run.
-                    flight = self._launch(
-                        batch, slot, requests, answers, last_use=len(batches) < len(self._engine.slots)
-                    )
-                    if flight:
-                        flying.append(flight)
-                    else:
-                        free.append(slot)
-                else:
-                    flight = flying.popleft()
-                    self._land(flight, requests, answers)
-                    free.append(flight.slot)
+            yield
         except BaseException:
             # Nobody foresaw this; what is in flight must all the same not be written into by the next run.
-            for flight in flying:
+            for flight in run.flying:
                 with contextlib.suppress(Exception):
-                    self._engine.wait(flight.slot)
+                    self.engine.wait(flight.slot)
             raise
-        return answers
 
-    def _drop_cancelled(self, batch: Batch, requests: Sequence[Request], answers: list[Answer], started: float) -> None:
-        if time.perf_counter() - started < CANCEL_CHECK_AFTER_S:
+    def _drop_cancelled(self, batch: Batch, run: Run) -> None:
+        if time.perf_counter() - run.started < CANCEL_CHECK_AFTER_S:
             return
         for piece in batch.pieces:
-            answer = answers[piece.request]
-            answer.cancelled = answer.cancelled or requests[piece.request].cancelled()
+            answer = run.answers[piece.request]
+            answer.cancelled = answer.cancelled or run.requests[piece.request].cancelled()
 
     def _launch(
         self, batch: Batch, slot: Slot, requests: Sequence[Request], answers: list[Answer], *, last_use: bool
@@ -132,16 +165,16 @@ class Loop:
         try:
             self._gather(batch, slot, requests)
             wanted = frozenset[str]().union(*(requests[p.request].wanted for p in batch.pieces))
-            self._engine.enqueue(slot, wanted)
+            self.engine.enqueue(slot, wanted)
         except EngineError as error:
-            self._engine.abandon(slot)
+            self.engine.abandon(slot)
             self._fail(batch, slot, error, answers)
             return None
         return _Flight(batch, slot, began, time.perf_counter() - began, last_use)
 
     def _gather(self, batch: Batch, slot: Slot, requests: Sequence[Request]) -> None:
         first = requests[batch.pieces[0].request].inputs
-        if self._engine.spec.batch is None:
+        if self.engine.spec.batch is None:
             slot.begin({name: array.shape for name, array in first.items()})
             for name, array in first.items():
                 slot.put(name, array, None)
@@ -155,15 +188,15 @@ class Loop:
         batch = flight.batch
         began = time.perf_counter()
         try:
-            outputs = self._engine.wait(flight.slot)
+            outputs = self.engine.wait(flight.slot)
             waited = time.perf_counter()
-            if self._engine.spec.batch:
+            if self.engine.spec.batch:
                 check_batch_dimension(outputs, batch.size)
             for piece in batch.pieces:
                 if not answers[piece.request].cancelled:
                     self._scatter(piece, outputs, requests[piece.request], answers[piece.request], flight.last_use)
             ended = time.perf_counter()
-            engine_stages = self._engine.times(flight.slot)
+            engine_stages = self.engine.times(flight.slot)
         except EngineError as error:
             # Also one of a later batch: outputs on the GPU, and its events, are lost with its context.
             self._fail(batch, flight.slot, error, answers)
@@ -171,7 +204,7 @@ class Loop:
         own = {"gather": flight.gather, "compute": waited - began, "scatter": ended - waited}
         # Where the engine times itself, that counts; the wait here is what overlap has left of it.
         stages = {**own, **engine_stages}
-        graph = self._engine.used_graph(flight.slot)
+        graph = self.engine.used_graph(flight.slot)
         times = BatchTimes(batch.count, batch.size, stages, graph, began=flight.began, ended=ended)
         for piece in batch.pieces:
             answers[piece.request].times = times
@@ -179,7 +212,7 @@ class Loop:
 
     def _tell(self, slot: Slot, times: BatchTimes) -> None:
         if self._observe:
-            ran = self._engine.ran(slot)
+            ran = self.engine.ran(slot)
             self._observe(times, (times,) if ran is None else ran)
 
     def _fail(self, batch: Batch, slot: Slot, error: EngineError, answers: list[Answer]) -> None:
@@ -192,7 +225,7 @@ class Loop:
     ) -> None:
         for name in request.wanted:
             whole = outputs[name]
-            if self._engine.spec.batch is None:
+            if self.engine.spec.batch is None:
                 answer.outputs[name] = whole if last_use else whole.copy()
                 continue
             part = whole[piece.offset : piece.offset + piece.count]

@@ -1,4 +1,4 @@
-"""Triton requests in, Triton responses out: the plugin's entry, and the one file that knows Triton's Python API.
+"""Triton requests in, Triton responses out: the plugin's entry, and the file that knows Triton's Python API.
 
 Triton's Python stub imports this file by itself, from <backends>/pinstream. It calls batching, loop and engines.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import sys
 import time
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,16 @@ import triton_python_backend_utils as pb_utils
 from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
 from pinstream.dlpack import Bfloat16, DeviceArray, bits_of, from_dlpack
-from pinstream.engines import engine_name, find_model_file, inspect, open_for_instance
-from pinstream.errors import InvalidRequest, PinstreamError
-from pinstream.loop import Answer, Loop
-from pinstream.metrics import BatchTimes, Recorder
+from pinstream.engines import Engine, engine_name, find_model_file, inspect, open_for_instance
+from pinstream.errors import InvalidRequest
+from pinstream.executions import Executions, Finish
+from pinstream.loop import Answer, Loop, Run
+from pinstream.metrics import BatchTimes
 from pinstream.options import Options
 from pinstream.tensors import Array, TensorSpec
 from pinstream.trace import Tracer
+from pinstream.triton_answers import have_parameters, refusal, send, senders_of, unexpected
+from pinstream.triton_reports import log_to_triton, recorder
 
 # Triton's types that a DLPack view cannot carry into NumPy: strings, and what DLPack of this NumPy does not know.
 NOT_IN_DLPACK = frozenset({"BYTES", "BOOL"})
@@ -64,20 +67,25 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         device = max(0, int(args["model_instance_device_id"]))
         options = Options.from_model_config(config, device, args["model_instance_kind"])
-        _log_to_triton()
+        log_to_triton()
         model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
-        self._engine = open_for_instance(model_file, options)
-        self._spec = self._engine.spec
+        self._engines: list[Engine] = []
+        for _ in range(options.executions):
+            self._engines.append(open_for_instance(model_file, options))
+        self._spec = self._engines[0].spec
         complete(config, self._spec)
         self._max_batch_size = max_batch_size(config, self._spec)
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._bf16 = {tensor.name for tensor in (*self._spec.inputs, *self._spec.outputs) if tensor.dtype == "BF16"}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         on_gpu = engine_name(model_file, options) != "onnxruntime"
-        self._recorder = _recorder(args, f"gpu{device}" if on_gpu else "cpu")
-        self._tracer = Tracer.from_environment(self._name)
-        self._loop = Loop(self._engine, self._observe)
-        self._has_parameters = _responses_have_parameters()
+        self._recorder = recorder(args, f"gpu{device}" if on_gpu else "cpu")
+        names = [f"{self._name}.{i}" for i in range(len(self._engines))] if len(self._engines) > 1 else [self._name]
+        self._tracers = [Tracer.from_environment(name) for name in names]
+        observers = [partial(self._observe, tracer) for tracer in self._tracers]
+        self._loops = [Loop(engine, observe) for engine, observe in zip(self._engines, observers, strict=True)]
+        self._executions = Executions(self._loops) if len(self._loops) > 1 else None
+        self._has_parameters = have_parameters()
         self._logged: str | None = None  # the mark of the last error, where its engine had failed
         pb_utils.Logger.log_info(f"[pinstream] {self._name}: {model_file.name}, {self._describe()}")
         # What is loaded stays: the collector of garbage must not look through it again and again, between two batches.
@@ -89,42 +97,61 @@ class TritonPythonModel:
         runs = (
             f"batches of {'up to ' if sizes.exact else ''}{', '.join(map(str, sizes.buckets))}" if sizes else "no batch"
         )
-        return f"{inputs} -> {outputs}, {runs}, {len(self._engine.slots)} slots"
+        return f"{inputs} -> {outputs}, {runs}, {len(self._engines[0].slots)} slots"
 
-    def _observe(self, times: BatchTimes, ran: Sequence[BatchTimes]) -> None:
+    def _observe(self, tracer: Tracer | None, times: BatchTimes, ran: Sequence[BatchTimes]) -> None:
         if self._recorder:
             for batch in ran:
                 self._recorder.record(batch)
-        if self._tracer:
-            self._tracer.batch(times)
+        if tracer:
+            tracer.batch(times)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer every request by itself: a wrong one gets INVALID_ARGUMENT, its neighbours their results."""
-        began = time.perf_counter()
-        responses = self._answer(requests)
-        if self._tracer:
-            self._tracer.span("execute", began, time.perf_counter(), items=len(requests))
-        return responses
+    def execute(self, requests: list[Any]) -> list[Any] | None:
+        """Answer every request by itself: a wrong one gets INVALID_ARGUMENT, its neighbours their results.
 
-    def _answer(self, requests: list[Any]) -> list[Any]:
-        responses: list[Any] = [None] * len(requests)
+        Returns:
+            None where each answer goes out by its request's own sender, once it is there.
+        """
+        senders = senders_of(requests) if self._executions else None
+        if self._executions is None or senders is None:
+            return self._finish(self._start(self._loops[0], requests))
+
+        def start(loop: Loop) -> Finish:
+            batch = self._start(loop, requests)
+            return lambda: send(senders, self._finish(batch))
+
+        self._executions.run(start)
+        return None
+
+    def _start(self, loop: Loop, requests: list[Any]) -> _Batch:
+        """Send what is right of the requests on its way."""
+        batch = _Batch(loop, [None] * len(requests), time.perf_counter())
         checked: list[Request] = []
-        places: list[int] = []
         for i, request in enumerate(requests):
             try:
                 checked.append(self._check(request))
-                places.append(i)
+                batch.places.append(i)
             except InvalidRequest as error:
-                responses[i] = _error(str(error), pb_utils.TritonError.INVALID_ARG)
+                batch.responses[i] = refusal(str(error), pb_utils.TritonError.INVALID_ARG)
             except Exception as error:
-                responses[i] = self._unexpected(error)
+                batch.responses[i] = unexpected(error)
         try:
-            for place, answer in zip(places, self._loop.run(checked), strict=True):
-                responses[place] = self._respond(answer)
+            batch.run = loop.start(checked)
         except Exception as error:
-            for place in places:
-                responses[place] = self._unexpected(error)
-        return responses
+            batch.fail(error)
+        return batch
+
+    def _finish(self, batch: _Batch) -> list[Any]:
+        """Wait for the answers."""
+        try:
+            if batch.run:
+                for place, answer in zip(batch.places, batch.loop.finish(batch.run), strict=True):
+                    batch.responses[place] = self._respond(answer, batch.loop.engine)
+        except Exception as error:
+            batch.fail(error)
+        if tracer := self._tracers[self._loops.index(batch.loop)]:
+            tracer.span("execute", batch.began, time.perf_counter(), items=len(batch.responses))
+        return batch.responses
 
     def _check(self, request: Any) -> Request:
         inputs = {tensor.name(): self._array(tensor) for tensor in request.inputs()}
@@ -144,19 +171,18 @@ class TritonPythonModel:
             return np.asarray(tensor.as_numpy())
         return np.from_dlpack(tensor)
 
-    def _respond(self, answer: Answer) -> Any:
+    def _respond(self, answer: Answer, engine: Engine) -> Any:
         if answer.cancelled:
-            return _error("the request was cancelled by its sender", pb_utils.TritonError.CANCELLED)
+            return refusal("the request was cancelled by its sender", pb_utils.TritonError.CANCELLED)
         if answer.error is not None:
-            lost = bool(self._engine.failure)
+            lost = bool(engine.failure)
             # `pinstream serve` looks for the mark, since Triton goes on calling the model ready.
-            mark = "LOST " if lost and not self._engine.recovers else ""
+            mark = "LOST " if lost and not engine.recovers else ""
             if mark != self._logged:
                 pb_utils.Logger.log_error(f"[pinstream] {mark}{self._name}: {answer.error}")
             self._logged = mark if lost else None
-            return _error(
-                str(answer.error), pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
-            )
+            code = pb_utils.TritonError.UNAVAILABLE if lost else pb_utils.TritonError.INTERNAL
+            return refusal(str(answer.error), code)
         self._logged = None
         tensors = [self._tensor(name, array) for name, array in answer.outputs.items()]
         if not self._has_parameters or answer.times is None:
@@ -170,75 +196,42 @@ class TritonPythonModel:
             return pb_utils.Tensor.from_dlpack(name, Bfloat16(array))
         return (pb_utils.Tensor.from_dlpack if isinstance(array, DeviceArray) else pb_utils.Tensor)(name, array)
 
-    def _unexpected(self, error: Exception) -> Any:
-        # The traceback is for the server's log; the client gets what it can act on.
-        pb_utils.Logger.log_error(f"[pinstream] {''.join(traceback.format_exception(error))}")
-        text = str(error) if isinstance(error, PinstreamError) else f"internal error ({type(error).__name__})"
-        return _error(f"{text}; see the server's log", pb_utils.TritonError.INTERNAL)
-
     def is_ready(self) -> bool:
         """Whether requests can be answered; asked by Tritons of March 2026 and later, not before."""
         # An engine that comes back with the next request must be sent one.
-        return not self._engine.failure or self._engine.recovers
+        return all(not engine.failure or engine.recovers for engine in self._engines)
 
     def finalize(self) -> None:
         """Free the engine; also called after an initialize that failed half-way."""
-        for part in (getattr(self, name, None) for name in ("_recorder", "_engine", "_tracer")):
+        parts = (getattr(self, name, None) for name in ("_executions", "_recorder"))
+        for part in (*parts, *getattr(self, "_engines", ()), *getattr(self, "_tracers", ())):
             if part is not None:
                 part.close()
 
 
-def _make_metric(name: str, kind: str, description: str, labels: Mapping[str, str], buckets: Sequence[float]) -> Any:
-    found = getattr(pb_utils.MetricFamily, kind.upper(), None)
-    if found is None:  # no histograms before August 2024
-        return None
-    family = _FAMILIES.setdefault(name, pb_utils.MetricFamily(name=name, description=description, kind=found))
-    return family.Metric(labels=dict(labels), **({"buckets": list(buckets)} if buckets else {}))
+@dataclass
+class _Batch:
+    """Requests between their start in a loop and their answers.
 
+    Attributes:
+        loop: That they run through.
+        responses: One for each; None where there is none yet.
+        began: When, by time.perf_counter.
+        places: Of those that run, in their order.
+        run: None where they could not be started.
+    """
 
-# A family must outlive its series.
-_FAMILIES: dict[str, Any] = {}
+    loop: Loop
+    responses: list[Any]
+    began: float
+    places: list[int] = field(default_factory=list)
+    run: Run | None = None
 
-
-def _recorder(args: dict[str, str], device: str) -> Recorder | None:
-    """Records into Triton's metrics, or nothing where the server was started without them."""
-    labels = {"model": args["model_name"], "version": args["model_version"], "device": device}
-    try:
-        return Recorder(_make_metric, labels)
-    except pb_utils.TritonModelException as error:
-        pb_utils.Logger.log_info(f"[pinstream] no metrics: {error}")
-        return None
-
-
-def _responses_have_parameters() -> bool:
-    """Whether this Triton lets a response carry parameters (2025-01 and later)."""
-    try:
-        pb_utils.InferenceResponse([], parameters={})
-    except TypeError:
-        return False
-    return True
-
-
-class _TritonHandler(logging.Handler):
-    """Puts pinstream's log records into Triton's log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        triton = pb_utils.Logger
-        levels = {logging.ERROR: triton.log_error, logging.WARNING: triton.log_warn, logging.INFO: triton.log_info}
-        levels.get(record.levelno, triton.log_verbose)(f"[pinstream] {record.getMessage()}")
-
-
-def _log_to_triton() -> None:
-    logger = logging.getLogger("pinstream")
-    if not logger.handlers:
-        logger.addHandler(_TritonHandler())
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    def fail(self, error: Exception) -> None:
+        """Answer all that ran with what nobody foresaw."""
+        for place in self.places:
+            self.responses[place] = unexpected(error)
 
 
 def _config_entry(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}
-
-
-def _error(text: str, code: Any) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

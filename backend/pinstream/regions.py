@@ -28,6 +28,8 @@ DIRECTORY = "/dev/shm/"
 WORTH_SHARING_AGAIN = 1.5
 # Arrays that lie elsewhere must not cost a look at all mappings each.
 READ_EVERY_S = 0.05
+# What each region's size was when it was last shared, so that all who share it in this process do so at the same size.
+_SHARED_SIZES: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,32 @@ class KnownRegions(Generic[T]):
             return None
         known = self._known.get(place.path)
         if known is None or place.offset + nbytes > known[1]:
-            if known is not None and place.size < WORTH_SHARING_AGAIN * known[1]:
+            size = _size_to_share(place, place.offset + nbytes)
+            if size is None:
                 return None
             try:
-                shared = self._share(place.path, place.size)
+                shared = self._share(place.path, size)
             except FileNotFoundError:  # unlinked since it was looked for
                 return None
-            known = self._known[place.path] = shared, place.size
+            known = self._known[place.path] = shared, size
         return known[0], place.offset
 
     def forget(self) -> None:
         """Start over: whoever was told is no longer there."""
         self._known.clear()
+
+
+def _size_to_share(place: Place, needed: int) -> int | None:
+    """Bytes to share of a region of which so many are to be read; None where it has not grown enough."""
+    shared = _SHARED_SIZES.get(place.path, 0)
+    if shared > place.size:  # another file had that name
+        shared = 0
+    if needed <= shared:
+        return shared
+    if place.size < WORTH_SHARING_AGAIN * shared:
+        return None
+    _SHARED_SIZES[place.path] = place.size
+    return place.size
 
 
 def mapped(path: str, nbytes: int) -> Array:

@@ -16,7 +16,7 @@ from pinstream.engines import Engine, find_model_file, open_engine
 from pinstream.errors import ModelFileError
 from pinstream.options import Options
 from tests import onnx_models
-from tests.gpu.serving import INPUTS_ON_THE_GPU, place
+from tests.gpu.serving import INPUTS_ON_THE_GPU, parameters, place
 from tests.server.conftest import ONE_LINE
 from tests.server.running import Running, running
 
@@ -105,6 +105,9 @@ def server(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     place(static, repository, "static")
     place(static, repository, "on_gpu", ONE_LINE + INPUTS_ON_THE_GPU)
     place(static, repository, "two_instances", ONE_LINE + "instance_group { count: 2 kind: KIND_GPU }\n")
+    place(
+        static, repository, "executions", ONE_LINE + "instance_group { kind: KIND_GPU }\n" + parameters(EXECUTIONS="3")
+    )
     place(build(onnx, max_batch=16), repository, "dynamic")
     with running(repositories=[repository], extra=["--cuda-memory-pool-byte-size=0:67108864"]) as started:
         yield started

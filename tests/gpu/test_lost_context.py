@@ -150,12 +150,18 @@ def test_a_served_model_that_lost_its_context_says_so_once_and_comes_back_when_l
         assert_served(server, "struck")
 
 
+@pytest.mark.parametrize("executions", [1, 2])
 def test_a_shared_engine_that_lost_its_context_is_started_again_by_the_next_request(
-    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path
+    build: BuildPlan, tmp_path: Path, library: Path, trigger: Path, executions: int
 ) -> None:
     plan = build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4))
     two = "instance_group { count: 2 kind: KIND_GPU }\n"
-    place(plan, tmp_path / "repository", "struck", ONE_LINE + two + parameters(PLUGINS=str(library)))
+    place(
+        plan,
+        tmp_path / "repository",
+        "struck",
+        ONE_LINE + two + parameters(PLUGINS=str(library), EXECUTIONS=str(executions)),
+    )
     with running(repositories=[tmp_path / "repository"]) as server:
         first = lose(server, trigger)
         assert first.status() == "StatusCode.UNAVAILABLE"

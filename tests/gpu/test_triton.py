@@ -24,14 +24,14 @@ from tests.server.test_plain_models import infer, metrics, together
 from tests.shared_files import shared_image, shared_model
 
 
-@pytest.mark.parametrize("model", ["static", "on_gpu", "two_instances", "dynamic"])
+@pytest.mark.parametrize("model", ["static", "on_gpu", "two_instances", "executions", "dynamic"])
 def test_plans_are_served_by_one_line_of_configuration(server: Running, model: str) -> None:
     for items in (1, 3, 8):
         got = infer(server, model, pixels=pixels(items)).as_numpy("probabilities")
         np.testing.assert_allclose(got, reference(pixels(items)), atol=FP32)
 
 
-@pytest.mark.parametrize("model", ["static", "dynamic", "two_instances"])
+@pytest.mark.parametrize("model", ["static", "dynamic", "two_instances", "executions"])
 def test_two_thousand_random_batches_from_eight_clients_each_get_their_own_answer(server: Running, model: str) -> None:
     bank = pixels(4096, seed=7)
     expected = reference(bank)

@@ -19,18 +19,21 @@ from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.running import Running, running
 
-INSTANCES = 3
-CONFIG = (
-    ONE_LINE
-    + f"max_batch_size: 16\ndynamic_batching {{ }}\ninstance_group [ {{ count: {INSTANCES} }} ]\n"
-    + 'parameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
-)
+# Instances, and the batches of requests that each works on at once.
+COUNTS = [(3, 1), (1, 3)]
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@pytest.fixture(scope="module", params=COUNTS, ids=["instances", "executions"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    instances, executions = request.param
+    config = (
+        ONE_LINE
+        + f"max_batch_size: 16\ndynamic_batching {{ }}\ninstance_group [ {{ count: {instances} }} ]\n"
+        + 'parameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
+        + f'parameters {{ key: "EXECUTIONS" value {{ string_value: "{executions}" }} }}\n'
+    )
     repository = tmp_path_factory.mktemp("shared")
-    onnx_models.dynamic_width(add_model(repository, "doubling", CONFIG))
+    onnx_models.dynamic_width(add_model(repository, "doubling", config))
     with running(repositories=[repository]) as server:
         yield server
         last = engine_processes(server)

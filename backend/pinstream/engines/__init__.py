@@ -21,6 +21,7 @@ __all__ = [
     "find_model_file",
     "inspect",
     "is_shared",
+    "may_share",
     "open_engine",
     "open_for_instance",
 ]
@@ -120,9 +121,15 @@ def open_for_instance(model_file: Path, options: Options) -> Engine:
 
     Raises:
         ModelFileError: The file is not what the engine can load.
-        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do.
+        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do; or EXECUTIONS is
+            set without one.
     """
     if not is_shared(model_file, options):
+        if options.executions > 1:
+            raise ConfigError(
+                f"EXECUTIONS is {options.executions}, and each has its part in a shared engine; set SHARE_ENGINE to "
+                "on, or leave EXECUTIONS out of config.pbtxt"
+            )
         return open_engine(model_file, options)
     from pinstream.shared.process import shared_engine
 
@@ -148,14 +155,23 @@ def engine_name(model_file: Path, options: Options) -> str:
     return "onnxruntime" if model_file.suffix == ".onnx" and not options.auto_build else "tensorrt"
 
 
+def may_share(options: Options) -> bool:
+    """Whether a model's settings leave it open that one process runs the engine for all of its instances."""
+    return options.share_engine != "off" and not _crosses_on_gpu(options)
+
+
+def _crosses_on_gpu(options: Options) -> bool:
+    """Whether tensors are taken or given on the GPU, which cannot cross to another process in host memory."""
+    return options.output_memory == "gpu" or options.gpu_inputs
+
+
 def is_shared(model_file: Path, options: Options) -> bool:
     """Whether one process runs the engine for all instances of a model.
 
     Raises:
         ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do.
     """
-    # Tensors on the GPU cannot cross to another process in host memory.
-    on_gpu = options.output_memory == "gpu" or options.gpu_inputs
+    on_gpu = _crosses_on_gpu(options)
     if options.share_engine == "on" and on_gpu:
         raise ConfigError(
             "SHARE_ENGINE is on, and a shared engine takes and gives host memory only; set SHARE_ENGINE to off, or "
@@ -163,4 +179,5 @@ def is_shared(model_file: Path, options: Options) -> bool:
         )
     if options.share_engine != "auto":
         return options.share_engine == "on"
-    return options.instances > 1 and not on_gpu and engine_name(model_file, options) != "onnxruntime"
+    several = options.instances * options.executions > 1
+    return several and not on_gpu and engine_name(model_file, options) != "onnxruntime"

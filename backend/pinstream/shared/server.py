@@ -24,6 +24,7 @@ from pinstream.metrics import BatchTimes
 from pinstream.pace import Looking, Pace
 from pinstream.shared import wire
 from pinstream.shared.forming import Batch, Former, Submission
+from pinstream.shared.mapped import MappedRegions
 from pinstream.shared.memory import Layout, SharedMemory
 from pinstream.tensors import Array
 
@@ -171,6 +172,7 @@ class EngineServer:
         self._former = Former(engine)
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
+        self._regions = MappedRegions(self._pin, self._unpin)
         self._last: Instance | None = None
         self._look_until = 0.0
 
@@ -276,8 +278,7 @@ class EngineServer:
 
     def _map_region(self, instance: Instance, message: wire.Message, fd: int | None) -> None:
         assert fd is not None, "a region comes with its file descriptor"
-        region = instance.regions[int(message["region"])] = SharedMemory.adopted(fd, int(message["bytes"]))
-        self._pin(region)
+        instance.regions[int(message["region"])] = self._regions.use(fd, int(message["bytes"]))
 
     def _pin(self, memory: SharedMemory) -> None:
         try:
@@ -286,10 +287,13 @@ class EngineServer:
             # Unpinned memory is copied from as any other is.
             LOGGER.warning("shared memory is read the slow way: %s", error)
 
+    def _unpin(self, memory: SharedMemory) -> None:
+        self.engine.unpin(memory.data)
+
     def _unmap(self, instance: Instance, slot: int) -> None:
         memory = instance.memories.pop(slot, None)
         if memory is not None:
-            self.engine.unpin(memory.data)
+            self._unpin(memory)
 
     def _forget(self, instance: Instance) -> None:
         self._selector.unregister(instance.channel)
@@ -307,7 +311,7 @@ class EngineServer:
             for slot in list(instance.memories):
                 self._unmap(instance, slot)
             for region in instance.regions.values():
-                self.engine.unpin(region.data)
+                self._regions.leave(region)
             instance.regions.clear()
 
     def replied(self, instance: Instance) -> None:

@@ -3,6 +3,7 @@
 Triton's Python backend moves every tensor of every Python model through one region an instance. A region starts at
 1 MiB, grows by 1 MiB at a time and never shrinks: sooner or later each holds its largest batch. Seen with Triton 2.51
 and many clients: outputs once and inputs twice, since the next batch goes in before the stub has let go of the last.
+An instance with EXECUTIONS has as many batches under way.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class ModelMemory:
         batch: Items of its largest batch.
         inputs: Bytes of one item in each of its inputs.
         outputs: Bytes of one item in each of its outputs.
+        executions: Batches that an instance has under way at once.
         unknown: Its tensors with a dimension or a type that nothing tells; dimensions count as 1, tensors as nothing.
     """
 
@@ -56,18 +58,21 @@ class ModelMemory:
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     unknown: tuple[str, ...] = ()
+    executions: int = 1
 
     @property
     def needed(self) -> int:
         """Bytes of /dev/shm, growth and all."""
-        tensors = [self.batch * n for n in (*self.inputs.values(), *self.inputs.values(), *self.outputs.values())]
+        both = (*self.executions * list(self.outputs.values()), *(self.executions + 1) * list(self.inputs.values()))
+        tensors = [self.batch * n for n in both]
         large = sum(_grown(nbytes) for nbytes in tensors if nbytes > GROWTH_BYTES)
         small = _grown(sum(nbytes for nbytes in tensors if nbytes <= GROWTH_BYTES))
         return self.instances * (REGION_BYTES + large + small + GROWTH_BYTES)
 
     def __str__(self) -> str:
-        tensors = [f"2 x {name} {_size(nbytes)}" for name, nbytes in self.inputs.items()]
-        tensors += [f"{name} {_size(nbytes)}" for name, nbytes in self.outputs.items()]
+        times = f"{self.executions} x " if self.executions > 1 else ""
+        tensors = [f"{self.executions + 1} x {name} {_size(nbytes)}" for name, nbytes in self.inputs.items()]
+        tensors += [f"{times}{name} {_size(nbytes)}" for name, nbytes in self.outputs.items()]
         at_least = ", at least" if self.unknown else ""
         return (
             f"{self.name}: {self.instances} x ({self.batch} x ({' + '.join(tensors) or 0}) + "
@@ -102,7 +107,13 @@ def _memory(model: Model, shapes: Shapes, gpus: int) -> ModelMemory:
     named = {tensor.name for tensor in (*model.config.input, *(spec.inputs if spec else ()))}
     inputs = {name: nbytes for name, nbytes in item_bytes.items() if name in named}
     outputs = {name: nbytes for name, nbytes in item_bytes.items() if name not in named}
-    return ModelMemory(model.name, instance_count(model, gpus), _batch(model), inputs, outputs, unknown)
+    instances, executions = instance_count(model, gpus), _executions(model)
+    return ModelMemory(model.name, instances, _batch(model), inputs, outputs, unknown, executions)
+
+
+def _executions(model: Model) -> int:
+    given = model.config.parameters["EXECUTIONS"].string_value if "EXECUTIONS" in model.config.parameters else ""
+    return int(given) if given.isdecimal() else 1
 
 
 def instance_count(model: Model, gpus: int) -> int:

@@ -8,15 +8,15 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-# Instances that share an engine. One answers all that it was handed before it takes more, so with few of them requests
-# wait for an instance and not for the GPU.
-DETECTORS_ON_GPU = 16
+# Instances that share an engine, and batches of requests that each works on at once: with few of both requests wait for
+# an instance and not for the GPU.
+DETECTORS_ON_GPU, EXECUTIONS_ON_GPU = 8, 4
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
 # Requests that wait before the next one is refused at once: on a CPU what a small network does in about a second.
 WAITING_PER_CORE, WAITING_AT_LEAST, WAITING_ON_GPU = 32, 64, 1024
 # The step before which the service queues.
-FIRST_STEP = "yolox_preprocess"
+FIRST_STEP, DETECTOR = "yolox_preprocess", "yolox_detector"
 
 
 def instances(cores: int, gpu: bool) -> dict[str, int]:
@@ -33,7 +33,7 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
         return {"yolox_preprocess": max(2, cores // 4), "yolox_detector": 2, "yolox_postprocess": max(1, cores // 16)}
     return {
         "yolox_preprocess": max(2, cores),
-        "yolox_detector": max(2, min(DETECTORS_ON_GPU, cores)),
+        DETECTOR: max(2, min(DETECTORS_ON_GPU, cores // 2)),
         "yolox_postprocess": max(1, cores // 5),
     }
 
@@ -78,6 +78,8 @@ def size_service(repository: Path, gpu: bool) -> None:
         config = text_format.Parse(file.read_text(), ModelConfig())
         config.instance_group[0].count = count
         policy = config.dynamic_batching.default_queue_policy
+        if gpu and model == DETECTOR:
+            config.parameters["EXECUTIONS"].string_value = str(EXECUTIONS_ON_GPU)
         if gpu and policy.default_timeout_microseconds:
             policy.default_timeout_microseconds = PATIENCE_ON_GPU_S * 1_000_000
         if model == FIRST_STEP and policy.max_queue_size:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from pinstream.engines import may_share
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
 
 # Instances of a model on one GPU, as many as there are cores at most: 16 were the fastest where it was measured.
 GPU_INSTANCES = (1, 2, 4, 8, 12, 16)
+# Batches of requests that each of them works on at once.
+GPU_EXECUTIONS = (1, 2, 4, 8)
 QUEUE_DELAYS_US = (0, 500, 2000)
 GPU_SLOTS = (2, 3, 4, 6)
 
@@ -24,6 +27,7 @@ class Settings:
         instances: Of the model; of each of its instance groups, where it has several.
         delay_us: Longest time that dynamic batching waits for more requests, microseconds.
         buckets: Batch sizes that run.
+        executions: Batches of requests that an instance works on at once.
         slots: Batches in flight.
         lanes: ONNX Runtime: batches computed at the same time.
         threads: ONNX Runtime: threads of one batch.
@@ -32,6 +36,7 @@ class Settings:
     instances: int | None = None
     delay_us: int | None = None
     buckets: tuple[int, ...] | None = None
+    executions: int | None = None
     slots: int | None = None
     lanes: int | None = None
     threads: int | None = None
@@ -57,7 +62,7 @@ class Settings:
                 group.count = self.instances
         if self.delay_us is not None:
             changed.dynamic_batching.max_queue_delay_microseconds = self.delay_us
-        for key in ("buckets", "slots", "lanes", "threads"):
+        for key in ("buckets", "executions", "slots", "lanes", "threads"):
             value = getattr(self, key)
             if value is not None:
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -69,6 +74,7 @@ LABELS = {
     "instances": "instances",
     "delay_us": "queue delay us",
     "buckets": "BUCKETS",
+    "executions": "EXECUTIONS",
     "slots": "SLOTS",
     "lanes": "LANES",
     "threads": "THREADS",
@@ -109,7 +115,8 @@ def steps(
         return [step for step in (_cpu_shares(cores), delays) if step]
     counts: list[Mapping[str, Any]] = [{"instances": count} for count in GPU_INSTANCES if count <= cores]
     slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS]
-    return [step for step in (counts, delays, slots, _bucket_choices(spec, options)) if step]
+    executions: list[Mapping[str, Any]] = [{"executions": count} for count in GPU_EXECUTIONS if may_share(options)]
+    return [step for step in (counts, executions, delays, slots, _bucket_choices(spec, options)) if step]
 
 
 def _cpu_shares(cores: int) -> list[Mapping[str, Any]]:

@@ -91,6 +91,24 @@ def test_a_region_is_shared_once_and_again_only_when_much_larger(region: Path) -
     assert told == [(str(region), SIZE), (str(region), 2 * SIZE), (str(region), 2 * SIZE)]
 
 
+@pytest.mark.usefixtures("look_every_time")
+def test_all_who_share_a_region_do_so_at_the_same_size(region: Path) -> None:
+    """So that what has mapped and page-locked it for one need not do so for the next."""
+    told: list[int] = []
+
+    def share(path: str, size: int) -> int:
+        told.append(size)
+        return len(told)
+
+    one, other = KnownRegions(share), KnownRegions(share)
+    assert one.find(*span(np.frombuffer(mapped(region, SIZE), np.uint8)[:10])) == (1, 0)
+    os.truncate(region, SIZE + SIZE // 4)
+    a_little_larger = np.frombuffer(mapped(region, SIZE + SIZE // 4), np.uint8)
+    assert other.find(*span(a_little_larger[:10])) == (2, 0)
+    assert other.find(*span(a_little_larger[SIZE:])) is None
+    assert told == [SIZE, SIZE]
+
+
 def test_what_lies_elsewhere_is_shared_with_nobody() -> None:
     def share(path: str, size: int) -> int:
         raise AssertionError

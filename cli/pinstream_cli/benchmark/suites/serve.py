@@ -74,6 +74,8 @@ def largest_output(model: ServedModel) -> int:
 
 def describe(model: ServedModel) -> str:
     """The model and the settings it was served with."""
-    settings = f"LANES {model.options.lanes}, THREADS {model.options.threads}" if model.file.suffix == ".onnx" else ""
+    options = model.options
+    settings = f"LANES {options.lanes}, THREADS {options.threads}" if model.file.suffix == ".onnx" else ""
+    settings = f"EXECUTIONS {options.executions}" if options.executions > 1 else settings
     inputs, outputs = (", ".join(map(str, tensors)) for tensors in (model.spec.inputs, model.spec.outputs))
     return f"{model.name}: {inputs} -> {outputs}; instances {model.instances}{', ' * bool(settings)}{settings}."
