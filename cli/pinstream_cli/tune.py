@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import signal
 import tempfile
-import time
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,17 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.destinations import check_file
 from pinstream_cli.benchmark.options import integers_option, shape_option
+from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
+from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, how_to_serve, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
 from pinstream_cli.tuning.server import Bench, bench
@@ -74,7 +75,7 @@ def tune(
             check_batches(tuned.name, tuned.config, tuned.version, (batch,))
             with console.status("starting Triton") as status, bench(tuned, console) as trying:
                 trying.window_s, trying.batch, trying.shapes = window, batch, shapes
-                outcome = _search(trying, tuned, concurrencies, p99_ms, limit, status.update)
+                outcome = _search(trying, tuned, concurrencies, p99_ms, Budget(limit), status)
     except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
@@ -110,20 +111,34 @@ def _search(
     tuned: Tuned,
     concurrencies: tuple[int, ...],
     target: float | None,
-    limit: float,
-    say: Callable[[str], None],
+    budget: Budget,
+    status: Status,
 ) -> Outcome:
-    ends = time.monotonic() + limit
-
     def load(settings: Settings) -> None:
-        say(f"{tuned.name}: {settings}")
-        trying.load(settings)
+        status.update(f"{tuned.name}: {settings}")
+        with budget.loading():
+            trying.load(settings)
+
+    def measure(concurrency: int) -> Sample:
+        with budget.measuring():
+            return trying.measure(concurrency)
+
+    def tried(trial: Trial) -> None:
+        # At once: whoever stops the search, or waits for it, sees what it has found so far.
+        status.console.print(f"  {trial.settings}: {_in_words(trial)}")
 
     load(Settings())
     model = trying.model
     delay = may_be_delayed(tuned.config)
     todo = steps(model.spec, model.options, on_gpu=model.file.suffix != ".onnx", delay=delay)
-    return search(load, trying.measure, todo, concurrencies, target, lambda: time.monotonic() > ends)
+    return search(load, measure, todo, concurrencies, target, budget.spent, tried)
+
+
+def _in_words(trial: Trial) -> str:
+    if trial.sample is None:
+        return trial.problem
+    sample = trial.sample
+    return f"{sample.images_per_s:.1f} images/s at concurrency {trial.concurrency}, p99 {sample.p99_ms:.1f} ms"
 
 
 def show(outcome: Outcome, target: float | None, config: Any) -> None:

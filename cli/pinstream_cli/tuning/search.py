@@ -80,6 +80,7 @@ def search(
     concurrencies: Sequence[int],
     target_ms: float | None,
     out_of_time: Callable[[], bool] = lambda: False,
+    tried: Callable[[Trial], None] = lambda trial: None,
 ) -> Outcome:
     """Find the settings that give the highest throughput.
 
@@ -90,6 +91,7 @@ def search(
         concurrencies: At which throughput is looked for, ascending.
         target_ms: What p99 may be at most; None for anything.
         out_of_time: Whether to try nothing more.
+        tried: Told of each trial when it is done.
 
     Raises:
         CannotLoad: The configuration as it is cannot be loaded.
@@ -104,6 +106,7 @@ def search(
     if best.sample is None:
         raise CommandError(best.problem)
     trials = [best]
+    tried(best)
     for step in steps:
         start = best.settings
         for changes in step:
@@ -117,6 +120,7 @@ def search(
             except CannotLoad as error:
                 trial = Trial(settings, problem=f"does not load: {error}")
             trials.append(trial)
+            tried(trial)
             best = max(best, trial, key=lambda one: one.score)
     return _confirmed(trials, load, measure, target_ms, out_of_time)
 

@@ -13,8 +13,9 @@ from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
 from pinstream_cli.tune import show
+from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.model import find, write
-from pinstream_cli.tuning.search import CannotLoad, Outcome, search
+from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
 from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
 
 PLAN = ModelSpec(
@@ -51,6 +52,35 @@ def test_the_fastest_is_found_and_a_failure_is_told() -> None:
     assert outcome.best.concurrency == 16  # more gives no more
     assert outcome.gain == pytest.approx(2.0)
     assert [trial.problem for trial in outcome.trials] == ["", "", "", "", "does not load: out of memory"]
+
+
+def test_every_trial_is_told_when_it_is_done() -> None:
+    """So that somebody who stops the search has what it had found."""
+    server, told = Server({None: 100.0, 1: 90.0, 2: 200.0}), []
+
+    def stop_at_two(trial: Trial) -> None:
+        told.append(trial.settings.instances)
+        if trial.settings.instances == 2:
+            raise KeyboardInterrupt
+
+    step = [{"instances": count} for count in (1, 2, 4)]
+    with pytest.raises(KeyboardInterrupt):
+        search(server.load, server.measure, [step], (1, 4), None, tried=stop_at_two)
+    assert told == [None, 1, 2]
+
+
+def test_a_search_leaves_time_for_its_final_windows() -> None:
+    clock = [0.0]
+    budget = Budget(100.0, lambda: clock[0])
+    with budget.loading():
+        clock[0] += 10.0
+    with budget.measuring():
+        clock[0] += 2.0
+    # Four loads of 10 s and six windows of 2 s are to come.
+    clock[0] = 47.0
+    assert not budget.spent()
+    clock[0] = 49.0
+    assert budget.spent()
 
 
 def test_the_final_windows_take_turns_with_as_few_loads_as_can_be() -> None:
