@@ -121,15 +121,9 @@ def open_for_instance(model_file: Path, options: Options) -> Engine:
 
     Raises:
         ModelFileError: The file is not what the engine can load.
-        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do; or EXECUTIONS is
-            set without one.
+        ConfigError: The configuration asks for what this engine, shared or not, cannot do.
     """
     if not is_shared(model_file, options):
-        if options.executions > 1:
-            raise ConfigError(
-                f"EXECUTIONS is {options.executions}, and each has its part in a shared engine; set SHARE_ENGINE to "
-                "on, or leave EXECUTIONS out of config.pbtxt"
-            )
         return open_engine(model_file, options)
     from pinstream.shared.process import shared_engine
 
@@ -169,7 +163,8 @@ def is_shared(model_file: Path, options: Options) -> bool:
     """Whether one process runs the engine for all instances of a model.
 
     Raises:
-        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do.
+        ConfigError: SHARE_ENGINE is on, and the configuration asks for what a shared engine cannot do; or EXECUTIONS is
+            set without one.
     """
     on_gpu = _crosses_on_gpu(options)
     if options.share_engine == "on" and on_gpu:
@@ -177,7 +172,12 @@ def is_shared(model_file: Path, options: Options) -> bool:
             "SHARE_ENGINE is on, and a shared engine takes and gives host memory only; set SHARE_ENGINE to off, or "
             'leave OUTPUT_MEMORY=gpu and FORCE_CPU_ONLY_INPUT_TENSORS="no" out of config.pbtxt'
         )
-    if options.share_engine != "auto":
-        return options.share_engine == "on"
     several = options.instances * options.executions > 1
-    return several and not on_gpu and engine_name(model_file, options) != "onnxruntime"
+    by_itself = several and not on_gpu and engine_name(model_file, options) != "onnxruntime"
+    shared = by_itself if options.share_engine == "auto" else options.share_engine == "on"
+    if options.executions > 1 and not shared:
+        raise ConfigError(
+            f"EXECUTIONS is {options.executions}, and each has its part in a shared engine; set SHARE_ENGINE to on, or "
+            "leave EXECUTIONS out of config.pbtxt"
+        )
+    return shared
