@@ -51,7 +51,7 @@ def checks_of(version: Path, config: str) -> tuple[int, dict[str, dict[str, str]
     [
         (parameters(BUCKETS="four"), "1/", "BUCKETS"),
         (parameters(SHARE_ENGINE="on", OUTPUT_MEMORY="gpu"), "1/", "a shared engine takes and gives host memory only"),
-        (parameters(EXECUTIONS="4"), "1/", "set SHARE_ENGINE to on, or leave EXECUTIONS out"),
+        (parameters(EXECUTIONS="4"), "1/", "each has its part in a shared engine"),
         (parameters(VERIFY="true"), "1/ VERIFY", "VERIFY is set"),
         (parameters(ENGINE="tensorrt_rtx"), "1/model.onnx here", ""),
         ('input { name: "picture" data_type: TYPE_FP32 dims: [ 3 ] }', "1/model.onnx here", "has input 'picture'"),
