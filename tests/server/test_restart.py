@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.triton.watchdog import Backoff
 from tests.server.serve_process import Serve, left_behind, ready
@@ -99,8 +101,9 @@ def test_a_model_that_says_it_is_lost_is_started_again_and_a_client_cannot_make_
     seconds_until(lambda: not ready(serve.endpoints), 5)
     seconds_until(lambda: ready(serve.endpoints), 60)
     assert serve.text.count("RESTART speaker_0: its reason\n") == 1
-    # And what Triton says before it hangs in a crash.
-    infer(serve, "speaker", text=np.array([b"Signal (6) received."], object))
+    # And what Triton says before it hangs in a crash. It may be ended before the answer has gone out.
+    with contextlib.suppress(InferenceServerException):
+        infer(serve, "speaker", text=np.array([b"Signal (6) received."], object))
     serve.wait_for("RESTART Triton has crashed with signal 6\n")
 
 
