@@ -210,7 +210,13 @@ def test_what_is_tried_on_a_gpu() -> None:
     most = [change for step in steps(PLAN, Options(), on_gpu=True, cores=24) for change in step]
     assert {"instances": 16} in most
     assert {"buckets": (1, 8, 16)} in tried
+    assert {"executions": 4} in tried
     assert not any("lanes" in change for change in tried)
+
+
+@pytest.mark.parametrize("alone", [Options(share_engine="off"), Options(output_memory="gpu"), Options(gpu_inputs=True)])
+def test_executions_are_tried_only_where_an_engine_may_be_shared(alone: Options) -> None:
+    assert not any("executions" in change for step in steps(PLAN, alone, on_gpu=True, cores=4) for change in step)
 
 
 def test_what_is_tried_on_a_cpu_shares_all_cores() -> None:
@@ -248,11 +254,11 @@ def test_buckets_that_were_chosen_stay() -> None:
 def test_a_configuration_keeps_what_is_not_tuned() -> None:
     text = 'backend: "pinstream" max_batch_size: 8 parameters { key: "PLUGINS" value { string_value: "a.so" } }'
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    changed = Settings(instances=3, delay_us=500, buckets=(1, 8), slots=4).apply(config)
+    changed = Settings(instances=3, delay_us=500, buckets=(1, 8), executions=4, slots=4).apply(config)
     assert changed.instance_group[0].count == 3
     assert changed.dynamic_batching.max_queue_delay_microseconds == 500
     parameters = {key: value.string_value for key, value in changed.parameters.items()}
-    assert parameters == {"PLUGINS": "a.so", "BUCKETS": "1,8", "SLOTS": "4"}
+    assert parameters == {"PLUGINS": "a.so", "BUCKETS": "1,8", "EXECUTIONS": "4", "SLOTS": "4"}
     assert not config.instance_group
     assert Settings().apply(config) == config
 
