@@ -7,12 +7,14 @@ one while the engine computes. Called by model.py; no Triton, no CUDA.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from pinstream.loop import Loop
 
+LOGGER = logging.getLogger("pinstream.executions")
 Finish = Callable[[], None]
 
 
@@ -64,5 +66,8 @@ class _Execution:
         while finish := self.work.get():
             try:
                 finish()
-            finally:
-                self._free.put(self)
+            except Exception:  # whoever comes next must not be handed to a thread that has ended
+                LOGGER.exception("a batch was not finished")
+            # It holds the requests' memory, which Triton gets back now and not with the next batch.
+            finish = None
+            self._free.put(self)

@@ -28,7 +28,7 @@ from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
 from pinstream.dlpack import Bfloat16, DeviceArray, bits_of, from_dlpack
 from pinstream.engines import Engine, engine_name, find_model_file, inspect, open_for_instance
-from pinstream.errors import InvalidRequest
+from pinstream.errors import InvalidRequest, ModelFileError
 from pinstream.executions import Executions, Finish
 from pinstream.loop import Answer, Loop, Run
 from pinstream.metrics import BatchTimes
@@ -73,6 +73,8 @@ class TritonPythonModel:
         for _ in range(options.executions):
             self._engines.append(open_for_instance(model_file, options))
         self._spec = self._engines[0].spec
+        if any(engine.spec != self._spec for engine in self._engines):
+            raise ModelFileError(f"{model_file} was replaced while it was loaded; load the model again")
         complete(config, self._spec)
         self._max_batch_size = max_batch_size(config, self._spec)
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
@@ -118,7 +120,7 @@ class TritonPythonModel:
 
         def start(loop: Loop) -> Finish:
             batch = self._start(loop, requests)
-            return lambda: send(senders, self._finish(batch))
+            return lambda: send(senders, self._finish(batch), self._name)
 
         self._executions.run(start)
         return None

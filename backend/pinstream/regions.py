@@ -139,7 +139,7 @@ class KnownRegions(Generic[T]):
 def _size_to_share(place: Place, needed: int) -> int | None:
     """Bytes to share of a region of which so many are to be read; None where it has not grown enough."""
     shared = _SHARED_SIZES.get(place.path, 0)
-    if shared > place.size:  # another file had that name
+    if shared > place.size and shared > _size_of(place.path):  # another file had that name
         shared = 0
     if needed <= shared:
         return shared
@@ -147,6 +147,13 @@ def _size_to_share(place: Place, needed: int) -> int | None:
         return None
     _SHARED_SIZES[place.path] = place.size
     return place.size
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def mapped(path: str, nbytes: int) -> Array:

@@ -42,10 +42,13 @@ def senders_of(requests: Sequence[Any]) -> list[Any] | None:
     return None if None in senders else senders
 
 
-def send(senders: Sequence[Any], responses: Sequence[Any]) -> None:
-    """Send each request's one answer."""
+def send(senders: Sequence[Any], responses: Sequence[Any], instance: str) -> None:
+    """Send each request's one answer; `instance` is named where one cannot be sent."""
     for sender, response in zip(senders, responses, strict=True):
         try:
             sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # the others are to be answered all the same
-            pb_utils.Logger.log_error(f"[pinstream] an answer could not be sent: {error}")
+            # Triton takes nothing more for it. Where /dev/shm had no room its client waits for good, unless the server
+            # is started again: `pinstream serve` looks for the mark.
+            mark = "LOST " if "shared memory" in str(error) else ""
+            pb_utils.Logger.log_error(f"[pinstream] {mark}{instance}: an answer could not be sent: {error}")

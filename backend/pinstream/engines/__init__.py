@@ -26,6 +26,8 @@ __all__ = [
     "open_for_instance",
 ]
 
+# What one process can listen to, less what else it has open.
+MOST_CONNECTIONS = 500
 MODEL_FILENAMES = ("model.plan", ONNX_FILE)
 
 
@@ -175,6 +177,11 @@ def is_shared(model_file: Path, options: Options) -> bool:
     several = options.instances * options.executions > 1
     by_itself = several and not on_gpu and engine_name(model_file, options) != "onnxruntime"
     shared = by_itself if options.share_engine == "auto" else options.share_engine == "on"
+    if options.instances * options.executions > MOST_CONNECTIONS:
+        raise ConfigError(
+            f"{options.instances} instances with EXECUTIONS {options.executions} are more connections to their engine "
+            f"than {MOST_CONNECTIONS}; lower one of them"
+        )
     if options.executions > 1 and not shared:
         raise ConfigError(
             f"EXECUTIONS is {options.executions}, and each has its part in a shared engine; set SHARE_ENGINE to on, or "

@@ -95,6 +95,8 @@ def has_gone(channel: socket.socket) -> bool:
         return True
     try:
         return is_readable(channel) and not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:  # another thread has read what was there
+        return False
     except OSError:
         return True
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from collections.abc import Callable
 from queue import SimpleQueue
 
 import numpy as np
@@ -126,6 +129,39 @@ def test_every_request_gets_its_own_answer_once() -> None:
     executions.close()
     got = [answers.get() for _ in range(answers.qsize())]
     assert sorted(got) == [(n, 2.0 * n) for first in range(0, 300, 3) for n in range(first, first + 1 + first % 3)]
+
+
+def test_a_loop_whose_finishing_failed_takes_the_next_batch() -> None:
+    def fails() -> None:
+        raise MemoryError
+
+    executions = Executions(loops(1))
+    executions.run(lambda loop: fails)
+    work = Work()
+    work.may_finish.release()
+    executions.run(work.start)
+    executions.close()
+    assert work.finishers.qsize() == 1
+
+
+def test_a_loop_holds_nothing_of_a_batch_that_is_done() -> None:
+    class Requests:
+        """What a batch holds of Triton's memory."""
+
+    def start(held: Requests) -> Callable[[Loop], Finish]:
+        def finish() -> None:
+            assert held
+
+        return lambda loop: finish
+
+    held = Requests()
+    gone = weakref.ref(held)
+    executions = Executions(loops(1))
+    executions.run(start(held))
+    del held
+    gc.collect()
+    assert gone() is None
+    executions.close()
 
 
 def test_closing_waits_for_what_is_under_way() -> None:

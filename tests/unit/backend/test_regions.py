@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,15 @@ def test_all_who_share_a_region_do_so_at_the_same_size(region: Path) -> None:
     a_little_larger = np.frombuffer(mapped(region, SIZE + SIZE // 4), np.uint8)
     assert other.find(*span(a_little_larger[:10])) == (2, 0)
     assert other.find(*span(a_little_larger[SIZE:])) is None
-    assert told == [SIZE, SIZE]
+    os.truncate(region, 2 * SIZE)
+    grown = np.frombuffer(mapped(region, 2 * SIZE), np.uint8)
+    assert one.find(*span(grown[SIZE:])) == (3, SIZE)
+    # Who has not looked since it was smaller shares it as large as it has been shared.
+    third = KnownRegions(share)
+    third._regions._mappings = [replace(m, size=SIZE) for m in other._regions._mappings]
+    third._regions._starts = other._regions._starts
+    assert third.find(*span(a_little_larger[:10])) == (4, 0)
+    assert told == [SIZE, SIZE, 2 * SIZE, 2 * SIZE]
 
 
 def test_what_lies_elsewhere_is_shared_with_nobody() -> None:
