@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from tests import onnx_models
@@ -17,8 +18,13 @@ from tests.server.running import Running, running
 from tests.server.serve_process import SHM, ready
 from tests.server.test_plain_models import infer
 
-OWN, SHARED = "own", "shared"
+OWN, SHARED, SENDING = "own", "shared", "sending"
 SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
+# Sends its answers by itself; of one that finds no room nobody can tell the client.
+EXECUTIONS = """
+parameters { key: "SHARE_ENGINE" value { string_value: "on" } }
+parameters { key: "EXECUTIONS" value { string_value: "2" } }
+"""
 SMALL, LARGE = 10, 500_000  # columns; two rows of these many are 4 MB
 # With the one there is no room for the input, with the other there is, and none for the answer.
 ROOMS_KIB = (64, 5000)
@@ -47,11 +53,24 @@ def doubles(server: Running, model: str, width: int) -> bool:
     return True
 
 
+def is_answered(server: Running, model: str, width: int) -> bool:
+    """Whether an answer comes, be it an error, within two seconds."""
+    tensor = grpc.InferInput("row", [2, width], "FP32")
+    tensor.set_data_from_numpy(np.ones((2, width), np.float32))
+    with grpc.InferenceServerClient(server.grpc_url) as client:
+        try:
+            client.infer(model, [tensor], client_timeout=2)
+        except InferenceServerException as error:
+            return bool(error.status() != "StatusCode.DEADLINE_EXCEEDED")
+    return True
+
+
 def main() -> None:
     """Serve, fill, ask, free, ask again."""
     repository = Path(tempfile.mkdtemp())
     onnx_models.dynamic_width(add_model(repository, OWN, ONE_LINE + "max_batch_size: 4\n"))
     onnx_models.dynamic_width(add_model(repository, SHARED, ONE_LINE + "max_batch_size: 4\n" + SHARING))
+    onnx_models.dynamic_width(add_model(repository, SENDING, ONE_LINE + "max_batch_size: 4\n" + EXECUTIONS))
     # Triton itself may wait for its whole exit timeout after an answer that found no room.
     with running(repositories=[repository], extra=["--exit-timeout-secs=5"]) as server:
         assert all(doubles(server, model, SMALL) for model in (OWN, SHARED) * 4)
@@ -63,6 +82,11 @@ def main() -> None:
             # The first that finds room makes the region larger, which it stays: the next round needs an emptier start.
             assert all(doubles(server, model, SMALL) for model in (OWN, SHARED) * 4)
         assert all(doubles(server, model, LARGE) for model in (OWN, SHARED) * 4)
+        assert not server.server.lost
+        with full_but_for(ROOMS_KIB[1]):
+            assert not is_answered(server, SENDING, LARGE)
+            assert f"{SENDING}_0: an answer could not be sent" in server.server.lost
+            assert doubles(server, SENDING, SMALL)
         assert server.server.wait(0) is None
     assert not list(SHM.iterdir()), "left in /dev/shm"
 
