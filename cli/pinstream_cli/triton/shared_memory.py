@@ -3,8 +3,7 @@
 Triton's Python backend moves every tensor of every Python model through one region an instance. A region starts at
 1 MiB, grows by 1 MiB at a time and never shrinks: sooner or later each holds its largest batch. Seen with Triton 2.51
 and many clients: outputs once and inputs twice, since the next batch goes in before the stub has let go of the last.
-An instance with EXECUTIONS has as many batches under way, and twice their outputs: it sends them one by one, and Triton
-lets go of some only when the next are made.
+An instance with EXECUTIONS has as many batches under way.
 """
 
 from __future__ import annotations
@@ -62,25 +61,17 @@ class ModelMemory:
     executions: int = 1
 
     @property
-    def _inputs_held(self) -> int:
-        return self.executions + 1
-
-    @property
-    def _outputs_held(self) -> int:
-        return 2 * self.executions if self.executions > 1 else 1
-
-    @property
     def needed(self) -> int:
         """Bytes of /dev/shm, growth and all."""
-        both = (*self._inputs_held * list(self.inputs.values()), *self._outputs_held * list(self.outputs.values()))
+        both = ((self.executions + 1) * list(self.inputs.values())) + self.executions * list(self.outputs.values())
         tensors = [self.batch * n for n in both]
         large = sum(_grown(nbytes) for nbytes in tensors if nbytes > GROWTH_BYTES)
         small = _grown(sum(nbytes for nbytes in tensors if nbytes <= GROWTH_BYTES))
         return self.instances * (REGION_BYTES + large + small + GROWTH_BYTES)
 
     def __str__(self) -> str:
-        times = f"{self._outputs_held} x " if self._outputs_held > 1 else ""
-        tensors = [f"{self._inputs_held} x {name} {_size(nbytes)}" for name, nbytes in self.inputs.items()]
+        times = f"{self.executions} x " if self.executions > 1 else ""
+        tensors = [f"{self.executions + 1} x {name} {_size(nbytes)}" for name, nbytes in self.inputs.items()]
         tensors += [f"{times}{name} {_size(nbytes)}" for name, nbytes in self.outputs.items()]
         at_least = ", at least" if self.unknown else ""
         return (
