@@ -57,8 +57,9 @@ def tune(
 
     MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then what `serve`
     would make of it is where the search starts, and --out says where the config.pbtxt goes. Tried are instances, queue
-    delay, and on a GPU slots and batch sizes, on the CPU the shares of the cores. What gains nothing beyond the spread
-    is left as it was. The file that was there, with its comments, is kept beside the new one as config.pbtxt.before.
+    delay, and on a GPU executions, slots and batch sizes, on the CPU the shares of the cores. What gains nothing beyond
+    the spread is left as it was. The file that was there, with its comments, is kept beside the new one as
+    config.pbtxt.before.
     """
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

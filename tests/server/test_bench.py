@@ -145,12 +145,14 @@ def test_timeline_shows_every_instance(tmp_path: Path) -> None:
     config = 'backend: "pinstream"\ndynamic_batching { }\ninstance_group [ { count: 2 kind: KIND_CPU } ]\n'
     (repository / "classifier" / "config.pbtxt").write_text(config)
     serving = ["--model-repository", str(repository), "--name", "classifier"]
-    load = ["--concurrency", "4", "--seconds", "0.5", "--settle", "0.5", "--out", str(tmp_path / "out")]
+    load = ["--rate", "100", "--seconds", "0.5", "--settle", "0.5", "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(main, ["bench", "timeline", *serving, *load])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "timeline-dark.png").is_file()
     recorded = json.loads((tmp_path / "out" / "timeline.json").read_text())
     assert recorded["otherData"].keys() >= {"command", "date", "commit", "machine", "versions"}
+    # Requests under way all the time would be some thousands.
+    assert 50 < recorded["otherData"]["images_per_s"] < 200
     events = recorded["traceEvents"]
     # All of the half second, in microseconds, and not just what is drawn large.
     assert min(event["ts"] for event in events) < 50_000

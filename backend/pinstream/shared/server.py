@@ -39,7 +39,7 @@ LOOK_S = 5e-3
 
 @dataclass(eq=False)
 class Instance:
-    """A connected model instance.
+    """A connection of a model instance, which has one for each of its executions.
 
     Attributes:
         channel: The socket to it.

@@ -27,9 +27,10 @@ from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints
-from pinstream_cli.triton.assemble import DETECTOR, service_repository
+from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.loads import TRACEBACK
 from pinstream_cli.triton.repository import RepositoryError, read_model
+from pinstream_cli.triton.sizing import DETECTOR
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 
 

@@ -16,11 +16,10 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import leftovers
 from pinstream_cli.triton.completion import complete_model, complete_service
 from pinstream_cli.triton.install import TritonInstall
-from pinstream_cli.triton.sizing import plain_config, size_service
+from pinstream_cli.triton.sizing import DETECTOR, plain_config, size_service
 
 # Triton takes a hidden directory in a model repository for a model.
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-DETECTOR = "yolox_detector"
 
 
 class RunDirectory:

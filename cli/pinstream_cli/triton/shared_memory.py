@@ -112,8 +112,10 @@ def _memory(model: Model, shapes: Shapes, gpus: int) -> ModelMemory:
 
 
 def _executions(model: Model) -> int:
-    given = model.config.parameters["EXECUTIONS"].string_value if "EXECUTIONS" in model.config.parameters else ""
-    return int(given) if given.isdecimal() else 1
+    try:
+        return model.options.executions
+    except PinstreamError:  # what is wrong with its parameters is told elsewhere
+        return 1
 
 
 def instance_count(model: Model, gpus: int) -> int:

@@ -15,7 +15,7 @@ DETECTORS_ON_GPU, EXECUTIONS_ON_GPU = 8, 4
 PATIENCE_ON_GPU_S = 1
 # Requests that wait before the next one is refused at once: on a CPU what a small network does in about a second.
 WAITING_PER_CORE, WAITING_AT_LEAST, WAITING_ON_GPU = 32, 64, 1024
-# The step before which the service queues.
+# The step before which the service queues, and the one with the network.
 FIRST_STEP, DETECTOR = "yolox_preprocess", "yolox_detector"
 
 

@@ -14,8 +14,8 @@ from tritonclient.grpc import model_config_pb2
 
 from pinstream_cli.benchmark.target import Source, locate
 from pinstream_cli.errors import CommandError
-from pinstream_cli.triton.assemble import DETECTOR, link_or_copy, service_repository
-from pinstream_cli.triton.sizing import lift_limits, plain_config, size_service
+from pinstream_cli.triton.assemble import link_or_copy, service_repository
+from pinstream_cli.triton.sizing import DETECTOR, lift_limits, plain_config, size_service
 
 CONFIG = "config.pbtxt"
 ONE_LINE = 'backend: "pinstream"\n'
