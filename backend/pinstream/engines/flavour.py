@@ -189,17 +189,30 @@ def register_plugins(flavour: Flavour, paths: Iterable[Path] = ()) -> None:
         if not path.is_file():
             raise ModelFileError(f"plugin library {path}: no such file; correct PLUGINS (or --plugin)")
         before = len(registry.all_creators)
+        absolute = str(path.absolute())  # neither dlopen nor TensorRT looks for "plugin.so" in the current directory
         try:
             # Global, so that a library may use another's symbols. Never unloaded: engines call into it.
-            library = ctypes.CDLL(str(path.absolute()), mode=ctypes.RTLD_GLOBAL)
+            library = ctypes.CDLL(absolute, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             raise ModelFileError(f"plugin library {path} cannot be loaded: {error}") from error
+        # One and the same for a file, by whatever name it is loaded: TensorRT refuses a library that it has already.
+        loaded = flavour.name, library._handle
+        if loaded in _plugin_libraries:
+            continue
         offers = hasattr(library, "getCreators") or hasattr(library, "getPluginCreators")
         # Most libraries register themselves as they are loaded; others wait to be asked.
         if offers and len(registry.all_creators) == before:
             logger.take_errors()
-            if registry.load_library(str(path)) is None:
-                raise ModelFileError(f"plugin library {path} is refused by {flavour}: {why(flavour)}")
+            if registry.load_library(absolute) is None:
+                raise ModelFileError(
+                    f"plugin library {path} is refused by {flavour}: {why(flavour)}; it offers no plugins, or one that "
+                    "another library has brought already"
+                )
+        _plugin_libraries.add(loaded)
+
+
+# The handles of those that this process has registered, and with which flavour.
+_plugin_libraries: set[tuple[str, int]] = set()
 
 
 def allow_tf32(flavour: Flavour, allowed: bool) -> None:

@@ -2,6 +2,8 @@
 
 import _ctypes
 import logging
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from pinstream.engines.flavour import Flavour, leading_numbers, load_flavour, made, register_plugins, triton_dtype, why
 from pinstream.errors import ModelFileError
 from tests.rtx import installed_rtx
+
+PLUGIN = Path(__file__).parents[2] / "data" / "plugin.cpp"
 
 
 @pytest.fixture
@@ -124,6 +128,22 @@ def test_plugin_libraries_load_and_an_error_names_the_file(rtx: Flavour, tmp_pat
         register_plugins(rtx, [text])
     with pytest.raises(ModelFileError, match=r"absent\.so: no such file; correct PLUGINS"):
         register_plugins(rtx, [tmp_path / "absent.so"])
+
+
+def test_a_library_is_asked_for_its_plugins_once_by_whatever_name_it_comes(
+    rtx: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", tmp_path / "plugin.so", PLUGIN], check=True, timeout=60)
+    (tmp_path / "link.so").symlink_to("plugin.so")
+    monkeypatch.chdir(tmp_path)
+    register_plugins(rtx, map(Path, ("plugin.so", "./plugin.so", "link.so")))  # as of PLUGINS="plugin.so;./plugin.so"
+    register_plugins(rtx, [tmp_path / "plugin.so"])  # as of a second engine in this process
+    registry = rtx.module.get_plugin_registry()
+    assert [creator.name for creator in registry.all_creators].count("PinstreamTest") == 1
+    shutil.copy("plugin.so", "copy.so")
+    with pytest.raises(ModelFileError, match=r"copy\.so is refused by .* another library has brought already"):
+        register_plugins(rtx, [Path("copy.so")])
 
 
 def test_data_types_are_triton_s_and_others_are_refused(rtx: Flavour) -> None:
