@@ -75,6 +75,14 @@ def test_their_values_make_the_output_s_shape(load: OpenPlan, plan: Path) -> Non
         np.testing.assert_array_equal(got.outputs["resized"].copy(), resized(data, height, width))
 
 
+def test_no_value_waits_for_kernels_of_its_own(load: OpenPlan, plan: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are compiled as a shape comes where there is a graph of each, which shape tensors exclude."""
+    engine: Any = load(plan, cuda_graphs="on")
+    assert engine.captured == 0
+    assert not engine._runs_as_graphs
+    assert "there are none: a graph is of one shape, and the values of sizes are shapes" in caplog.text
+
+
 def test_several_at_once_keep_their_own(load: OpenPlan, plan: Path) -> None:
     wishes = [(4 + i, 16 - i) for i in range(9)]
     answers = Loop(load(plan)).run([request(image(i), sizes(*wish)) for i, wish in enumerate(wishes)])

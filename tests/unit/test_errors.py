@@ -15,7 +15,7 @@ INNER = {
     "DLPack has elements of": "a fault of ours: the client gets `internal error (ValueError)`",
     "the tensor on the GPU is not contiguous": "as above",
     "this array on the GPU can only be read there": "as above",
-    "the plan has shape tensors or outputs": "stands behind the warning `no CUDA graphs`",
+    "the plan has outputs whose shapes": "stands behind the warning `no CUDA graphs`",
     "TensorRT says that this plan's work cannot be captured": "as above",
     "true or false": "stands behind `parameter ... in config.pbtxt; it must be`",
     "batch sizes separated by commas": "as above",

@@ -65,8 +65,8 @@ class Graphs:
 
     def _captured(self, slot: CudaSlot, context: ProfileContext) -> cuda.Graph:
         # After a run the slot has the shapes that the data gave; the context still says which those are.
-        if context.depends_on_data(slot.shapes) or any(staging.device is None for staging in slot.inputs.values()):
-            raise EngineError("the plan has shape tensors or outputs whose shapes depend on the data")
+        if context.depends_on_data(slot.shapes):
+            raise EngineError("the plan has outputs whose shapes depend on the data")
         context.bind(slot)
         if not context.capturable(self._stream):
             raise EngineError("TensorRT says that this plan's work cannot be captured")

@@ -122,6 +122,26 @@ def model_spec(plans: Sequence[PlanInfo], options: Options) -> ModelSpec:
     return ModelSpec(inputs, outputs, batch)
 
 
+def why_no_graphs(plans: Sequence[PlanInfo], spec: ModelSpec) -> str:
+    """Why the batches of these plans cannot be CUDA graphs, and what to do; empty where nothing here speaks against it.
+
+    Of a dynamic plan only a context tells an output that depends on the data from one whose shape follows from inputs.
+    """
+    # A graph is of one shape: where others may come as well, it would seldom be of use.
+    if varying := [str(tensor) for tensor in spec.inputs if not tensor.is_static]:
+        return (
+            f"a graph is of one shape, and {', '.join(varying)} varies beyond the batch; build the plan with --shape "
+            "of one size"
+        )
+    if values := [tensor.name for tensor in plans[0].inputs if tensor.host]:
+        return f"a graph is of one shape, and the values of {', '.join(values)} are shapes; make them constants"
+    for plan in plans:
+        found = [tensor.name for tensor in plan.outputs if -1 in tensor.shape]
+        if found and all(-1 not in tensor.shape for tensor in plan.inputs):
+            return f"a graph is of one shape, and that of {', '.join(found)} depends on the data; pad it in the network"
+    return ""
+
+
 def _profiles(plans: Sequence[PlanInfo]) -> tuple[Profile, ...]:
     """What each profile takes, where they differ in the batch."""
     found = [

@@ -35,7 +35,7 @@ from pinstream.engines.flavour import (
 )
 from pinstream.engines.graphs import Graphs
 from pinstream.engines.plan_source import built_with_tf32, usable_plans
-from pinstream.engines.profiles import PlanInfo, PlanTensor, model_spec
+from pinstream.engines.profiles import PlanInfo, PlanTensor, model_spec, why_no_graphs
 from pinstream.engines.registered import RegisteredMemory
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, LoadSteps, load_plans
@@ -94,7 +94,7 @@ class TensorRTEngine(Engine):
         took.done("deserialize")
         infos = [info for _, info in loaded]
         self.spec = model_spec(infos, options)
-        self._wants_graphs = self._may_capture()
+        self._wants_graphs = self._may_capture(infos)
         jit_caches = [JitCache(flavour, path, options) for path in plans]
         self._contexts = self._make_contexts(flavour, plans[0].parent, loaded, jit_caches)
         self._share_scratch()
@@ -336,16 +336,10 @@ class TensorRTEngine(Engine):
         self.wait(slot)
         return slot.times()["compute"]
 
-    def _may_capture(self) -> bool:
-        # A graph is of one shape: where others may come as well, it would seldom be of use.
-        varying = [str(tensor) for tensor in self.spec.inputs if not tensor.is_static]
-        if varying:
+    def _may_capture(self, infos: Sequence[PlanInfo]) -> bool:
+        if reason := why_no_graphs(infos, self.spec):
             if self._options.cuda_graphs == "on":
-                LOGGER.warning(
-                    "CUDA_GRAPHS is on, and there are none: a graph is of one shape, and %s varies beyond the batch; "
-                    "build the plan with --shape of one size, or leave CUDA_GRAPHS out",
-                    ", ".join(varying),
-                )
+                LOGGER.warning("CUDA_GRAPHS is on, and there are none: %s, or leave CUDA_GRAPHS out", reason)
             return False
         sizes = self.spec.batch
         static = sizes is None or not sizes.exact

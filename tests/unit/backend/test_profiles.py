@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from pinstream.engines.profiles import PlanInfo, PlanTensor, Range, model_spec
+from pinstream.engines.profiles import PlanInfo, PlanTensor, Range, model_spec, why_no_graphs
 from pinstream.errors import ConfigError
 from pinstream.options import Options
 from pinstream.tensors import BatchSizes, Profile
@@ -72,6 +74,30 @@ def test_dynamic_dimensions_beyond_the_batch_keep_their_bounds() -> None:
 def test_a_shape_tensor_makes_a_model_without_batching() -> None:
     shape = PlanTensor("shape", "INT64", (2,), (Range((1, 1), (2, 2), (4, 4)),), host=True)
     assert model_spec([PlanInfo("p", (*plan(1, 4).inputs, shape), plan(1, 4).outputs)], Options()).batch is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "reason"),
+    [
+        ([("x", (1, 4), False)], [("y", (1, 2))], ""),
+        ([("x", (-1, 4), False)], [("y", (-1, 2))], ""),
+        ([("x", (-1, 4), False)], [("y", (-1, -1))], ""),  # only its context will tell
+        ([("x", (-1, -1), False)], [("y", (-1, 2))], "x.* varies beyond the batch; build the plan with --shape"),
+        ([("x", (1, 4), False), ("sizes", (2,), True)], [("y", (-1, -1))], "the values of sizes are shapes"),
+        ([("x", (1, 4), False)], [("y", (1, 2)), ("found", (1, -1))], "that of found depends on the data"),
+    ],
+)
+def test_graphs_are_of_one_shape(
+    inputs: list[tuple[str, tuple[int, ...], bool]], outputs: list[tuple[str, tuple[int, ...]]], reason: str
+) -> None:
+    def range_of(shape: tuple[int, ...]) -> Range:
+        return Range(*[tuple(abs(size) for size in shape)] * 3)
+
+    of_inputs = (PlanTensor(name, "FP32", shape, (range_of(shape),), host) for name, shape, host in inputs)
+    of_outputs = (PlanTensor(name, "FP32", shape) for name, shape in outputs)
+    plans = [PlanInfo("p", tuple(of_inputs), tuple(of_outputs))]
+    found = why_no_graphs(plans, model_spec(plans, Options()))
+    assert re.search(reason, found) if reason else not found
 
 
 def test_full_configured_dims_turn_batching_off() -> None:
