@@ -1,0 +1,164 @@
+"""What tritonserver keeps of every load of a model: of a plain Python model, and of ONNX models behind pinstream.
+
+    python benchmarks/reload_memory.py --out benchmarks/results/reload-memory-cpu.json
+
+All take and give tensors of the same shapes, and are loaded, asked and unloaded side by side, each by its own server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.serving import serving
+from pinstream_cli.triton import Access, Endpoints
+
+MODEL, REQUESTS, PATIENCE_S = "model", 20, 60.0
+PLAIN = """backend: "python"
+max_batch_size: 8
+input { name: "pixels" data_type: TYPE_FP32 dims: [ 3, 8, 8 ] }
+output { name: "probabilities" data_type: TYPE_FP32 dims: [ 10 ] }
+"""
+CODE = """import numpy as np
+import triton_python_backend_utils as utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        pixels = [utils.get_input_tensor_by_name(request, "pixels").as_numpy() for request in requests]
+        rows = [p.reshape(len(p), -1)[:, :10] for p in pixels]
+        return [utils.InferenceResponse([utils.Tensor("probabilities", np.ascontiguousarray(r))]) for r in rows]
+"""
+
+
+def plain(directory: Path) -> None:
+    """A Python model, with nothing of pinstream in it."""
+    (directory / "config.pbtxt").write_text(PLAIN)
+    (directory / "1" / "model.py").write_text(CODE)
+
+
+def pinstream(directory: Path) -> None:
+    """A matrix product as ONNX."""
+    (directory / "config.pbtxt").write_text('backend: "pinstream"\n')
+    weights = numpy_helper.from_array(np.ones((192, 10), np.float32), "w")
+    nodes = [
+        helper.make_node("Flatten", ["pixels"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["probabilities"]),
+    ]
+    tensors = [("pixels", ["batch", 3, 8, 8]), ("probabilities", ["batch", 10])]
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in tensors)
+    graph = helper.make_graph(nodes, "graph", [given], [made], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, directory / "1" / "model.onnx")
+
+
+def executions(directory: Path) -> None:
+    """The same, its engine in a process of its own, three requests under way in its instance: as on a GPU."""
+    pinstream(directory)
+    values = {"SHARE_ENGINE": "on", "EXECUTIONS": "3"}
+    lines = (f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in values.items())
+    (directory / "config.pbtxt").write_text('backend: "pinstream"\n' + "".join(lines))
+
+
+KINDS: dict[str, Callable[[Path], None]] = {"python": plain, "pinstream": pinstream, "executions": executions}
+
+
+def resident(pid: int) -> dict[str, float]:
+    """MiB resident of a process: of its own, of files, of shared memory; and its threads."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    names = {"anonymous": "RssAnon", "files": "RssFile", "shared": "RssShmem", "all": "VmRSS"}
+    mib = {f"{name}_mib": round(int(status[field].split()[0]) / 1024, 2) for name, field in names.items()}
+    return {**mib, "threads": int(status["Threads"])}
+
+
+def stubs(pid: int) -> list[str]:
+    """Processes that any thread of `pid` has started and that still run."""
+    found: list[str] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += listing.read_text().split()
+    return found
+
+
+def reload(kind: str, loads: int, run: int) -> dict[str, Any]:
+    """Load a model `loads` times; what tritonserver holds after the requests of each."""
+    samples = []
+    with tempfile.TemporaryDirectory() as path:
+        directory = Path(path) / MODEL
+        (directory / "1").mkdir(parents=True)
+        KINDS[kind](directory)
+        endpoints, console = Endpoints.free(), Console(file=io.StringIO())
+        extra = ["--model-control-mode=explicit", f"--load-model={MODEL}"]
+        access = Access(control=True)
+        with (
+            serving(
+                None, repositories=[Path(path)], endpoints=endpoints, access=access, extra=extra, console=console
+            ) as server,
+            InferenceServerClient(endpoints.grpc_url) as client,
+        ):
+            pixels = InferInput("pixels", [8, 3, 8, 8], "FP32")
+            pixels.set_data_from_numpy(np.ones((8, 3, 8, 8), np.float32))
+            for _ in range(loads):
+                client.unload_model(MODEL)
+                _wait(lambda: not stubs(server.pid))
+                client.load_model(MODEL)
+                for _ in range(REQUESTS):
+                    client.infer(MODEL, [pixels])
+                samples.append(resident(server.pid))
+                print(kind, run, json.dumps(samples[-1]), flush=True)
+    return {"kind": kind, "run": run, "samples": samples}
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("an unloaded model's process does not end")
+        time.sleep(0.05)
+
+
+def growth(samples: list[dict[str, float]]) -> dict[str, float]:
+    """MiB a load, by a straight line through the second half of the samples."""
+    half = samples[len(samples) // 2 :]
+    return {
+        name: round(float(np.polyfit(range(len(half)), [sample[name] for sample in half], 1)[0]), 4)
+        for name in samples[0]
+    }
+
+
+def main() -> None:
+    """Measure it and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--loads", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    about = environment.origin(environment.command(["python", "benchmarks/reload_memory.py", *sys.argv[1:]]))
+    found = []
+    for run in range(given.runs):
+        with ThreadPoolExecutor(len(KINDS)) as pool:
+            found += list(pool.map(lambda kind, run=run: reload(kind, given.loads, run), KINDS))
+    for report in found:
+        report["growth_of_second_half_a_load"] = growth(report["samples"])
+    report = {**about, "model": MODEL, "requests_a_load": REQUESTS, "reports": found}
+    given.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
