@@ -216,8 +216,11 @@ class CudaSlot:
         if isinstance(source, DeviceArray):
             cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
             return
-        if staging.device is not None and source.flags.c_contiguous and (there := self._registered.address(source)):
-            cuda.copy_async(doing, staging.device.pointer + start, there, source.nbytes, self._streams.h2d)
+        if staging.device is not None and source.flags.c_contiguous and (parts := self._registered.parts(source)):
+            target = staging.device.pointer + start
+            for address, nbytes in parts:
+                cuda.copy_async(doing, target, address, nbytes, self._streams.h2d)
+                target += nbytes
             return
         view = self._view(name)
         copy_bytes(view if offset is None else view[offset : offset + len(source)], source)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bisect
 import logging
+import os
 
 from pinstream import cuda
-from pinstream.regions import KnownRegions, address_of, mapped
+from pinstream.growing import GrowingFile
+from pinstream.regions import KnownRegions, address_of
 from pinstream.tensors import Array
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
@@ -21,8 +23,7 @@ class RegisteredMemory:
     def __init__(self) -> None:
         self._ends: dict[int, int] = {}
         self._starts: list[int] = []
-        self._regions = KnownRegions(self._add_region)
-        self._mapped: list[Array] = []
+        self._regions = KnownRegions(self._share_region)
 
     def add(self, memory: Array) -> bool:
         """Page-lock `memory`; where that cannot be (False), what lies in it is copied as from any other memory."""
@@ -36,13 +37,13 @@ class RegisteredMemory:
         self._starts = sorted(self._ends)
         return True
 
-    def _add_region(self, path: str, nbytes: int) -> int:
-        """Address of a mapping of our own, which stays where Triton's may go; 0 where it cannot be page-locked."""
-        memory = mapped(path, nbytes)
-        if not self.add(memory):
-            return 0
-        self._mapped.append(memory)
-        return address_of(memory)
+    def _share_region(self, path: str, region: GrowingFile | None) -> GrowingFile:
+        """Page-lock what has come of a region, in a mapping of our own, which stays where Triton's may go."""
+        region = region or GrowingFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        piece = region.grow()
+        if piece is not None:
+            self.add(piece)
+        return region
 
     def remove(self, memory: Array) -> None:
         """Give it back; no copy from it may be under way."""
@@ -51,14 +52,30 @@ class RegisteredMemory:
             self._starts = sorted(self._ends)
             cuda.unregister_host(start)
 
-    def address(self, array: Array) -> int:
-        """Where the GPU can read a contiguous `array`; 0 where it cannot."""
+    def parts(self, array: Array) -> list[tuple[int, int]]:
+        """Where the GPU reads a contiguous `array`: address and bytes of each part; none where it cannot.
+
+        CUDA copies no bytes at once that were page-locked in two pieces (cudaErrorInvalidValue).
+        """
         start = address_of(array)
-        place = bisect.bisect_right(self._starts, start) - 1
-        if place >= 0 and start + array.nbytes <= self._ends[self._starts[place]]:
-            return start
-        found = self._regions.find(start, array.nbytes)
-        return found[0] + found[1] if found and found[0] else 0
+        parts = self._split(start, array.nbytes)
+        if not parts and (found := self._regions.find(start, array.nbytes)):
+            region, offset = found
+            parts = self._split(region.address + offset, array.nbytes)
+        return parts
+
+    def _split(self, start: int, nbytes: int) -> list[tuple[int, int]]:
+        """Bytes by the pieces that they were page-locked in; none where some are not."""
+        parts = []
+        end = start + nbytes
+        while start < end:
+            piece = bisect.bisect_right(self._starts, start) - 1
+            piece_end = self._ends[self._starts[piece]] if piece >= 0 else 0
+            if piece_end <= start:
+                return []
+            parts.append((start, min(end, piece_end) - start))
+            start = piece_end
+        return parts
 
     def clear(self) -> None:
         """Give everything back."""
@@ -66,4 +83,3 @@ class RegisteredMemory:
             cuda.unregister_host(start)
         self._ends, self._starts = {}, []
         self._regions.forget()
-        self._mapped.clear()

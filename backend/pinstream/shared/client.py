@@ -113,11 +113,15 @@ class SharedEngine(Engine):
         """
         return self._regions.find(address_of(array), array.nbytes)
 
-    def _share_region(self, path: str, size: int) -> int:
+    def _share_region(self, path: str, number: int | None) -> int:
+        """Let the engine's process know a region as large as it is now; it has the file since the first time."""
+        if number is not None:
+            self._send({"region": number})
+            return number
         number = self._next_region
         self._next_region += 1
         with open(path, "r+b") as file:
-            self._send({"region": number, "bytes": size}, file.fileno())
+            self._send({"region": number}, file.fileno())
         return number
 
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:

@@ -5,43 +5,49 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from pinstream.shared.memory import SharedMemory
-
-# A file and its size: one that has grown is mapped anew, and its old mapping stays as long as somebody uses it.
-_Key = tuple[int, int, int]
+from pinstream.growing import GrowingFile
+from pinstream.tensors import Array
 
 
 class MappedRegions:
-    """Maps regions and counts who uses them.
+    """Maps regions, pins what they grow by, and counts who uses them.
 
     Args:
-        pin: Told of a new mapping.
-        unpin: Told when nobody uses it any more.
+        pin: Told of each piece that has come.
+        unpin: Told of each piece when nobody uses the region any more.
     """
 
-    def __init__(self, pin: Callable[[SharedMemory], None], unpin: Callable[[SharedMemory], None]) -> None:
+    def __init__(self, pin: Callable[[Array], None], unpin: Callable[[Array], None]) -> None:
         self._pin = pin
         self._unpin = unpin
-        self._regions: dict[_Key, SharedMemory] = {}
-        self._users: dict[_Key, int] = {}
+        self._regions: dict[tuple[int, int], GrowingFile] = {}
+        self._users: dict[GrowingFile, int] = {}
 
-    def use(self, fd: int, nbytes: int) -> SharedMemory:
-        """The first `nbytes` of a file whose descriptor came with a message; it is closed."""
+    def use(self, fd: int) -> GrowingFile:
+        """The region behind a file descriptor that came with a message, as large as it is now; it takes that over."""
         status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino, nbytes)
+        key = (status.st_dev, status.st_ino)
         region = self._regions.get(key)
         if region is None:
-            region = self._regions[key] = SharedMemory.adopted(fd, nbytes)
-            self._pin(region)
+            region = self._regions[key] = GrowingFile(fd)
         else:
             os.close(fd)
-        self._users[key] = self._users.get(key, 0) + 1
+        self._users[region] = self._users.get(region, 0) + 1
+        self.grow(region)
         return region
 
-    def leave(self, region: SharedMemory) -> None:
+    def grow(self, region: GrowingFile) -> None:
+        """Take in what has come of a region that is in use."""
+        piece = region.grow()
+        if piece is not None:
+            self._pin(piece)
+
+    def leave(self, region: GrowingFile) -> None:
         """One of its users has gone."""
-        key = next(key for key, other in self._regions.items() if other is region)
-        self._users[key] -= 1
-        if not self._users[key]:
-            del self._regions[key], self._users[key]
-            self._unpin(region)
+        self._users[region] -= 1
+        if self._users[region]:
+            return
+        del self._users[region]
+        self._regions = {key: other for key, other in self._regions.items() if other is not region}
+        for piece in region.pieces:
+            self._unpin(piece)

@@ -19,6 +19,7 @@ import numpy as np
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine
 from pinstream.errors import EngineError, as_engine_error
+from pinstream.growing import GrowingFile
 from pinstream.loop import check_batch_dimension, not_joined
 from pinstream.metrics import BatchTimes
 from pinstream.pace import Looking, Pace
@@ -53,7 +54,7 @@ class Instance:
     channel: socket.socket
     memories: dict[int, SharedMemory] = field(default_factory=dict)
     layouts: dict[int, Layout] = field(default_factory=dict)
-    regions: dict[int, SharedMemory] = field(default_factory=dict)
+    regions: dict[int, GrowingFile] = field(default_factory=dict)
     running: int = 0
     gone: bool = False
 
@@ -172,7 +173,7 @@ class EngineServer:
         self._former = Former(engine)
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
-        self._regions = MappedRegions(self._pin, self._unpin)
+        self._regions = MappedRegions(self._pin, engine.unpin)
         self._last: Instance | None = None
         self._look_until = 0.0
 
@@ -274,26 +275,26 @@ class EngineServer:
         self._unmap(instance, slot)
         instance.memories[slot] = memory
         instance.layouts[slot] = Layout({n: (o, b) for n, (o, b) in message["places"].items()}, int(message["bytes"]))
-        self._pin(memory)
+        self._pin(memory.data)
 
     def _map_region(self, instance: Instance, message: wire.Message, fd: int | None) -> None:
-        assert fd is not None, "a region comes with its file descriptor"
-        instance.regions[int(message["region"])] = self._regions.use(fd, int(message["bytes"]))
+        number = int(message["region"])
+        if fd is None:  # it has grown
+            self._regions.grow(instance.regions[number])
+        else:
+            instance.regions[number] = self._regions.use(fd)
 
-    def _pin(self, memory: SharedMemory) -> None:
+    def _pin(self, memory: Array) -> None:
         try:
-            self.engine.pin(memory.data)
+            self.engine.pin(memory)
         except EngineError as error:
             # Unpinned memory is copied from as any other is.
             LOGGER.warning("shared memory is read the slow way: %s", error)
 
-    def _unpin(self, memory: SharedMemory) -> None:
-        self.engine.unpin(memory.data)
-
     def _unmap(self, instance: Instance, slot: int) -> None:
         memory = instance.memories.pop(slot, None)
         if memory is not None:
-            self._unpin(memory)
+            self.engine.unpin(memory.data)
 
     def _forget(self, instance: Instance) -> None:
         self._selector.unregister(instance.channel)

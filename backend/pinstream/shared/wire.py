@@ -4,7 +4,8 @@
 |---|---|---|
 | engine | {"spec": {...}} or {"error": text, "kind": class name} | once, when the engine is loaded or could not be |
 | instance | {"memory": slot, "places": {name: [offset, bytes]}, "bytes": n} and a file descriptor | a slot's memory |
-| instance | {"region": number, "bytes": n} and a file descriptor | a region of Triton's own shared memory |
+| instance | {"region": number} and a file descriptor | a region of Triton's own shared memory |
+| instance | {"region": number} | it has grown |
 | instance | {"run": slot, "items": n, "shapes": {input: shape}, "places": {...}, "wanted": [output]} | it is gathered |
 | engine | {"done": slot, "shapes": {output: shape}, "stages": {}, "graph": bool, "ran": []} | outputs are there |
 | engine | {"done": slot, "room": {output: bytes}, "ran": []} | no room for these: share larger memory, run again |

@@ -1,4 +1,4 @@
-"""A region is mapped and pinned once, and given back when its last user has gone."""
+"""A region is mapped once, pinned piece by piece as it grows, and given back when its last user has gone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pinstream.regions import address_of
 from pinstream.shared.mapped import MappedRegions
-from pinstream.shared.memory import SharedMemory
+from pinstream.tensors import Array
 
 SIZE = 1 << 16
 
@@ -16,46 +17,56 @@ SIZE = 1 << 16
 @pytest.fixture
 def file() -> Iterator[int]:
     fd = os.memfd_create("region")
-    os.ftruncate(fd, 2 * SIZE)
+    os.ftruncate(fd, SIZE)
     yield fd
     os.close(fd)
 
 
 class Pins:
-    """Regions, and which of them are pinned."""
+    """Regions, and what of them is pinned: address and bytes."""
 
     def __init__(self) -> None:
-        self.pinned: list[SharedMemory] = []
-        self.regions = MappedRegions(self.pinned.append, self.pinned.remove)
+        self.pinned: list[tuple[int, int]] = []
+        self.regions = MappedRegions(self._pin, self._unpin)
+
+    def _pin(self, piece: Array) -> None:
+        self.pinned.append((address_of(piece), piece.nbytes))
+
+    def _unpin(self, piece: Array) -> None:
+        self.pinned.remove((address_of(piece), piece.nbytes))
 
 
-def test_what_two_name_is_mapped_once_and_both_descriptors_are_closed(file: int) -> None:
+def test_what_two_name_is_mapped_once(file: int) -> None:
     pins = Pins()
     first, second = os.dup(file), os.dup(file)
-    region = pins.regions.use(first, SIZE)
-    assert pins.regions.use(second, SIZE) is region
-    assert pins.pinned == [region]
-    for fd in (first, second):
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
+    region = pins.regions.use(first)
+    assert pins.regions.use(second) is region
+    assert pins.pinned == [(region.address, SIZE)]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(second)
 
 
 def test_it_stays_until_the_last_has_gone(file: int) -> None:
     pins = Pins()
-    region = pins.regions.use(os.dup(file), SIZE)
-    pins.regions.use(os.dup(file), SIZE)
+    region = pins.regions.use(os.dup(file))
+    pins.regions.use(os.dup(file))
     pins.regions.leave(region)
-    assert pins.pinned == [region]
+    assert pins.pinned == [(region.address, SIZE)]
     pins.regions.leave(region)
     assert pins.pinned == []
-    assert pins.regions.use(os.dup(file), SIZE) is not region
+    assert pins.regions.use(os.dup(file)) is not region
 
 
-def test_one_that_has_grown_is_another(file: int) -> None:
+def test_what_has_come_is_pinned_and_what_was_there_is_not_again(file: int) -> None:
     pins = Pins()
-    small, large = pins.regions.use(os.dup(file), SIZE), pins.regions.use(os.dup(file), 2 * SIZE)
-    assert (small.data.nbytes, large.data.nbytes) == (SIZE, 2 * SIZE)
-    small.data[5] = 7
-    assert large.data[5] == 7
-    pins.regions.leave(small)
-    assert pins.pinned == [large]
+    region = pins.regions.use(os.dup(file))
+    pins.regions.grow(region)
+    assert len(pins.pinned) == 1
+    os.ftruncate(file, 3 * SIZE)
+    # Another connection is the first to name what has come.
+    pins.regions.use(os.dup(file))
+    pins.regions.grow(region)
+    assert pins.pinned == [(region.address, SIZE), (region.address + SIZE, 2 * SIZE)]
+    for _ in range(2):
+        pins.regions.leave(region)
+    assert pins.pinned == []

@@ -1,0 +1,74 @@
+"""A file of shared memory that grows, mapped once: what is known of it stays where it is as more of it comes.
+
+Whoever page-locks it need only page-lock what has come. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import weakref
+
+import numpy as np
+
+from pinstream.tensors import Array
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_FAILED = ctypes.c_void_p(-1).value
+# Of Linux 5.14; an older one says no, and the pages come when they are needed.
+_MADV_POPULATE_READ = 22
+# Bytes of addresses, not of memory, and more than one model instance's requests will ever take.
+RESERVED = 1 << 36
+
+
+class GrowingFile:
+    """A file mapped with room behind its end, until nobody has a view of it any more.
+
+    Args:
+        fd: Its file descriptor, which is closed with it.
+
+    Attributes:
+        data: As much of it as is known, uint8 [bytes].
+        pieces: The same, piece by piece as it came.
+
+    Raises:
+        OSError: It cannot be mapped.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        weakref.finalize(self, os.close, fd).atexit = False
+        address = _LIBC.mmap(None, RESERVED, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+        if address == _FAILED:
+            raise OSError(ctypes.get_errno(), f"{RESERVED:,} bytes of addresses cannot be had for a file that grows")
+        memory = (ctypes.c_ubyte * RESERVED).from_address(address)
+        # An array refers to `memory`, so that the mapping stays as long as any.
+        weakref.finalize(memory, _LIBC.munmap, address, RESERVED).atexit = False
+        self._whole: Array = np.ctypeslib.as_array(memory)
+        self.address: int = address
+        self.pieces: list[Array] = []
+        self.data = self._whole[:0]
+
+    def grow(self) -> Array | None:
+        """Take in what has come since; None where nothing has.
+
+        Raises:
+            ValueError: It is larger than what was set aside for it.
+        """
+        known = self.data.nbytes
+        # The last page is there as a whole, and no page may be page-locked in two pieces.
+        size = -(-os.fstat(self._fd).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
+        if size > RESERVED:
+            raise ValueError(f"a shared memory region has {size:,} bytes, which is more than {RESERVED:,}")
+        if size <= known:
+            return None
+        # Page-locking finds its pages there and takes half of the time.
+        _LIBC.madvise(self.address + known, size - known, _MADV_POPULATE_READ)
+        self.data = self._whole[:size]
+        self.pieces.append(self._whole[known:size])
+        return self.pieces[-1]
