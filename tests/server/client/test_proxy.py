@@ -26,6 +26,7 @@ from pinstream_cli.triton.access import API_HEADER
 from pinstream_client import TLS, AccessDenied, AsyncModel, Model, ServerUnreachable
 from tests import certificates
 from tests.certificates import Certificate
+from tests.fuzz.deadly import nested_data
 from tests.server.client.conftest import ROOT, TIMEOUT_S
 from tests.server.running import Running, running
 from tests.server.test_shared_memory import WIDTH, wide
@@ -189,6 +190,29 @@ def test_what_triton_does_not_survive_does_not_get_there(guarded: Proxy, keyed: 
     status, text = guarded.send("POST", INFER, bytes(65 << 20), json)
     assert (status, b"larger" in text) == (413, True)
     assert keyed.server.wait(0) is None
+    infer(guarded, guarded.tls)
+
+
+def test_json_that_is_nested_too_deep_for_triton_does_not_get_there(guarded: Proxy, keyed: Running) -> None:
+    deep = nested_data("x", 60_000)
+    length = "Inference-Header-Content-Length"
+    for lengths in ((), ((length, str(len(deep))),), ((length, "30000"),), ((length, "1e5"),), ((length, "+99"),)):
+        status, text = guarded.send("POST", INFER, deep, *lengths)
+        assert (status, b"29999" in text) == (413, True), (lengths, text)
+    # Of two headers nginx goes by one, and that is the one that Triton gets.
+    for first, second in ("100", str(len(deep))), (str(len(deep)), "100"):
+        assert guarded.send("POST", INFER, deep, (length, first), (length, second))[0] >= 400
+    with contextlib.closing(guarded.connect()) as connection:
+        parts = (deep[at : at + 1000] for at in range(0, len(deep), 1000))
+        connection.request("POST", INFER, parts, {**headers()}, encode_chunked=True)
+        assert connection.getresponse().status == 413
+    assert keyed.server.wait(0) is None
+    # What is as long as it may be is Triton's to refuse: it got there, and all of it.
+    for kind, most in ((), 29_999), (((length, "29999"),), 40_000):
+        body = nested_data("x", 5_000)
+        body += b" " * (most - len(body))
+        status, text = guarded.send("POST", INFER, body, *kind)
+        assert (status, b"Unable to parse 'data'" in text) == (500, True), text
     infer(guarded, guarded.tls)
 
 
