@@ -17,123 +17,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import onnxruntime as ort
 import tritonclient.grpc as grpc
-from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.benchmark import environment
 from tests import onnx_models
+from tests.chaos_scene import ENGINES, EXECUTIONS, INSTANCES, MODELS, SHARED, Scene
 from tests.processes import Family, Process, family, out_of_place
-from tests.server.conftest import ONE_LINE, add_model
-from tests.server.serve_process import Serve, left_behind, ready
+from tests.server.serve_process import ready
 from tests.server.test_restart import seconds_until
 
-# Two instances of the one share an engine process; the other has its engine in its own.
-OWN, SHARED = "own", "shared"
-SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
-INSTANCES = 3
-CLIENTS = 2
 UNREADY_S, BACK_S, GONE_S = 5.0, 90.0, 5.0
-# What may be answered while something is down. Anything else, and every wrong answer, is a fault.
-DOWN = {"StatusCode.UNAVAILABLE", "StatusCode.INTERNAL", "StatusCode.CANCELLED", "StatusCode.NOT_FOUND"}
-SIGNS_OF_A_FAULT = ("Traceback", 'File "')
-
-
-class Scene:
-    """`pinstream serve --restart` with two models, and clients that compare what they get.
-
-    Attributes:
-        serve: The command's process.
-        repository: Its model repository.
-        answers: How many requests ended how: "right", or a gRPC status.
-        faults: What may never be.
-        killed: Processes that should be no more.
-        put_back: How often serve had started again when a file was last put back that is not the one loaded.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.repository = directory / "repository"
-        onnx_models.classifier(add_model(self.repository, OWN, ONE_LINE + "dynamic_batching { }\n"), seed=1)
-        onnx_models.classifier(
-            add_model(self.repository, SHARED, ONE_LINE + "dynamic_batching { }\n" + SHARING), seed=2
-        )
-        self.reference = {
-            name: ort.InferenceSession(str(self.file(name)), providers=["CPUExecutionProvider"])
-            for name in (OWN, SHARED)
-        }
-        self.answers: Counter[str] = Counter()
-        self.faults: list[str] = []
-        self.killed: list[Process] = []
-        self.put_back = -1
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(CLIENTS)]
-
-    def file(self, model: str) -> Path:
-        """A model's file."""
-        return self.repository / model / "1" / "model.onnx"
-
-    def __enter__(self) -> Scene:
-        self.serve = Serve("--model-repository", self.repository, "--restart", "--allow-client-shm")
-        self.serve.wait_for("Stop with Ctrl-C", 120)
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-        self.serve.process.terminate()
-        if self.serve.end(120) != 0:
-            self.faults.append(f"serve ended with {self.serve.process.returncode}")
-        if left := left_behind(self.serve):
-            self.faults.append(f"left in /dev/shm: {', '.join(path.name for path in left)}")
-
-    def ask(self, model: str, rng: np.random.Generator) -> str:
-        """One request; "right", or the status that it was refused with."""
-        pixels = rng.normal(size=(int(rng.integers(1, 9)), 3, 8, 8)).astype(np.float32)
-        tensor = grpc.InferInput("pixels", list(pixels.shape), "FP32")
-        tensor.set_data_from_numpy(pixels)
-        try:
-            with grpc.InferenceServerClient(self.serve.grpc_url) as client:
-                got = client.infer(model, [tensor], client_timeout=30).as_numpy("probabilities")
-        except InferenceServerException as error:
-            status, text = str(error.status()), str(error.message())
-            if status not in DOWN or any(sign in text for sign in SIGNS_OF_A_FAULT):
-                self.faults.append(f"{status}: {text}")
-            return status
-        if not np.allclose(got, self.reference[model].run(None, {"pixels": pixels})[0], rtol=1e-4, atol=1e-6):
-            self.faults.append(f"a wrong answer of {model}")
-        return "right"
-
-    def _client(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        while not self._stop.wait(0.01):
-            answer = self.ask(OWN if rng.random() < 0.5 else SHARED, rng)
-            with self._lock:
-                self.answers[answer] += 1
-            if answer != "right":
-                self._stop.wait(0.1)
-
-    def serves(self) -> bool:
-        """Whether both models are ready and answer, one after the other, several times."""
-        rng = np.random.default_rng(9)
-        urls = (f"/v2/models/{name}/ready" for name in (OWN, SHARED))
-        return all(ready(self.serve.endpoints, url) for url in urls) and all(
-            self.ask(name, rng) == "right" for name in (OWN, SHARED) * 3
-        )
-
-    def restarts(self) -> int:
-        """How often serve has started again."""
-        return self.serve.text.count("RESTART")
+# What may be answered while it ends.
+ENDING = {"right", "StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"}
+Seconds = dict[str, float]
 
 
 @contextlib.contextmanager
@@ -152,13 +53,14 @@ def kill(scene: Scene, process: Process) -> None:
     """Kill a process of the server, and expect it never to be seen again."""
     os.kill(process.pid, signal.SIGKILL)
     scene.killed.append(process)
+    scene.struck = time.monotonic()
 
 
 def check_processes(scene: Scene, before: Family) -> None:
     """Hold the processes against those of before the fault; what has to end may take a moment to."""
 
     def wrong() -> list[str]:
-        return out_of_place(before, family(scene.serve), scene.killed, INSTANCES)
+        return out_of_place(before, family(scene.serve), scene.killed, INSTANCES, ENGINES)
 
     try:
         seconds_until(lambda: not wrong(), GONE_S)
@@ -167,54 +69,74 @@ def check_processes(scene: Scene, before: Family) -> None:
     scene.killed.clear()
 
 
-def _killed(scene: Scene, *victims: Process) -> None:
+def _killed(scene: Scene, *victims: Process) -> Seconds:
     """Kill one of the processes; serve has to notice, and to start again."""
     before = scene.restarts()
     kill(scene, random.choice(victims))
-    _check_noticed(scene, before)
+    return _noticed(scene, before)
 
 
-def _check_noticed(scene: Scene, before: int) -> None:
-    with contextlib.suppress(AssertionError):
-        seconds_until(lambda: scene.restarts() > before or not ready(scene.serve.endpoints), UNREADY_S)
-        return
-    scene.faults.append(f"what was killed was called ready for {UNREADY_S} s")
+def _noticed(scene: Scene, before: int) -> Seconds:
+    """Seconds until what was killed is not called ready any more, which may not be many."""
+
+    def noticed() -> bool:
+        return not ready(scene.serve.endpoints) or scene.restarts() > before
+
+    try:
+        return {"not_ready": seconds_until(noticed, UNREADY_S)}
+    except AssertionError:
+        scene.faults.append(f"what was killed was called ready for {UNREADY_S} s")
+        return {"not_ready": float("inf")}
 
 
-def stub(scene: Scene) -> None:
+def stub(scene: Scene) -> Seconds:
     """The process of a model instance is killed."""
-    _killed(scene, *family(scene.serve).stubs)
+    return _killed(scene, *family(scene.serve).stubs)
 
 
-def server(scene: Scene) -> None:
+def server(scene: Scene) -> Seconds:
     """Tritonserver is killed."""
-    _killed(scene, family(scene.serve).server)
+    return _killed(scene, family(scene.serve).server)
 
 
-def engine(scene: Scene) -> None:
-    """The process that runs the engine of two instances is killed; the next request starts it."""
+def engine(scene: Scene) -> Seconds:
+    """The processes that run the engines of several instances are killed; the next request starts them."""
     before = scene.restarts()
     _kill_engines(scene)
+    back = seconds_until(scene.serves, BACK_S)
     threading.Event().wait(2)
     if scene.restarts() > before and scene.put_back != before:
         scene.faults.append("the death of an engine's process restarted the server")
+    return {"served_again": back}
 
 
-def engine_without_file(scene: Scene) -> None:
-    """The same, and nothing is there to start it from: serve has to notice, as where anything else is lost."""
-    before, file = scene.restarts(), scene.file(SHARED)
+def engine_without_file(scene: Scene) -> Seconds:
+    """The same, and nothing is there to start one from: serve has to notice, as where anything else is lost."""
+    before, file = scene.restarts(), scene.file(random.choice((SHARED, EXECUTIONS)))
     away = file.rename(file.with_name(".away"))
     _kill_engines(scene)
-    _check_noticed(scene, before)
+    seconds = _noticed(scene, before)
     away.rename(file)
+    return seconds
+
+
+def stop(scene: Scene) -> Seconds:
+    """Serve is told to end under load, and started by hand; what has begun is answered, and nothing ends otherwise."""
+    before = scene.answers.copy()
+    seconds = scene.end()
+    if strange := {*(scene.answers - before)} - ENDING:
+        scene.faults.append(f"while it ended, requests were answered {', '.join(strange)}")
+    scene.struck = time.monotonic()
+    scene.start(scene.serve.endpoints)
+    return {"exit": seconds}
 
 
 def _kill_engines(scene: Scene) -> None:
     found = family(scene.serve).engines
     for process in found:
         kill(scene, process)
-    if not found:
-        scene.faults.append("no engine's process was found to be killed")
+    if len(found) != ENGINES:
+        scene.faults.append(f"engines' processes that were found to be killed: {len(found)} of {ENGINES}")
 
 
 SHARER = """
@@ -234,10 +156,10 @@ while True:
 """
 
 
-def sharing_client(scene: Scene) -> None:
+def sharing_client(scene: Scene) -> Seconds:
     """A client whose memory the server reads is killed while it does so, and its memory goes away."""
     name = f"pinstream_chaos_{os.getpid()}"
-    for model in (OWN, SHARED):
+    for model in MODELS:
         command = [sys.executable, "-c", SHARER, scene.serve.grpc_url, model, name]
         with refused_nothing(scene), subprocess.Popen(command, stdout=subprocess.PIPE) as client:
             assert client.stdout is not None
@@ -249,12 +171,13 @@ def sharing_client(scene: Scene) -> None:
             Path(f"/dev/shm/{name}").unlink(missing_ok=True)
         with grpc.InferenceServerClient(scene.serve.grpc_url) as cleaner:
             cleaner.unregister_system_shared_memory(name)
+    return {}
 
 
-def _files(change: Callable[[Path], object]) -> Callable[[Scene], None]:
-    def fault(scene: Scene) -> None:
+def _files(change: Callable[[Path], object]) -> Callable[[Scene], Seconds]:
+    def fault(scene: Scene) -> Seconds:
         """What is loaded needs its file no more."""
-        for model in (OWN, SHARED):
+        for model in MODELS:
             file = scene.file(model)
             kept = file.read_bytes()
             with refused_nothing(scene):
@@ -263,6 +186,7 @@ def _files(change: Callable[[Path], object]) -> Callable[[Scene], None]:
             (file.parent / ".kept").write_bytes(kept)
             (file.parent / ".kept").rename(file)
             scene.put_back = scene.restarts()
+        return {}
 
     return fault
 
@@ -272,7 +196,7 @@ def _replace(file: Path) -> None:
     other.rename(file)
 
 
-FAULTS: dict[str, Callable[[Scene], None]] = {
+FAULTS: dict[str, Callable[[Scene], Seconds]] = {
     "stub killed": stub,
     "tritonserver killed": server,
     "engine process killed": engine,
@@ -282,19 +206,27 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "model file replaced": _files(_replace),
     "model file truncated": _files(lambda file: os.truncate(file, 100)),
     "model file emptied": _files(lambda file: os.truncate(file, 0)),
+    "SIGTERM": stop,
 }
 
 
-def inflict(scene: Scene, name: str) -> float:
-    """Let one fault happen; seconds from its end until all is served again."""
+def inflict(scene: Scene, name: str) -> Seconds:
+    """Let one fault happen.
+
+    Returns:
+        Seconds until what it concerns was not ready, or had ended, where it was to; and until all is served again, from
+        where something was killed, else from the fault's end.
+    """
     print(f"{name} ...", file=sys.stderr, flush=True)
-    before = family(scene.serve)
-    FAULTS[name](scene)
+    before, scene.struck = family(scene.serve), None
     try:
-        seconds = seconds_until(scene.serves, BACK_S)
+        seconds = FAULTS[name](scene)
+        struck = scene.struck or time.monotonic()
+        seconds_until(scene.serves, BACK_S)
     except AssertionError:
         scene.faults.append(f"{name}: not back within {BACK_S} s")
-        return float("inf")
+        return {"served_again": float("inf")}
+    seconds = {"served_again": time.monotonic() - struck, **seconds}
     check_processes(scene, before)
     return seconds
 
@@ -304,12 +236,14 @@ def chaos(seconds: float, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     # Which of several processes is killed.
     random.seed(seed)
-    began, back = time.monotonic(), {name: list[float]() for name in FAULTS}
+    began = time.monotonic()
+    until: dict[str, dict[str, list[float]]] = {name: {} for name in FAULTS}
     directory = Path(tempfile.mkdtemp())
     with Scene(directory) as scene:
         while time.monotonic() - began < seconds and not scene.faults:
             for name in rng.sample(list(FAULTS), len(FAULTS)):
-                back[name].append(round(inflict(scene, name), 2))
+                for what, took in inflict(scene, name).items():
+                    until[name].setdefault(what, []).append(round(took, 2))
                 threading.Event().wait(rng.uniform(0, 2))
     shutil.rmtree(directory)
     return {
@@ -317,7 +251,7 @@ def chaos(seconds: float, seed: int) -> dict[str, Any]:
         "seed": seed,
         "answers": dict(scene.answers),
         "restarts": scene.restarts(),
-        "seconds_until_served_again": back,
+        "seconds_until": until,
         "faults": scene.faults,
     }
 

@@ -72,15 +72,15 @@ def still_there(processes: Iterable[Process]) -> list[Process]:
     return [status.process for status in found if status.state != "Z" or status.parent != 1]
 
 
-def out_of_place(before: Family, now: Family, killed: Iterable[Process], instances: int) -> list[str]:
+def out_of_place(before: Family, now: Family, killed: Iterable[Process], instances: int, engines: int) -> list[str]:
     """What is wrong with the processes after some of them were killed, in words.
 
-    Each instance has one process, and one runs the engine that is shared. What was killed is gone, not even left as a
+    Each instance has one process, and so has each engine that is shared. What was killed is gone, not even left as a
     zombie, and so is what it has left behind without a parent.
     """
     gone = {*killed, *before.members} - ({*now.members} - {*killed})
     wrong = [f"should be gone and is still there: {process}" for process in still_there(gone)]
-    for found, expected, what in ((now.stubs, instances, "instances"), (now.engines, 1, "the shared engine")):
+    for found, expected, what in ((now.stubs, instances, "instances"), (now.engines, engines, "shared engines")):
         if len(found) != expected:
             wrong.append(f"processes of {what}: expected {expected}, found {found}")
     return wrong

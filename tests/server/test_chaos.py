@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos import FAULTS, Scene, inflict
+from tests.chaos import FAULTS, inflict
+from tests.chaos_scene import Scene
 
 
 @pytest.fixture(scope="module")

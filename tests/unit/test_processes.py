@@ -43,17 +43,17 @@ def test_what_was_killed_or_left_behind_may_not_be_there(child: subprocess.Popen
     one = process(child)
     server, stub, old, new = (Process(2**31 - i, 0) for i in range(4))
     good = Family(server, (stub,), (new,))
-    assert out_of_place(Family(server, (stub,), (old,)), good, [old], 1) == []
+    assert out_of_place(Family(server, (stub,), (old,)), good, [old], 1, 1) == []
     # Killed and seen again, whether or not the server counts it among its own; an orphan of a server that is gone.
     stays = dataclasses.replace(good, engines=(one,))
     for before, now, killed in ((stays, stays, [one]), (good, good, [one]), (stays, good, [])):
-        assert out_of_place(before, now, killed, 1) == [f"should be gone and is still there: {one}"]
-    assert out_of_place(stays, stays, [], 1) == []
+        assert out_of_place(before, now, killed, 1, 1) == [f"should be gone and is still there: {one}"]
+    assert out_of_place(stays, stays, [], 1, 1) == []
 
 
 def test_each_instance_has_one_process_and_they_share_one_engine() -> None:
     server, *more = (Process(2**31 - i, 0) for i in range(5))
-    for stubs, engines, what in ((2, 0, "the shared engine"), (2, 2, "the shared engine"), (1, 1, "instances")):
+    for stubs, engines, what in ((2, 0, "shared engines"), (2, 2, "shared engines"), (1, 1, "instances")):
         found = Family(server, tuple(more[:stubs]), tuple(more[2 : 2 + engines]))
-        (text,) = out_of_place(found, found, [], 2)
+        (text,) = out_of_place(found, found, [], 2, 1)
         assert text.startswith(f"processes of {what}: expected ")
