@@ -12,11 +12,13 @@ import ctypes
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pinstream.tensors import Array
+
+T = TypeVar("T")
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 # DLDataTypeCode
@@ -45,19 +47,17 @@ class _Tensor(ctypes.Structure):
 
 
 class _ManagedTensor(ctypes.Structure):
-    pass
+    _fields_ = (("tensor", _Tensor), ("manager", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
 
 
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(_ManagedTensor))
-_ManagedTensor._fields_ = (("tensor", _Tensor), ("manager", ctypes.c_void_p), ("deleter", _DELETER))
-
-_NAME = b"dltensor"
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.restype = ctypes.c_void_p
-_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
-_capsule_new = ctypes.pythonapi.PyCapsule_New
-_capsule_new.restype = ctypes.py_object
-_capsule_new.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+# Of a capsule that nobody has taken what is in it, and of one that somebody has.
+_NAME, _TAKEN = b"dltensor", b"used_dltensor"
+# Prototypes of our own: those that are attributes of pythonapi are everybody's.
+_of_capsule = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+_capsule_pointer = _of_capsule(("PyCapsule_GetPointer", ctypes.pythonapi))
+_of_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
+_capsule_is_valid = _of_name(("PyCapsule_IsValid", ctypes.pythonapi))
+_set_capsule_name = _of_name(("PyCapsule_SetName", ctypes.pythonapi))
 
 
 @dataclass(frozen=True)
@@ -102,36 +102,9 @@ class DeviceArray:
             raise TypeError("this array on the GPU can only be read there")
         return self.to_host(self)
 
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return CUDA, self.device
-
-    def __dlpack__(self, stream: int | None = None) -> Any:
-        """A capsule of this array; the work that fills it must be done."""
-        return _Export(self, self.pointer, self.__dlpack_device__(), CODES[self.dtype.kind]).capsule()
-
-
-class Bfloat16:
-    """An array whose elements are the bits of BF16, for Triton to take as such; NumPy has no such type.
-
-    Args:
-        bits: UINT16, C-contiguous.
-    """
-
-    def __init__(self, bits: Array | DeviceArray) -> None:
-        self._bits = bits
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self._bits.__dlpack_device__() if isinstance(self._bits, DeviceArray) else (CPU, 0)
-
-    def __dlpack__(self, stream: int | None = None) -> Any:
-        """A capsule of this array; the work that fills it must be done."""
-        bits = self._bits
-        pointer = bits.pointer if isinstance(bits, DeviceArray) else bits.ctypes.data
-        return _Export(bits, pointer, self.__dlpack_device__(), BFLOAT).capsule()
-
 
 def bits_of(producer: Any) -> Array:
-    """A copy of an array of BF16 in host memory, as UINT16.
+    """An array of BF16 in host memory as UINT16: a view, which keeps the memory.
 
     Args:
         producer: Has __dlpack__.
@@ -140,29 +113,62 @@ def bits_of(producer: Any) -> Array:
         ValueError: It is not C-contiguous, or its elements have another size.
     """
     there = from_dlpack(producer, np.dtype(np.uint16))
-    return np.frombuffer(ctypes.string_at(there.pointer, there.nbytes), np.uint16).reshape(there.shape)
+    return _array_at(there.pointer, there.shape, there.dtype, owner=there)
 
 
-class _Export:
-    """Keeps what a capsule points to alive until its consumer calls the deleter."""
+def handed_over(array: Array | DeviceArray, take: Callable[[Any], T], *, bfloat16: bool = False) -> T:
+    """What Triton makes of an array, whose memory is kept for as long as Triton has it.
 
-    _alive: dict[int, _Export] = {}  # noqa: RUF012
+    Args:
+        array: C-contiguous; the work that fills it must be done.
+        take: A from_dlpack that takes a capsule.
+        bfloat16: The elements are UINT16, the bits of BF16, which NumPy does not have.
+    """
+    capsule = _capsule_of(array, BFLOAT if bfloat16 else CODES[array.dtype.kind])
+    try:
+        return take(capsule)
+    finally:
+        # Triton marks what it has taken with a name of its own. NumPy, whose capsule it is, knows that of the standard
+        # only: its complaint of another one, as the capsule ends, crashes the process.
+        if not _capsule_is_valid(capsule, _NAME):
+            _set_capsule_name(capsule, _TAKEN)
 
-    def __init__(self, array: Array | DeviceArray, pointer: int, device: tuple[int, int], code: int) -> None:
-        self._array = array
-        self._shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
-        self._deleter = _DELETER(self._delete)
-        elements = _DataType(code, array.dtype.itemsize * 8, 1)
-        tensor = _Tensor(pointer, _Device(*device), array.ndim, elements, self._shape, None, 0)
-        self._managed = _ManagedTensor(tensor, None, self._deleter)
 
-    def capsule(self) -> Any:
-        address = ctypes.addressof(self._managed)
-        self._alive[address] = self
-        return _capsule_new(address, _NAME, None)
+class _Memory:
+    """What NumPy makes an array of, which keeps it, without looking at what is there."""
 
-    def _delete(self, managed: Any) -> None:
-        self._alive.pop(ctypes.addressof(managed.contents), None)
+    def __init__(self, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object) -> None:
+        self._owner = owner
+        self.__array_interface__ = {"version": 3, "data": (pointer, False), "shape": shape, "typestr": dtype.str}
+
+
+def _array_at(pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object) -> Array:
+    # Nowhere lie arrays without elements, which there is nothing to keep for.
+    return np.asarray(_Memory(pointer, shape, dtype, owner)) if pointer else np.empty(shape, dtype)
+
+
+def _capsule_of(array: Array | DeviceArray, code: int) -> Any:
+    """NumPy's capsule of memory that it takes for whole numbers of the host's, with what is true of it in their place.
+
+    Whoever takes the array lets go of it by NumPy's deleter; where nobody does, the capsule's end does.
+    """
+    pointer, device = (
+        (array.pointer, (CUDA, array.device)) if isinstance(array, DeviceArray) else (array.ctypes.data, (CPU, 0))
+    )
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    capsule = _array_at(pointer, array.shape, bits, owner=array).__dlpack__()
+    tensor = _tensor_in(capsule)
+    tensor.data = pointer
+    tensor.device.device_type, tensor.device.device_id = device
+    tensor.dtype.code = code
+    return capsule
+
+
+def _tensor_in(capsule: Any) -> _Tensor:
+    """The structure itself, which lives as long as the capsule."""
+    managed = ctypes.cast(_capsule_pointer(capsule, _NAME), ctypes.POINTER(_ManagedTensor))
+    tensor: _Tensor = managed.contents.tensor
+    return tensor
 
 
 def from_dlpack(producer: Any, dtype: np.dtype[Any]) -> DeviceArray:
@@ -176,7 +182,7 @@ def from_dlpack(producer: Any, dtype: np.dtype[Any]) -> DeviceArray:
         ValueError: It is not C-contiguous, or its elements have another size.
     """
     capsule = producer.__dlpack__()
-    tensor = ctypes.cast(_capsule_pointer(capsule, _NAME), ctypes.POINTER(_ManagedTensor)).contents.tensor
+    tensor = _tensor_in(capsule)
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     if tensor.dtype.bits != dtype.itemsize * 8:
         raise ValueError(f"DLPack has elements of {tensor.dtype.bits} bits, expected {dtype.itemsize * 8}")
@@ -188,6 +194,8 @@ def from_dlpack(producer: Any, dtype: np.dtype[Any]) -> DeviceArray:
 
 
 def _contiguous(shape: tuple[int, ...], strides: list[int]) -> bool:
+    if 0 in shape:  # and whatever strides there are lead nowhere
+        return True
     expected = 1
     for dim, stride in zip(reversed(shape), reversed(strides), strict=True):
         if dim != 1 and stride != expected:

@@ -26,7 +26,7 @@ import triton_python_backend_utils as pb_utils
 
 from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
-from pinstream.dlpack import Bfloat16, DeviceArray, bits_of, from_dlpack
+from pinstream.dlpack import DeviceArray, bits_of, from_dlpack, handed_over
 from pinstream.engines import Engine, engine_name, find_model_file, inspect, open_for_instance
 from pinstream.errors import InvalidRequest, ModelFileError
 from pinstream.executions import Executions, Finish
@@ -194,9 +194,9 @@ class TritonPythonModel:
 
     def _tensor(self, name: str, array: Array | DeviceArray) -> Any:
         array = array if isinstance(array, DeviceArray) else np.ascontiguousarray(array)
-        if name in self._bf16:
-            return pb_utils.Tensor.from_dlpack(name, Bfloat16(array))
-        return (pb_utils.Tensor.from_dlpack if isinstance(array, DeviceArray) else pb_utils.Tensor)(name, array)
+        if isinstance(array, np.ndarray) and name not in self._bf16:
+            return pb_utils.Tensor(name, array)
+        return handed_over(array, partial(pb_utils.Tensor.from_dlpack, name), bfloat16=name in self._bf16)
 
     def is_ready(self) -> bool:
         """Whether requests can be answered; asked by Tritons of March 2026 and later, not before."""
