@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import grpc
@@ -9,8 +11,12 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.fuzz.beside import Neighbour
+from tests.fuzz.documented import documented_in
+from tests.fuzz.refusals import over_grpc, over_http
 from tests.fuzz.served import fuzz, fuzzed_server
 from tests.server.running import Running
+
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +32,23 @@ def test_whatever_clients_send_the_server_and_its_neighbours_go_on(server: Runni
     # Of each kind some get as far as the model: what only fails on its way there tries nothing behind it.
     for kind in ("picture", "tensors", "message", "stream", "generate", "bytes"):
         assert f"{kind}: answered" in report["outcomes"], report["outcomes"]
+
+
+def test_what_triton_refuses_in_words_of_its_own_is_documented(server: Running) -> None:
+    for refused in over_http():
+        length = {} if refused.json_length is None else {"Inference-Header-Content-Length": str(refused.json_length)}
+        url = f"http://{server.http_url}/v2/models/classifier/infer"
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            urllib.request.urlopen(urllib.request.Request(url, refused.body, {**JSON, **length}), timeout=20)
+        text = answer.value.read().decode()
+        assert refused.words in text
+        assert documented_in(text), text
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for request, words in over_grpc():
+            with pytest.raises(grpc.RpcError, match=words) as caught:
+                stub.ModelInfer(request, timeout=20)
+            assert documented_in(caught.value.details()), caught.value.details()
 
 
 def test_a_refused_picture_never_locks_the_server_up(server: Running) -> None:
