@@ -1,6 +1,9 @@
 """What can go wrong, by who has to act on it."""
 
+from __future__ import annotations
+
 import logging
+import traceback
 
 LOGGER = logging.getLogger("pinstream")
 
@@ -23,6 +26,13 @@ class InvalidRequest(PinstreamError):
 
 class EngineError(PinstreamError):
     """A batch failed in the engine: its requests are answered with this, later batches go on."""
+
+
+def let_go(error: BaseException | None) -> None:
+    """Let the calls that an error went through drop their objects, which its traceback keeps as long as it is there."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def as_engine_error(error: Exception) -> EngineError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,41 @@ def test_a_load_without_memory_says_so_and_gives_back_what_it_took(wide: Path, c
                 open_engine(find_model_file(wide, options), options)
             text = str(caught.value)
             assert SAID in text
+            # The first buffer that has no room, of a slot: there are contexts by then.
+            assert f"allocating {4 * 4 * WIDEST:,} bytes on the GPU" in text
             assert "MiB free; stop what else uses the GPU, or lower max_batch_size" in text
             assert "lost its GPU context" not in text
             assert before - free_memory() <= 16 * MEGABYTE, "what the failed load took is not given back"
     assert_doubled(load(wide), 1000)
+
+
+def test_what_a_failed_load_has_deserialized_goes_before_its_streams(
+    wide: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error's traceback, which is still there, does not keep it."""
+    from pinstream import cuda
+    from pinstream.engines.trt_load import load_plans
+
+    loaded: list[weakref.ref[Any]] = []
+    destroyed: list[int] = []  # for each stream the engines that were left
+    destroy = cuda.Stream.destroy
+
+    def watched_load(*args: Any) -> Any:
+        plans = load_plans(*args)
+        loaded.extend(weakref.ref(engine) for engine, _ in plans[1])
+        return plans
+
+    def watched_destroy(stream: cuda.Stream) -> None:
+        destroyed.append(sum(engine() is not None for engine in loaded))
+        destroy(stream)
+
+    monkeypatch.setattr("pinstream.engines.tensorrt.load_plans", watched_load)
+    monkeypatch.setattr(cuda.Stream, "destroy", watched_destroy)
+    options = Options(cache_dir=str(cache_dir))
+    with filled(leave=400 * MEGABYTE), pytest.raises(PinstreamError, match=r"allocating .* bytes on the GPU"):
+        open_engine(find_model_file(wide, options), options)
+    assert len(loaded) == 1
+    assert destroyed == [0, 0, 0]
 
 
 def test_a_loaded_engine_needs_no_more_memory(small: Path, wide: Path, load: OpenPlan) -> None:

@@ -39,7 +39,7 @@ from pinstream.engines.profiles import PlanInfo, PlanTensor, model_spec, why_no_
 from pinstream.engines.registered import RegisteredMemory
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, LoadSteps, load_plans
-from pinstream.errors import ConfigError, EngineError
+from pinstream.errors import ConfigError, EngineError, let_go
 from pinstream.options import Options
 from pinstream.preflight import this_gpu
 from pinstream.tensors import NUMPY_DTYPES, Array, Shape, steps
@@ -72,7 +72,9 @@ class TensorRTEngine(Engine):
         self._jit_caches: list[JitCache] = []
         try:
             self._load(model_file)
-        except BaseException:
+        except BaseException as error:
+            if not cuda.is_lost():
+                let_go(error)  # of engines and contexts, which are to go before what they were made with
             self.close()
             raise
 
