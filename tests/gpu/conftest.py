@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -42,12 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"needs a process of its own: pytest {file} -k {OF_ITS_OWN}"))
 
 
+def lacking(reason: str) -> NoReturn:
+    """Skip the calling test, or fail it where everything has to be there."""
+    (pytest.fail if os.environ.get("PINSTREAM_REQUIRE_GPU") else pytest.skip)(reason)
+
+
 @pytest.fixture(scope="session")
 def flavour() -> Any:
     """The TensorRT of this machine."""
     from pinstream.engines.flavour import load_flavour
 
-    lacking = pytest.fail if os.environ.get("PINSTREAM_REQUIRE_GPU") else pytest.skip
     try:
         from pinstream import cuda
     except ImportError as error:

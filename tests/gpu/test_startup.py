@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import subprocess
@@ -16,6 +17,7 @@ from rich.console import Console
 from pinstream_cli.build import build
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
+from tests.gpu.conftest import lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 # Seconds from tritonserver's start until YOLOX-m is READY.
@@ -36,7 +38,8 @@ def ready_after(service: Path) -> float:
 def test_yolox_m_is_ready_within_five_seconds(
     flavour: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
-    pytest.importorskip("torch", reason="the network is written with PyTorch")
+    if importlib.util.find_spec("torch") is None:
+        lacking("the network is written with PyTorch: pip install torch")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     onnx = tmp_path / "m.onnx"
     random = [sys.executable, "-m", "training.export_random", "--model", "m", "--size", "640", "--out", str(onnx)]
