@@ -11,7 +11,7 @@
 | EXECUTIONS | 1 to 64 | 1 | Batches of requests that one instance works on at once, with a shared engine |
 | CUDA_GRAPHS | auto, on, off | auto | TensorRT: launch a batch as one graph; auto: plans of a fixed batch size |
 | OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
-| PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load before the plan; from the version directory |
+| PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load first; from the version directory, or absolute |
 | VERSION_COMPATIBLE | true, false | false | TensorRT: allow plans that bring host code along |
 | AUTO_BUILD | true, false | false | TensorRT: build a missing or unfit plan from the model.onnx beside it |
 | CACHE_DIR | a path | ~/.cache/pinstream | TensorRT: where built plans and JIT caches are kept |
@@ -136,8 +136,10 @@ class Options:
             instances=instances,
             executions=_read(parameters, "EXECUTIONS", _integer(1, 64), 1),
             gpu_inputs=parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS", "yes").lower() == "no",
-            model_filename=str(config.get("default_model_filename", "")),
-            cc_model_filenames=tuple(sorted(dict(config.get("cc_model_filenames") or {}).items())),
+            model_filename=_file_name(config.get("default_model_filename", "")),
+            cc_model_filenames=tuple(
+                sorted((gpu, _file_name(name)) for gpu, name in dict(config.get("cc_model_filenames") or {}).items())
+            ),
             unbatched_inputs=_unbatched_inputs(config),
             cuda_graphs=_read(parameters, "CUDA_GRAPHS", _choice(("auto", "on", "off")), _configured_graphs(config)),
             output_memory=_read(parameters, "OUTPUT_MEMORY", _choice(("cpu", "gpu")), "cpu"),
@@ -246,6 +248,17 @@ def _read(parameters: Mapping[str, str], key: str, parse: Callable[[str], T], de
         return parse(text.strip())
     except ValueError as error:
         raise ConfigError(f'parameter {key} is "{text}" in config.pbtxt; it must be {error}') from None
+
+
+def _file_name(name: object) -> str:
+    """The name of a model file. A plan is code: only what lies in the repository is run."""
+    text = str(name)
+    if os.path.isabs(text) or ".." in text.split("/"):
+        raise ConfigError(
+            f'config.pbtxt names the file "{text}", which leads out of the version\'s directory; put the file into it, '
+            "and name it without the way there"
+        )
+    return text
 
 
 def _verifies_all() -> bool:

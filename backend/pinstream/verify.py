@@ -29,9 +29,10 @@ def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] =
     Raises:
         ModelFileError: There is no sidecar, it does not list a file or lists another content, or others than this
             process' user and root can write the file, the sidecar, the configuration, or a directory that leads there;
-            or an ONNX file keeps weights elsewhere than beside it.
+            or a link leads out of the repository, or an ONNX file keeps weights elsewhere than beside it.
     """
     path = model_file.parent / FILE_NAME
+    _check_inside(path)
     try:
         sidecar = read(path)
     except SidecarError as error:
@@ -41,12 +42,25 @@ def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] =
         raise ModelFileError(
             f"VERIFY is set, and {path} does not list {model_file.name}; it lists {', '.join(digests)}"
         )
+    for name in digests:
+        _check_inside(model_file.parent / name)
     _check_files(model_file.parent, digests)
     if is_onnx:
         # After the file itself: only what is known to be the model is read.
         _check_weights(model_file, digests)
     for place in places_of(model_file.parent, (path, *libraries)):
         _check_owner(place)
+
+
+def _check_inside(file: Path) -> None:
+    """See that no link leads from a file of a version out of the repository; of its directories, one may."""
+    version = file.parent.absolute()
+    place, home, repository = (Path(os.path.realpath(path)) for path in (file, version, version.parent.parent))
+    if not place.is_relative_to(home) and not place.is_relative_to(repository):
+        raise ModelFileError(
+            f"VERIFY is set, and {file} leads to {place}, outside of the model repository {repository}; put the file "
+            "itself there"
+        )
 
 
 def _check_weights(model_file: Path, digests: Mapping[str, str]) -> None:
@@ -162,4 +176,7 @@ def _others(place: Path, path: Path, *, last: bool = False) -> str:
     only_owners_rename = not last and status.st_mode & stat.S_ISVTX
     if is_link or only_owners_rename or not status.st_mode & _OTHERS_WRITE:
         return ""
-    return f"others can write {place}{why} (mode {stat.S_IMODE(status.st_mode):o}); chmod go-w {place}"
+    # Made for many, or not ours to change: whoever closed it would harm others.
+    shared = status.st_mode & stat.S_ISVTX or status.st_uid != os.geteuid()
+    remedy = "move what is served to a directory that only this user can write" if shared else f"chmod go-w {place}"
+    return f"others can write {place}{why} (mode {stat.S_IMODE(status.st_mode):o}); {remedy}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-_PIXELS = {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 8, 8]}
+_PIXELS: dict[str, Any] = {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 8, 8]}
 _DATA = [0.5] * 192
 
 

@@ -50,9 +50,26 @@ def lead_nowhere(repository: Path) -> None:
     (repository / "classifier" / "2").symlink_to("nowhere")
 
 
+def name_elsewhere(repository: Path) -> None:
+    """With all that vouches for it."""
+    version, elsewhere = repository / "classifier" / "1", repository.parent / "elsewhere"
+    shutil.move(version, elsewhere)
+    version.mkdir(mode=0o755)
+    with (version.parent / "config.pbtxt").open("a") as config:
+        config.write(f'default_model_filename: "{elsewhere / "model.onnx"}"\n')
+
+
+def link_elsewhere(repository: Path) -> None:
+    file, elsewhere = repository / "classifier" / "1" / "model.onnx", repository.parent / "model.onnx"
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
+        (name_elsewhere, "which leads out of the version's directory; put the file into it"),
+        (link_elsewhere, "leads to {dir}/model.onnx, outside of the model repository {dir}/repository"),
         (swap, "VERIFY is set, and {dir}/repository/classifier/1/model.onnx is not the file that model.json lists"),
         (add_python, "--verify is given, and others can write {dir}/repository/code/1/model.py"),
         (open_parent, "--verify is given, and others can write {dir}, which leads to {dir}/repository"),

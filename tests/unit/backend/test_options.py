@@ -71,3 +71,11 @@ def test_before_there_is_an_instance_the_gpu_is_the_first_that_is_named() -> Non
     assert Options.from_model_config({"instance_group": groups}).device == 3
     assert Options.from_model_config({"instance_group": groups}, device=1).device == 1
     assert Options.from_model_config({}).device == 0
+
+
+@pytest.mark.parametrize("name", ["/models/x.onnx", "../x.onnx", "a/../../x.onnx"])
+def test_no_name_leads_out_of_the_version(name: str) -> None:
+    for names in ({"default_model_filename": name}, {"cc_model_filenames": {"9.0": name}}):
+        with pytest.raises(ConfigError, match="leads out of the version's directory; put the file into it"):
+            Options.from_model_config(names)
+    assert Options.from_model_config({"default_model_filename": "a..b.onnx"}).model_filename == "a..b.onnx"

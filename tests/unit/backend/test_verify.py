@@ -17,6 +17,7 @@ from pinstream.engines import open_engine
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans.graph import external_files
+from pinstream.verify import others_can_write
 from tests import onnx_models
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -128,8 +129,8 @@ def test_what_a_link_leads_to_and_where_it_lies_counts(served: Path, tmp_path: P
         assert "chown -h it" in refusal(served)
 
 
-def test_a_file_behind_a_link_may_lie_where_only_its_owner_can_rename_it(served: Path, tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
+def test_a_file_behind_a_link_may_lie_where_only_its_owner_can_rename_it(served: Path) -> None:
+    shared = served.parents[2] / "shared"
     shared.mkdir()
     served.rename(shared / "kept.onnx")
     served.symlink_to(shared / "kept.onnx")
@@ -137,6 +138,41 @@ def test_a_file_behind_a_link_may_lie_where_only_its_owner_can_rename_it(served:
     open_engine(served, VERIFY).close()
     shared.chmod(0o777)
     assert f"others can write {shared}, which leads to {served}" in refusal(served)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json"])
+def test_no_link_leads_out_of_the_repository(served: Path, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    file = served.with_name(name)
+    file.rename(elsewhere / name)
+    file.symlink_to(elsewhere / name)
+    assert f"{file} leads to {elsewhere / name}, outside of the model repository {served.parents[2]}" in refusal(served)
+    open_engine(served, Options()).close()
+
+
+def test_links_within_a_repository_and_of_its_directories_are_followed(served: Path, tmp_path: Path) -> None:
+    """As Kubernetes mounts files (..data), and as model stores keep versions."""
+    data = served.with_name("..data")
+    hidden = served.with_name("..2026_01_01")
+    hidden.mkdir(mode=0o755)
+    data.symlink_to(hidden.name)
+    for name in (served.name, "model.json"):
+        served.with_name(name).rename(hidden / name)
+        served.with_name(name).symlink_to(f"..data/{name}")
+    open_engine(served, VERIFY).close()
+    store = tmp_path / "store"
+    served.parent.rename(store)
+    served.parent.symlink_to(store)
+    open_engine(served, VERIFY).close()
+
+
+def test_what_is_made_for_many_is_not_to_be_closed(tmp_path: Path) -> None:
+    for mode, remedy in ((0o1777, "; move what is served to a directory"), (0o777, f"; chmod go-w {tmp_path}")):
+        tmp_path.chmod(mode)
+        assert remedy in others_can_write(tmp_path)
+    tmp_path.chmod(0o755)
+    assert not others_can_write(tmp_path)
 
 
 def test_links_in_a_circle_are_no_model(served: Path) -> None:
