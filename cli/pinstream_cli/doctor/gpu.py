@@ -43,8 +43,14 @@ def _nvidia_smi() -> list[list[str]] | Check:
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stdout", "") or str(error)
         return Check(AREA, "driver", "FIX", f"nvidia-smi fails: {said.strip()}", "install the driver, or reboot")
-    rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
-    return rows or Check(AREA, "driver", "WARN", "nvidia-smi lists no GPU", "in a container run it with --gpus all")
+    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    rows = [[part.strip() for part in line.split(",")] for line in lines]
+    # It may say something beside them, or instead, and end with 0 all the same.
+    gpus = [row for row in rows if len(row) == len(QUERY)]
+    says = f" and says: {lines[0][:200]}" if lines else ""
+    return gpus or Check(
+        AREA, "driver", "WARN", f"nvidia-smi lists no GPU{says}", "in a container run it with --gpus all"
+    )
 
 
 def _runtime(gpus: int) -> Check:

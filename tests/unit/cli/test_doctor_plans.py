@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,24 @@ def test_plans_that_fit_are_fit(plans: Path, flavour: Flavour) -> None:
     assert (check.status, check.found) == ("OK", f"fits NVIDIA H200 (9.0), {flavour}")
     on_cpu = plan_check("mine", plans / "model.b1.plan", Options(kind="CPU"), flavour, H200)
     assert (on_cpu.status, "KIND_CPU" in on_cpu.found) == ("FIX", True)
+
+
+def test_plans_for_other_gpus_are_told(plans: Path, flavour: Flavour) -> None:
+    sidecar = plans / "model.json"
+    content = json.loads(sidecar.read_text())
+    content["tensorrt"]["compute_capabilities"] = ["8.6", "12.0"]
+    sidecar.write_text(json.dumps(content))
+    check = plan_check("mine", plans / "model.b1.plan", Options(), flavour, H200)
+    assert (check.status, "for compute capability 8.6, 12.0, and this machine has" in check.found) == ("WARN", True)
+    assert check.remedy.startswith("build it here: `pinstream build")
+    # Of TensorRT itself a plan runs where it was built, and nowhere else.
+    content["tensorrt"].update(flavour="tensorrt", version="10.9.0", compute_capability="8.9", compute_capabilities=[])
+    sidecar.write_text(json.dumps(content))
+    check = plan_check("mine", plans / "model.b1.plan", Options(), Flavour("tensorrt", None, "10.9.0"), H200)
+    assert (check.status, "cannot run here: it is a plan of tensorrt 10.9.0 for compute" in check.found) == (
+        "FIX",
+        True,
+    )
 
 
 @pytest.mark.parametrize("damage", ["empty", "missing", "foreign"])
