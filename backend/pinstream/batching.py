@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -166,6 +166,23 @@ def _renumbered(batches: Iterable[Batch], members: Sequence[int]) -> list[Batch]
         replace(batch, pieces=tuple(replace(piece, request=members[piece.request]) for piece in batch.pieces))
         for batch in batches
     ]
+
+
+def without(batch: Batch, gone: Collection[int], sizes: BatchSizes | None) -> Batch:
+    """The batch without the requests of these numbers, in the smallest size that holds the others; maybe none.
+
+    Args:
+        batch: Not begun yet.
+        gone: Numbers of requests.
+        sizes: Those of its items' shapes, or None where the model does not batch.
+    """
+    pieces: list[Piece] = []
+    count = 0
+    for piece in batch.pieces:
+        if piece.request not in gone:
+            pieces.append(replace(piece, offset=count))
+            count += piece.count
+    return Batch(tuple(pieces), count, sizes.holding(count) if sizes and count else count)
 
 
 @lru_cache(maxsize=4096)

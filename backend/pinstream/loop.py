@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pinstream.batching import Batch, Piece, Request, plan_batches
+from pinstream.batching import Batch, Piece, Request, plan_batches, without
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
@@ -65,16 +65,16 @@ class Run:
         batches: Not yet on their way.
         free: Slots that no batch is in.
         flying: Batches under way, the oldest first.
-        started: When, by time.perf_counter.
+        started: When, by time.perf_counter; where they are run again, when they first were.
     """
 
-    def __init__(self, requests: Sequence[Request], engine: Engine) -> None:
+    def __init__(self, requests: Sequence[Request], engine: Engine, started: float | None = None) -> None:
         self.requests = requests
         self.answers = [Answer() for _ in requests]
         self.batches = deque(plan_batches(requests, engine.spec.batch))
         self.free = deque(engine.slots)
         self.flying: deque[_Flight] = deque()
-        self.started = time.perf_counter()
+        self.started = started or time.perf_counter()
 
 
 class Loop:
@@ -95,7 +95,9 @@ class Loop:
 
     def start(self, requests: Sequence[Request]) -> Run:
         """Send as much of `requests` to the engine as it has slots for; to be finished before the next start."""
-        run = Run(requests, self.engine)
+        return self._start(Run(requests, self.engine))
+
+    def _start(self, run: Run) -> Run:
         with self._landing_all(run):
             self._launch_more(run)
         return run
@@ -112,7 +114,8 @@ class Loop:
             for answer in answers:
                 _keep(answer)
             for i in [i for i, answer in enumerate(answers) if answer.error is not None]:
-                answers[i] = self._finish_together(self.start([run.requests[i]]))[0]
+                again = self._start(Run([run.requests[i]], self.engine, run.started))
+                answers[i] = self._finish_together(again)[0]
                 _keep(answers[i])
         return answers
 
@@ -127,9 +130,8 @@ class Loop:
 
     def _launch_more(self, run: Run) -> None:
         while run.batches and run.free:
-            batch = run.batches.popleft()
-            self._drop_cancelled(batch, run)
-            if all(run.answers[p.request].cancelled for p in batch.pieces):
+            batch = self._without_cancelled(run.batches.popleft(), run)
+            if not batch.pieces:
                 continue
             slot = run.free.popleft()
             # Outputs are handed out as views where nothing will overwrite them during this run.
@@ -151,12 +153,20 @@ class Loop:
                     self.engine.wait(flight.slot)
             raise
 
-    def _drop_cancelled(self, batch: Batch, run: Run) -> None:
+    def _without_cancelled(self, batch: Batch, run: Run) -> Batch:
+        """What is left of a batch that is not begun yet without the requests whose senders have given up by now."""
         if time.perf_counter() - run.started < CANCEL_CHECK_AFTER_S:
-            return
+            return batch
+        gone = set()
         for piece in batch.pieces:
             answer = run.answers[piece.request]
             answer.cancelled = answer.cancelled or run.requests[piece.request].cancelled()
+            if answer.cancelled:
+                gone.add(piece.request)
+        if not gone:
+            return batch
+        shapes = {name: array.shape[1:] for name, array in run.requests[batch.pieces[0].request].inputs.items()}
+        return without(batch, gone, self.engine.spec.batch and self.engine.spec.batch.of_shapes(shapes))
 
     def _launch(
         self, batch: Batch, slot: Slot, requests: Sequence[Request], answers: list[Answer], *, last_use: bool
@@ -226,11 +236,11 @@ class Loop:
         for name in request.wanted:
             whole = outputs[name]
             if self.engine.spec.batch is None:
-                answer.outputs[name] = whole if last_use else whole.copy()
+                answer.outputs[name] = whole if last_use else _lasting(whole)
                 continue
             part = whole[piece.offset : piece.offset + piece.count]
             if piece.count == request.items:
-                answer.outputs[name] = part if last_use else part.copy()
+                answer.outputs[name] = part if last_use else _lasting(part)
                 continue
             joined = answer.outputs.get(name)
             if joined is None:
@@ -246,9 +256,13 @@ def _keep(answer: Answer) -> None:
     """Copy an answer's outputs, so that they last beyond the slots; where that fails, it is the answer's error."""
     if answer.error is None:
         try:
-            answer.outputs = {name: array.copy() for name, array in answer.outputs.items()}
+            answer.outputs = {name: _lasting(array) for name, array in answer.outputs.items()}
         except EngineError as error:
             answer.error = error
+
+
+def _lasting(array: Array | DeviceArray) -> Array | DeviceArray:
+    return array.lasting() if isinstance(array, DeviceArray) else array.copy()
 
 
 def check_batch_dimension(outputs: Mapping[str, Array | DeviceArray], size: int) -> None:

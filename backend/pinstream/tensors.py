@@ -136,6 +136,10 @@ class BatchSizes:
         """The most items one run takes."""
         return self.buckets[-1]
 
+    def holding(self, count: int) -> int:
+        """The size that a batch of `count` items, no more than the largest, runs in."""
+        return count if self.exact else next(size for size in self.buckets if size >= count)
+
     def of_shapes(self, shapes: Mapping[str, Shape]) -> BatchSizes:
         """The sizes that items of these shapes, by input name, run in; all where no profile says otherwise."""
         return _sizes_of_shapes(self, tuple(shapes.items())) if self.profiles else self

@@ -117,10 +117,6 @@ class Batch:
         return first is submission or (alike and not (first.alone or submission.alone))
 
 
-def _size(count: int, sizes: BatchSizes) -> int:
-    return count if sizes.exact else next(size for size in sizes.buckets if size >= count)
-
-
 class Former:
     """Turns submissions into batches of one engine.
 
@@ -256,7 +252,7 @@ class Former:
         wanted = frozenset[str]().union(*(part.submission.wanted for part in batch.parts))
         try:
             if batch.sizes:
-                batch.size = _size(batch.count, batch.sizes)
+                batch.size = batch.sizes.holding(batch.count)
                 batch.slot.cut(batch.size)
             self._engine.enqueue(batch.slot, wanted)
         except Exception as error:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pinstream.batching import Request, check_request, next_run, plan_batches, split
+from pinstream.batching import Request, check_request, next_run, plan_batches, split, without
 from pinstream.errors import InvalidRequest
 from pinstream.tensors import Array, BatchSizes, ModelSpec, Profile, TensorSpec
 
@@ -110,6 +110,23 @@ def test_a_request_of_a_shape_of_which_fewer_run_at_once_is_split() -> None:
         assert max(b.size for b in plan_batches([request(6, width=9)], sizes)) == 2
         both = plan_batches([request(6, width=4), request(3, width=9)], sizes)
         assert sorted(b.count for b in both) == [1, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "gone", "places", "size"),
+    [
+        (BatchSizes((1, 4, 8)), {1}, [(0, 0, 2), (2, 2, 1)], 4),
+        (BatchSizes((8,), exact=True), {0}, [(1, 0, 3), (2, 3, 1)], 4),
+        (BatchSizes((1, 4, 8)), {0, 1, 2}, [], 0),
+    ],
+)
+def test_a_batch_without_some_of_its_requests_moves_together(
+    sizes: BatchSizes, gone: set[int], places: list[tuple[int, int, int]], size: int
+) -> None:
+    (batch,) = plan_batches([request(items) for items in (2, 3, 1)], sizes)
+    left = without(batch, gone, sizes)
+    assert [(piece.request, piece.offset, piece.count) for piece in left.pieces] == places
+    assert (left.count, left.size) == (sum(count for *_, count in places), size)
 
 
 def test_without_a_batch_dimension_every_request_is_a_run() -> None:
