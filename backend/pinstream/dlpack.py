@@ -71,6 +71,7 @@ class DeviceArray:
         device: GPU index.
         owner: Whatever has to live as long as the memory is used.
         to_host: Copies such an array to host memory.
+        keep: Makes a copy that lasts beyond the owner's next use of the memory, on the GPU where it can.
     """
 
     pointer: int
@@ -79,6 +80,7 @@ class DeviceArray:
     device: int
     owner: Any = None
     to_host: Callable[[DeviceArray], Array] | None = None
+    keep: Callable[[DeviceArray], DeviceArray | Array] | None = None
 
     @property
     def ndim(self) -> int:
@@ -101,6 +103,10 @@ class DeviceArray:
         if self.to_host is None:
             raise TypeError("this array on the GPU can only be read there")
         return self.to_host(self)
+
+    def lasting(self) -> DeviceArray | Array:
+        """A copy which lasts, on the GPU where there is somebody to keep it there."""
+        return self.keep(self) if self.keep else self.copy()
 
 
 def bits_of(producer: Any) -> Array:

@@ -192,6 +192,20 @@ def test_outputs_stay_on_the_gpu_where_asked(load: OpenPlan, classifier: Path) -
     )
 
 
+def test_outputs_of_more_batches_than_slots_stay_there_as_well(load: OpenPlan, classifier: Path) -> None:
+    engine: Any = load(classifier, output_memory="gpu", slots=2)
+    sent = [pixels(4, seed) for seed in range(7)]
+    for _ in range(3):
+        answers = Loop(engine).run([request("probabilities", pixels=data) for data in sent])
+        for data, found in zip(sent, answers, strict=True):
+            got = found.outputs["probabilities"]
+            assert isinstance(got, DeviceArray)
+            np.testing.assert_allclose(got.copy(), reference(data), atol=FP32)
+        del answers, found, got
+    # All but the last two batches; memory that was let go of was used again.
+    assert sum(len(slot._kept._made) for slot in engine.slots) == 5
+
+
 @pytest.mark.parametrize("wishes", [{"max_batch": 8}, {"batch_sizes": (4,)}], ids=["dynamic", "padded"])
 def test_only_wanted_outputs_and_the_batch_s_own_bytes_come_back(
     build: BuildPlan, load: OpenPlan, tmp_path: Path, wishes: dict[str, Any]

@@ -68,12 +68,15 @@ def chains(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     plan = build(onnx, batch_sizes=(1, 4, 8))
     repository = tmp_path_factory.mktemp("chains")
     place(plan, repository, "leaves", ONE_LINE + INPUTS_ON_THE_GPU + parameters(OUTPUT_MEMORY="gpu"))
+    # More batches of an execution than slots.
+    single = ONE_LINE + "max_batch_size: 8\ndynamic_batching {}\n" + INPUTS_ON_THE_GPU
+    place(plan, repository, "keeps", single + parameters(OUTPUT_MEMORY="gpu", SLOTS="1", BUCKETS="1"))
     place(plan, repository, "copies", ONE_LINE)
     place(plan, repository, "second", ONE_LINE + INPUTS_ON_THE_GPU)
     (repository / "probe" / "1").mkdir(parents=True)
     (repository / "probe" / "1" / "model.py").write_text(PROBE)
     (repository / "probe" / "config.pbtxt").write_text(PROBE_CONFIG + INPUTS_ON_THE_GPU)
-    for name, first in (("on_the_gpu", "leaves"), ("by_the_host", "copies")):
+    for name, first in (("on_the_gpu", "leaves"), ("kept_on_the_gpu", "keeps"), ("by_the_host", "copies")):
         (repository / name / "1").mkdir(parents=True)
         (repository / name / "config.pbtxt").write_text(CHAIN.replace("FIRST", first))
     with running(repositories=[repository], extra=["--cuda-memory-pool-byte-size=0:67108864"]) as started:
@@ -100,6 +103,18 @@ def test_outputs_left_on_the_gpu_are_not_overwritten_by_the_batches_that_follow(
         return 40
 
     assert together([lambda seed=seed: client_loop(seed) for seed in range(8)]) == [40] * 8
+
+
+def test_outputs_of_several_batches_stay_on_the_gpu_whoever_reuses_their_slot(chains: Running) -> None:
+    def client_loop(seed: int) -> int:
+        for i in range(40):
+            data = rows(1, seed * 1000 + i)
+            got = infer(chains, "kept_on_the_gpu", x=data)
+            np.testing.assert_array_equal(got.as_numpy("y"), data * 4)
+            np.testing.assert_array_equal(got.as_numpy("on_gpu"), [[1]])
+        return 40
+
+    assert together([lambda seed=seed: client_loop(seed) for seed in range(16)]) == [40] * 16
 
 
 def test_a_client_gets_what_was_left_on_the_gpu(chains: Running) -> None:

@@ -15,6 +15,7 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
+from pinstream.dlpack import DeviceArray
 from pinstream.engines import find_model_file, open_engine
 from pinstream.engines.profiles import Range
 from pinstream.errors import PinstreamError
@@ -126,6 +127,19 @@ def test_a_loaded_engine_needs_no_more_memory(small: Path, wide: Path, load: Ope
     print(f"{refused} of 4 shapes that had not run before were refused")
     for width in (16, 1000, 100_003, 3_000_001):
         assert_doubled(doubler, width)
+
+
+def test_outputs_that_outlast_their_slot_go_to_the_host_where_the_gpu_has_no_room(wide: Path, load: OpenPlan) -> None:
+    engine = load(wide, output_memory="gpu", slots=1)
+    # 64 MiB each.
+    sent = [np.full((4, WIDEST // 4), i, np.float32) for i in range(3)]
+    asked = [request("doubled", row=row) for row in sent]
+    Loop(engine).run(asked[:1])  # so that TensorRT has its kernels
+    with filled(leave=0):
+        outputs = [found.outputs["doubled"] for found in Loop(engine).run(asked)]
+    assert [isinstance(output, DeviceArray) for output in outputs] == [False, False, True]
+    for row, output in zip(sent, outputs, strict=True):
+        np.testing.assert_array_equal(output.copy(), row * 2)
 
 
 def test_a_buffer_that_cannot_grow_is_empty_and_grows_later(build: BuildPlan, load: OpenPlan, small: Path) -> None:

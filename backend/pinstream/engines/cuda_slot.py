@@ -13,6 +13,7 @@ import numpy as np
 
 from pinstream import cuda
 from pinstream.dlpack import DeviceArray
+from pinstream.engines.kept import KeptOutputs
 from pinstream.engines.registered import RegisteredMemory
 from pinstream.errors import EngineError
 from pinstream.memory import copy_bytes
@@ -172,6 +173,7 @@ class CudaSlot:
         self._waiting = waiting
         self._registered = registered
         self._device = device
+        self._kept = KeptOutputs(streams.d2h, resources)
         self.inputs = {spec.name: _owned(Staging(spec), resources) for spec in inputs}
         self.outputs = {spec.name: _owned(Staging(spec), resources) for spec in outputs}
         self._h2d_begin, self._h2d_end, self._compute_begin, self._compute_end, self._d2h_begin, self._d2h_end = (
@@ -312,9 +314,8 @@ class CudaSlot:
         staging = self.outputs[name]
         if staging.device is None:
             return self.host_output(name)
-        return DeviceArray(
-            staging.address, tuple(self.output_shapes[name]), staging.dtype, self._device, owner=self, to_host=_to_host
-        )
+        shape, keep = tuple(self.output_shapes[name]), self._kept.keep
+        return DeviceArray(staging.address, shape, staging.dtype, self._device, self, to_host=_to_host, keep=keep)
 
     def times(self) -> dict[str, float]:
         """Seconds of each stage of the finished batch."""

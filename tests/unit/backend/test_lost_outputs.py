@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,31 @@ def test_outputs_that_have_to_be_fetched_at_once_are_an_error_too() -> None:
     answers = Loop(engine).run([rows(7), *(rows(3) for _ in range(5))])
     assert [str(answer.error) for answer in answers] == [FAULT] * 6
     engine.close()
+
+
+class OutputsKept(OutputsThere):
+    """As with a GPU that has room: what a slot is to overwrite is kept there, and nothing is fetched."""
+
+    def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
+        there = super().wait(slot)["doubled"]
+        assert isinstance(there, DeviceArray)
+        return {"doubled": replace(there, keep=self._keep)}
+
+    def _keep(self, array: DeviceArray) -> DeviceArray:
+        assert isinstance(array.owner, np.ndarray)
+        kept = array.owner.copy()
+        return replace(array, pointer=kept.ctypes.data, owner=kept)
+
+
+def test_outputs_of_more_batches_than_slots_stay_where_they_are() -> None:
+    engine = OutputsKept(BatchSizes((2,)))
+    answers = Loop(engine).run([rows(7) for _ in range(6)])
+    engine.close()
+    for answer in answers:
+        found = answer.outputs["doubled"]
+        assert isinstance(found, DeviceArray)
+        np.testing.assert_array_equal(found.owner, np.full((2, 7), 2, np.float32))
+    assert not engine.lost, "one was fetched"
 
 
 class TimesLost(HostEngine):
