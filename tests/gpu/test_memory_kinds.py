@@ -10,7 +10,9 @@ import pytest
 import tritonclient.grpc as grpc
 import tritonclient.utils.cuda_shared_memory as cuda_shm
 import tritonclient.utils.shared_memory as system_shm
+from grpc import insecure_channel
 from onnx import TensorProto, helper
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan
@@ -73,6 +75,14 @@ def chains(build: BuildPlan, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     place(plan, repository, "keeps", single + parameters(OUTPUT_MEMORY="gpu", SLOTS="1", BUCKETS="1"))
     place(plan, repository, "copies", ONE_LINE)
     place(plan, repository, "second", ONE_LINE + INPUTS_ON_THE_GPU)
+    same = onnx_models.save(
+        tmp_path_factory.mktemp("onnx") / "same.onnx",
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", TensorProto.BFLOAT16, ["batch", 1024])],
+        [("y", TensorProto.BFLOAT16, ["batch", 1024])],
+    )
+    place(build(same, batch_sizes=(1, 4)), repository, "bf16_leaves", ONE_LINE + parameters(OUTPUT_MEMORY="gpu"))
+    place(build(same, batch_sizes=(1, 4)), repository, "bf16")
     (repository / "probe" / "1").mkdir(parents=True)
     (repository / "probe" / "1" / "model.py").write_text(PROBE)
     (repository / "probe" / "config.pbtxt").write_text(PROBE_CONFIG + INPUTS_ON_THE_GPU)
@@ -119,6 +129,19 @@ def test_outputs_of_several_batches_stay_on_the_gpu_whoever_reuses_their_slot(ch
 
 def test_a_client_gets_what_was_left_on_the_gpu(chains: Running) -> None:
     np.testing.assert_array_equal(infer(chains, "leaves", x=rows(5)).as_numpy("y"), rows(5) * 2)
+
+
+@pytest.mark.parametrize("model", ["bf16", "bf16_leaves"])
+def test_bf16_comes_in_and_goes_out_as_its_bits(chains: Running, model: str) -> None:
+    bits = np.random.default_rng(1).integers(0x80, 0x7F80, (3, 1024)).astype(np.uint16)  # normal numbers
+    request = service_pb2.ModelInferRequest(model_name=model, raw_input_contents=[bits.tobytes()])
+    request.inputs.add(name="x", datatype="BF16", shape=bits.shape)
+    with insecure_channel(chains.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for _ in range(20):
+            answer = stub.ModelInfer(request, timeout=60)
+            assert answer.outputs[0].datatype == "BF16"
+            np.testing.assert_array_equal(np.frombuffer(answer.raw_output_contents[0], np.uint16), bits.ravel())
 
 
 def test_cuda_shared_memory_reaches_a_model_on_the_gpu(chains: Running) -> None:
