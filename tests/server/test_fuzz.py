@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.fuzz.beside import Neighbour
 from tests.fuzz.documented import documented_in
+from tests.fuzz.pictures import corpus
 from tests.fuzz.refusals import over_grpc, over_http
 from tests.fuzz.served import fuzz, fuzzed_server
 from tests.server.running import Running
@@ -49,6 +50,28 @@ def test_what_triton_refuses_in_words_of_its_own_is_documented(server: Running) 
             with pytest.raises(grpc.RpcError, match=words) as caught:
                 stub.ModelInfer(request, timeout=20)
             assert documented_in(caught.value.details()), caught.value.details()
+
+
+def test_a_batch_that_triton_takes_for_none_gets_what_its_one_picture_does(server: Running) -> None:
+    # The steps of the service see a batch of one: docs/errors.md has why, and what is there to be seen.
+    picture = corpus()[0]
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        found = {}
+        for batch in (1, 0, 2**40, 2**32 + 1):
+            request = service_pb2.ModelInferRequest(model_name="yolox")
+            request.inputs.add(name="image", datatype="BYTES", shape=[batch, 1])
+            request.outputs.add(name="num_dets")
+            request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+            answer = stub.ModelInfer(request, timeout=20)
+            found[batch] = (list(answer.outputs[0].shape), list(answer.raw_output_contents))
+            if batch == 0:
+                request.raw_input_contents[0] = b""
+                with pytest.raises(grpc.RpcError) as caught:
+                    stub.ModelInfer(request, timeout=20)
+                assert documented_in(caught.value.details()), caught.value.details()
+    contents = found[1][1]
+    assert found == {n: (shape, contents) for n, shape in ((1, [1, 1]), (0, [1]), (2**40, [1]), (2**32 + 1, [1, 1]))}
 
 
 def test_a_refused_picture_never_locks_the_server_up(server: Running) -> None:
