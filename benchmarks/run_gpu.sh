@@ -11,7 +11,7 @@
 # WORK       where models are built and kept for the next run (build/bench-gpu)
 #
 # A part that fails is said and left out. What is there so far is in $OUT/bench-gpu.tar.gz after each part: unpack it
-# into benchmarks/results.
+# into benchmarks/results. gpu/raw.tar.gz in it has what perf_analyzer wrote of every window.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 PARTS=${PARTS:-limits compare timeline latency decoding ensemble sweep startup}
@@ -36,10 +36,11 @@ part() { # NAME SECONDS COMMAND...: run it, at most so long, and go on whatever 
   tail -n "${TAIL:-40}" "$GPU/logs/$name.log" | cut -c1-160
   return $code
 }
-measure() { # NAME SECONDS START COMMAND...: a part that is told to be done in time, START seconds of which are a server's
+measure() { # NAME SECONDS STOP COMMAND...: a suite that is told to be done in time; a server takes STOP seconds to end
   local name=$1 limit; limit=$(least "$2" "$(left)")
-  local start=$3; shift 3
-  part "$name" "$limit" "$@" --limit $((limit - start > 1 ? limit - start : 1))
+  local stop=$3; shift 3; rm -rf "${GPU:?}/raw/$name"
+  part "$name" "$limit" "$@" --keep-raw "$GPU/raw/$name" --json "$GPU/$name.json" \
+    --limit $((limit - stop > 1 ? limit - stop : 1))
   tar -C "$WORK/results" -czf "$OUT/.bench-gpu" gpu && mv "$OUT/.bench-gpu" "$OUT/bench-gpu.tar.gz"
 }
 
@@ -80,9 +81,8 @@ common=(--foreign 1 --reference-window 0.4 --plot "$GPU/plots")
 wants limits && part limits 60 python3 benchmarks/limits.py --out "$GPU/limits.json"
 if wants compare; then
   peers=(--peer empty --peer "$WORK/peers/detector_looking"); [ -d "$WORK/classic" ] && peers+=(--peer "$WORK/classic"); [ -f "$WORK/compiled" ] && peers+=(--peer torch)
-  measure compare "${COMPARE_LIMIT:-350}" 140 $bench compare "${model[@]}" "${peers[@]}" --batch 1,8 \
-    --concurrency "$CONCURRENCY" "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)" \
-    --keep-raw "$GPU/raw/compare" --json "$GPU/compare.json"
+  measure compare "${COMPARE_LIMIT:-350}" 40 $bench compare "${model[@]}" "${peers[@]}" --batch 1,8 \
+    --concurrency "$CONCURRENCY" "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)"
 fi
 wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 1 --out "$GPU/timeline"
 if wants latency; then
@@ -95,8 +95,8 @@ if wants latency; then
   one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
   one+=(--peer "$WORK/models/detector" --peer "$WORK/peers/detector_looking" --batch 1 --concurrency 1)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
-  measure latency 115 30 $bench compare "${one[@]}" --json "$GPU/latency.json"
-  measure latency-awake 115 30 python3 benchmarks/awake.py $bench compare "${one[@]}" --json "$GPU/latency-awake.json"
+  measure latency 115 30 $bench compare "${one[@]}"
+  measure latency-awake 115 30 python3 benchmarks/awake.py $bench compare "${one[@]}"
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
@@ -105,15 +105,16 @@ if wants decoding; then
 fi
 if wants ensemble; then
   images=(); for file in "$WORK"/pictures/*.jpg; do images+=(--image "$file"); done
-  measure ensemble 110 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 32,128,256 \
-    --transport grpc "${common[@]}" --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 1.2)" \
-    --json "$GPU/ensemble.json"
+  measure ensemble 130 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 32,128,256 \
+    --transport grpc "${common[@]}" --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 1.2)"
 fi
 if wants sweep; then
   also=(); for size in $SIZES; do [ -d "$WORK/plans$size" ] && also+=(--also "$WORK/plans$size"); done
-  measure sweep "${SWEEP_LIMIT:-200}" 60 $bench sweep "${model[@]}" "${also[@]}" --concurrency 1,2,4,8,16,32,64,128,256 \
-    --batch 1,2,4,8,16,32 "${common[@]}" --repetitions 2 --window "$(window 0.7)" --json "$GPU/sweep.json"
+  measure sweep "${SWEEP_LIMIT:-200}" 30 $bench sweep "${model[@]}" "${also[@]}" --concurrency 1,2,4,8,16,32,64,128,256 \
+    --batch 1,2,4,8,16,32 "${common[@]}" --repetitions 2 --window "$(window 0.7)"
 fi
 wants startup && part startup 120 python3 benchmarks/startup.py "$WORK/plans640" --out "$GPU/startup.json" --repetitions 2
-tar -C "$WORK/results" -czf "$OUT/bench-gpu.tar.gz" gpu
+# Every window's CSV and output, by suite.
+[ -d "$GPU/raw" ] && tar -C "$GPU/raw" -czf "$GPU/raw.tar.gz" .
+tar -C "$WORK/results" --exclude=gpu/raw -czf "$OUT/bench-gpu.tar.gz" gpu
 echo "== all: $SECONDS s; $OUT/bench-gpu.tar.gz has $(tar -tzf "$OUT/bench-gpu.tar.gz" | wc -l) files"

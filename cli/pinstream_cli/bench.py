@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import click
 from rich.console import Console
 
 from pinstream_cli.benchmark import environment, plots
+from pinstream_cli.benchmark.alone import alone
 from pinstream_cli.benchmark.destinations import check_directory, check_file
 from pinstream_cli.benchmark.interleave import Plan
 from pinstream_cli.benchmark.options import (
@@ -163,19 +166,21 @@ def timeline(
     **given: Any,
 ) -> None:
     """Draw what instances and engine do under load, and keep the data for chrome://tracing or Perfetto."""
-    with _errors_in_a_line(), Console(stderr=True, highlight=False).status("") as status:
+    console = Console(stderr=True, highlight=False)
+    with _errors_in_a_line():
         check_directory("--out", out)
         plots.check_matplotlib()
-        setup = Setup(
-            _source(given),
-            Plan(progress=status.update),
-            status.console,
-            (batch,),
-            (concurrency,),
-            (transport,),
-            given["shapes"],
-        )
-        recorded = record(setup, rate, seconds, settle, show, out, _command())
+        with alone(console.print), console.status("") as status:
+            setup = Setup(
+                _source(given),
+                Plan(progress=status.update),
+                console,
+                (batch,),
+                (concurrency,),
+                (transport,),
+                given["shapes"],
+            )
+            recorded = record(setup, rate, seconds, settle, show, out, _command())
     click.echo(f"{recorded.images_per_s:.0f} images/s; the engine computes {recorded.computing:.1%} of the time.")
     _name(recorded.files)
 
@@ -221,15 +226,17 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
     with _errors_in_a_line():
         destination = _results_directory() if given["save"] else None
         _check_destinations(given, destination)
-        with console.status("") as status:
-            setup = _setup(given, console, status.update)
-            result = suite(setup)
-        content = as_json(result, _command(), setup.plan)
-        # Before anything is written: whatever becomes of that, the figures have been seen.
-        print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200, highlight=False))
-        _write(result, content, given["json_file"], destination)
-        if given["plots"] is not None and not _draw(content, given["plots"]):
-            click.echo(f"Nothing was drawn: {NOTHING_TO_DRAW}", err=True)
+        # What runs is ended last: that may take long, and whoever cannot wait has the result by then.
+        with alone(console.print), contextlib.ExitStack() as closing:
+            with console.status("") as status:
+                setup = _setup(given, console, status.update, closing)
+                result = suite(setup)
+            content = as_json(result, _command(), setup.plan)
+            # Before anything is written: whatever becomes of that, the figures have been seen.
+            print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200, highlight=False))
+            _write(result, content, given["json_file"], destination)
+            if given["plots"] is not None and not _draw(content, given["plots"]):
+                click.echo(f"Nothing was drawn: {NOTHING_TO_DRAW}", err=True)
 
 
 def _command() -> str:
@@ -253,7 +260,9 @@ def _draw(content: dict[str, Any], directory: Path) -> list[Path]:
         raise _not_written(error) from None
 
 
-def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], None]) -> Setup:
+def _setup(
+    given: dict[str, Any], console: Console, progress: Callable[[str], None], closing: contextlib.ExitStack
+) -> Setup:
     return Setup(
         source=_source(given),
         plan=Plan(
@@ -262,7 +271,7 @@ def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], No
             given["foreign"],
             progress=progress,
             reference_s=given["reference_window"],
-            limit_s=given["limit"],
+            ends=time.monotonic() + given["limit"] if given["limit"] else math.inf,
         ),
         console=console,
         batches=given["batches"],
@@ -274,6 +283,7 @@ def _setup(given: dict[str, Any], console: Console, progress: Callable[[str], No
         peers=given.get("peers", ()),
         poisson=given.get("poisson", False),
         keep=given.get("keep"),
+        closing=closing,
     )
 
 

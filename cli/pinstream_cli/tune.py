@@ -15,6 +15,7 @@ from rich.status import Status
 from rich.table import Table
 
 from pinstream_cli.benchmark import environment
+from pinstream_cli.benchmark.alone import alone
 from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.destinations import check_file
 from pinstream_cli.benchmark.options import integers_option, shape_option
@@ -74,7 +75,8 @@ def tune(
                 )
             check_file("--out", None if dry_run else file)
             check_batches(tuned.name, tuned.config, tuned.version, (batch,))
-            with console.status("starting Triton") as status, bench(tuned, console) as trying:
+            waiting = alone(console.print)
+            with waiting, console.status("starting Triton") as status, bench(tuned, console) as trying:
                 trying.window_s, trying.batch, trying.shapes = window, batch, shapes
                 outcome = _search(trying, tuned, concurrencies, p99_ms, Budget(limit), status)
     except CommandError as error:

@@ -121,7 +121,7 @@ def _falls(rows: Sequence[Row], values: Sequence[int]) -> list[Fall]:
     best, best_at = (rows[0], values[0]) if rows else (None, 0)
     for row, value in zip(rows, values, strict=True):
         assert best is not None
-        tolerance = (best.images_per_s * best.spread + row.images_per_s * row.spread) / 2
+        tolerance = (best.images_per_s * (best.spread or 0.0) + row.images_per_s * (row.spread or 0.0)) / 2
         if best.images_per_s - row.images_per_s > tolerance:
             found.append(Fall(best_at, value, round(1 - row.images_per_s / best.images_per_s, 3)))
         if row.images_per_s > best.images_per_s:

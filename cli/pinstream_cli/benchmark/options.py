@@ -62,7 +62,12 @@ plan_options = together(
         type=FiniteRange(0),
         help="Seconds of a window of the reference and of the warm-up.  [default: those of --window]",
     ),
-    click.option("--limit", default=0.0, type=FiniteRange(0), help="Seconds after which what is there has to do."),
+    click.option(
+        "--limit",
+        default=0.0,
+        type=FiniteRange(0),
+        help="Seconds, the server's start among them, after which what is there has to do.  [default: none]",
+    ),
     click.option(
         "--foreign",
         default=0.05,

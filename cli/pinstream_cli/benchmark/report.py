@@ -21,7 +21,7 @@ from pinstream_cli.benchmark.sample import Sample
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result: medians over the repetitions.
+    """One line of a result: medians over its windows.
 
     Attributes:
         name: What was measured.
@@ -31,11 +31,12 @@ class Row:
         p50_ms: Median latency of a request.
         p99_ms: 99th percentile of the same.
         ratio_to_bare: Of images_per_s to the reference measured just before and after; the reference has 1.
-        spread: Of images_per_s over the repetitions: (largest - smallest) / median.
+        spread: Of images_per_s over the windows: (largest - smallest) / median; None of a single one.
         cpu_ms_per_image: CPU milliseconds of one image, by process.
         foreign_cpu: Share of the machine's CPU that processes outside the measurement took.
         stages_ms: Mean milliseconds of a request's stages in the server and of a batch's in the backend.
         requests_per_s: Sent at random times, answered or not (a Poisson process); 0 where clients wait for answers.
+        windows: Of which these are the medians: the repetitions, or fewer where time was up.
     """
 
     name: str
@@ -45,11 +46,12 @@ class Row:
     p50_ms: float
     p99_ms: float
     ratio_to_bare: float
-    spread: float
+    spread: float | None
     cpu_ms_per_image: dict[str, float]
     foreign_cpu: float
     stages_ms: dict[str, float] = field(default_factory=dict)
     requests_per_s: float = 0.0
+    windows: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,12 @@ def row(measured: Measured) -> Row:
         p50_ms=_rounded(median(sample.p50_ms for sample in samples)),
         p99_ms=_rounded(median(sample.p99_ms for sample in samples)),
         ratio_to_bare=round(median(measured.ratios), 3),
-        spread=round(spread(rates), 3),
+        spread=round(spread(rates), 3) if len(rates) > 1 else None,
         cpu_ms_per_image=_median_cpu(samples),
         foreign_cpu=round(median(sample.foreign for sample in samples), 3),
         stages_ms=_medians([sample.stages_ms for sample in samples]),
         requests_per_s=_rounded(getattr(measured.subject, "rate", 0.0)),
+        windows=len(samples),
     )
 
 
@@ -125,6 +128,7 @@ def as_json(result: Result, command: str, plan: Plan) -> dict[str, Any]:
             "reference": result.reference,
             "repetitions": plan.repetitions,
             "window_s": plan.window_s,
+            "reference_window_s": plan.reference_s or plan.window_s,
             "foreign_cpu_limit": plan.foreign_limit,
             "disturbed_windows": sum(s.foreign > plan.foreign_limit for m in result.samples for s in m.samples),
             "windows": sum(len(m.samples) for m in result.samples),
@@ -162,7 +166,7 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("ratio", justify="right", no_wrap=True, style="bold")
     table.add_column("what", no_wrap=True)
-    for heading in ("batch", "conc.", "images/s", "p50 ms", "p99 ms", "spread"):
+    for heading in ("batch", "conc.", "images/s", "p50 ms", "p99 ms", "spread", "windows"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("CPU ms per image")
     for r in result.rows:
@@ -172,12 +176,14 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
             str(r.batch),
             f"{r.requests_per_s:.0f}/s" if r.requests_per_s else str(r.concurrency),
             *(f"{value:.1f}" for value in (r.images_per_s, r.p50_ms, r.p99_ms)),
-            f"{r.spread:.0%}",
+            "-" if r.spread is None else f"{r.spread:.0%}",
+            str(r.windows),
             ", ".join(f"{name} {ms:.2f}" for name, ms in r.cpu_ms_per_image.items()),
         )
     console.print(table)
     console.print(f"ratio: images/s relative to {result.reference}, in windows just before and after.")
-    console.print(f"Medians of {plan.repetitions} repetitions of {plan.window_s:g} s; spread is (max - min) / median.")
+    lengths = f"{plan.window_s:g} s, those of the reference {plan.reference_s or plan.window_s:g} s"
+    console.print(f"Medians of so many windows of {lengths}; spread is (max - min) / median.")
     if not environment.machine()["gpus"]:
         console.print("On a CPU the ratios are the result; images/s are this machine's, which client and server share.")
     for note in result.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -10,7 +11,8 @@ import pytest
 
 from pinstream_cli.benchmark import interleave as module
 from pinstream_cli.benchmark.cpu import CpuTimes
-from pinstream_cli.benchmark.interleave import Interleaver, Plan
+from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
+from pinstream_cli.benchmark.report import row
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.benchmark.suites.compare import measure_paced
 from pinstream_cli.errors import CommandError
@@ -98,14 +100,86 @@ def test_the_fastest_by_median() -> None:
     assert Interleaver(PLAN).fastest([slow]) is slow
 
 
-def test_when_time_is_up_what_is_there_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = count()
-    monkeypatch.setattr("pinstream_cli.benchmark.interleave.time.monotonic", lambda: float(next(clock)))
-    subjects = [Counting(name, [], constant(50.0)) for name in "abcdefgh"]
-    bare, measured = Interleaver(replace(PLAN, limit_s=4.0)).measure(Counting("ref", [], constant(100.0)), subjects)
-    assert 0 < len(measured) < len(subjects)
-    assert all(len(m.samples) == len(m.ratios) for m in measured)
-    assert len(bare.samples) == len(bare.ratios)
+class Clock:
+    """Seconds that pass in windows only."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(module, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Taking(Counting):
+    """A subject whose windows take some seconds, whatever was asked for: perf_analyzer is started and stopped."""
+
+    def __init__(self, name: str, clock: Clock, seconds: float) -> None:
+        super().__init__(name, [], constant(50.0))
+        self._clock = clock
+        self._seconds = seconds
+
+    def measure(self, seconds: float) -> Sample:
+        self._clock.now += self._seconds
+        return super().measure(seconds)
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, plan: Plan) -> tuple[Clock, Interleaver, list[Measured]]:
+    clock = Clock(monkeypatch)
+    interleaver = Interleaver(plan)
+    subjects = [Taking(name, clock, 5.0) for name in "abcd"]
+    _, measured = interleaver.measure(Taking("ref", clock, 1.0), subjects, to_warm=())
+    return clock, interleaver, measured
+
+
+def test_when_time_is_up_what_is_there_counts_and_what_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two of the reference, then turns of six seconds each, of which the first is not known to take so long.
+    clock, interleaver, measured = timed(monkeypatch, replace(PLAN, ends=19.0))
+    assert clock.now == 14.0, "and none begins that would not end in time"
+    assert len(measured) == 2
+    missing = sorted(set("abcd") - {one.subject.name for one in measured})
+    left_out, short = interleaver.notes
+    for name in missing:
+        assert f"{name}, batch 1, concurrency 1" in left_out
+    assert left_out.startswith("Time was up (--limit) before a window of: ")
+    assert short == "Time was up (--limit) before 2 of the rows had their 3 windows."
+
+
+def test_rows_say_how_many_windows_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, interleaver, measured = timed(monkeypatch, replace(PLAN, ends=40.0))
+    assert clock.now <= 40.0
+    assert sorted(row(one).windows for one in measured) == [1, 1, 2, 2]
+    assert {row(one).windows: row(one).spread for one in measured} == {1: None, 2: 0.0}
+    assert interleaver.notes == ["Time was up (--limit) before 4 of the rows had their 3 windows."]
+
+
+def test_without_time_for_anything_what_to_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match=r"\(--limit\) before anything .*larger --limit.*fewer rows"):
+        timed(monkeypatch, replace(PLAN, ends=2.0))
+
+
+def test_a_disturbed_window_is_not_repeated_past_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count()
+    monkeypatch.setattr(module, "cpu_times", lambda: CpuTimes(float(n := next(ticks)), 64.0 * n, {}))
+    clock, _, measured = timed(monkeypatch, replace(PLAN, ends=100.0, patience_s=600.0))
+    assert measured, "waiting takes a quarter of the time at most"
+    assert clock.now <= 100.0
+
+
+def test_the_reference_is_looked_for_no_longer_than_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    Interleaver(replace(PLAN, ends=2.5)).fastest([Taking("a", clock, 1.0), Taking("b", clock, 1.0)])
+    assert clock.now == 2.0
+
+
+def test_a_part_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    clock.now = 20.0
+    assert replace(PLAN, ends=120.0).sooner(0.35).ends == 85.0
+    assert PLAN.sooner(0.35).ends == math.inf
 
 
 def test_the_reference_may_have_shorter_windows() -> None:

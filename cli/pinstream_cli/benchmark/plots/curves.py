@@ -46,9 +46,8 @@ def growth(content: Mapping[str, Any], directory: Path) -> list[Path]:
             xs, ys = axis["values"], [row["images_per_s"] for row in rows]
             axes.plot(xs, ys, color=theme.ours, linewidth=1.8, marker="o", markersize=4)
             for x, y, row in zip(xs, ys, rows, strict=True):
-                axes.plot(
-                    [x, x], [y * (1 - row["spread"] / 2), y * (1 + row["spread"] / 2)], color=theme.ours, alpha=0.4
-                )
+                half = y * (row["spread"] or 0.0) / 2
+                axes.plot([x, x], [y - half, y + half], color=theme.ours, alpha=0.4)
             label(axes, f"{ys[-1]:,.0f}", (xs[-1], ys[-1]), (-2, 7), theme.ours, ha="right")
             axes.set_xscale("log", base=2)
             axes.set_xticks(xs, [f"{x:g}" for x in xs])

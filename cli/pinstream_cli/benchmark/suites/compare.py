@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,60 +67,60 @@ def run(setup: Setup) -> Result:
         CommandError: The model, a peer, the server or perf_analyzer is not fit, or a run failed.
     """
     tool = find_perf_analyzer(setup.notice)
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
-        source = setup.source
-        model_dir, name = locate(source, scratch)
-        if (model_dir / sidecar.FILE_NAME).is_file() and source.repository is None:
-            source = replace(source, model=model_dir)  # a YOLOX export is built once
-        known = model_by_default(model_dir, name, max(setup.batches))
-        names = list(setup.peers or peers.ALWAYS[known.file.suffix])
-        placed = peers.place(names, scratch / "peers", known.file, known.spec)
-        server, model = stack.enter_context(
-            target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON, setup.batches[:1])
-        )
-        missing = {peer: why for peer in placed if (why := server.failure(peer))}
-        versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-        client = Client(tool, server, setup.keep)
-        item = random_item(model.spec, setup.shapes)
-        ours, *others = [
-            _contender(server, on_server, label, setup, scratch)
-            for on_server, label in [(model.name, OURS), *((peer, peer) for peer in placed if peer not in missing)]
-        ]
-        # Peers get requests of one image; ours of every size asked for.
-        subjects = ours.subjects(client, setup, setup.batches)
-        for other in others:
-            subjects += other.subjects(client, setup, [min(setup.batches)])
-        at_random_s = setup.plan.limit_s * POISSON_TIME * setup.poisson
-        interleaver = Interleaver(replace(setup.plan, limit_s=setup.plan.limit_s - at_random_s))
-        largest = model.spec.batch.largest if model.spec.batch else 1
-        sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else (1, largest)
-        loops = bare_engine(model.file, model.options, model.spec, item, list(sizes), model.instances)
-        reference = interleaver.fastest(loops)
-        rest = [loop for loop in loops if loop is not reference]
-        warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
-        bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
-        if setup.poisson and not interleaver.interrupted:
-            paced = _at_random(measured, [ours, *others], client, setup)
-            more_bare, more, notes = measure_paced(_longer(setup.plan, at_random_s), reference, paced)
-            bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
-            measured += more
-            interleaver.notes += notes
-        return Result(
-            suite="compare",
-            reference=f"the {reference.name} at batch {reference.batch}, its best",
-            rows=[row(one) for one in (bare, *measured)],
-            samples=[bare, *measured],
-            versions=versions,
-            notes=[
-                describe(model),
-                *setup.source.notes,
-                *_compare(measured, min(setup.batches)),
-                *left_out(setup.batches, ours.largest_batch, model.name),
-                *(f"{peer} did not load and is left out: {why}" for peer, why in missing.items()),
-                *interleaver.notes,
-            ],
-        )
+    stack = setup.closing
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+    source = setup.source
+    model_dir, name = locate(source, scratch)
+    if (model_dir / sidecar.FILE_NAME).is_file() and source.repository is None:
+        source = replace(source, model=model_dir)  # a YOLOX export is built once
+    known = model_by_default(model_dir, name, max(setup.batches))
+    names = list(setup.peers or peers.ALWAYS[known.file.suffix])
+    placed = peers.place(names, scratch / "peers", known.file, known.spec)
+    server, model = stack.enter_context(
+        target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON, setup.batches[:1])
+    )
+    missing = {peer: why for peer in placed if (why := server.failure(peer))}
+    versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+    client = Client(tool, server, setup.keep)
+    item = random_item(model.spec, setup.shapes)
+    ours, *others = [
+        _contender(server, on_server, label, setup, scratch)
+        for on_server, label in [(model.name, OURS), *((peer, peer) for peer in placed if peer not in missing)]
+    ]
+    # Peers get requests of one image; ours of every size asked for.
+    subjects = ours.subjects(client, setup, setup.batches)
+    for other in others:
+        subjects += other.subjects(client, setup, [min(setup.batches)])
+    interleaver = Interleaver(setup.plan.sooner(POISSON_TIME * setup.poisson))
+    largest = model.spec.batch.largest if model.spec.batch else 1
+    sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else (1, largest)
+    loops = bare_engine(model.file, model.options, model.spec, item, list(sizes), model.instances)
+    reference = interleaver.fastest(loops)
+    rest = [loop for loop in loops if loop is not reference]
+    warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
+    bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
+    if setup.poisson and not interleaver.interrupted:
+        paced, plan = _at_random(measured, [ours, *others], client, setup), _longer(setup.plan)
+        more_bare, more, notes = measure_paced(plan, reference, paced)
+        bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
+        measured += more
+        interleaver.notes += [f"Windows of requests at random times are of {plan.window_s:g} s."] if more else []
+        interleaver.notes += notes
+    return Result(
+        suite="compare",
+        reference=f"the {reference.name} at batch {reference.batch}, its best",
+        rows=[row(one) for one in (bare, *measured)],
+        samples=[bare, *measured],
+        versions=versions,
+        notes=[
+            describe(model),
+            *setup.source.notes,
+            *_compare(measured, min(setup.batches)),
+            *left_out(setup.batches, ours.largest_batch, model.name),
+            *(f"{peer} did not load and is left out: {why}" for peer, why in missing.items()),
+            *interleaver.notes,
+        ],
+    )
 
 
 def _contender(server: Target, model: str, label: str, setup: Setup, scratch: Path) -> _Contender:
@@ -140,10 +139,10 @@ def _contender(server: Target, model: str, label: str, setup: Setup, scratch: Pa
     return _Contender(label, load, int(config.get("max_batch_size", 0)))
 
 
-def _longer(plan: Plan, limit_s: float) -> Plan:
+def _longer(plan: Plan) -> Plan:
     """The plan for requests at random times."""
     window_s = max(plan.window_s, min(POISSON_WINDOW_S, POISSON_STRETCH * plan.window_s))
-    return replace(plan, limit_s=limit_s, window_s=window_s, reference_s=plan.reference_s or plan.window_s)
+    return replace(plan, window_s=window_s, reference_s=plan.reference_s or plan.window_s)
 
 
 def measure_paced(

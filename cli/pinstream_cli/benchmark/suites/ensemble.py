@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,57 +49,55 @@ def run(setup: Setup) -> Result:
     tool = find_perf_analyzer(setup.notice)
     cores = len(os.sched_getaffinity(0))
     ours = setup.source.url is None
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
-        extra = [_boxes_only(scratch / "models")] if ours else []
-        server, model = stack.enter_context(target(setup.source, setup.console, extra, batches=setup.batches))
-        pool = stack.enter_context(worker_pool(cores))
-        size = _input_size(model)
-        letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
-        interleaver = Interleaver(setup.plan)
-        detectors = _detectors(setup, model, letterboxed[0])
-        steps: list[Subject] = [
-            StepLoop("preprocess alone", preprocess, files, size, pool, cores),
-            _Renamed(interleaver.fastest(detectors), "detector alone"),
-            StepLoop(
-                "postprocess alone", postprocess, _candidates(model, letterboxed, detectors[0]), size, pool, cores
-            ),
-        ]
-        reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
-        client = Client(tool, server, setup.keep)
-        versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-        load = Load(
-            model=BOXES_ONLY if ours else ENSEMBLE,
-            batch=1,
-            concurrency=1,
-            input_data=write_json(scratch / "input.json", [encoded_image(file) for file in files]),
-            inputs=("image",),
-            outputs=OUTPUTS,
-            output_bytes=OUTPUT_BYTES,
-        )
-        served: list[Subject] = [
-            Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
-            for transport in setup.transports
-            for batch in setup.batches
-            for concurrency in setup.concurrencies
-        ]
-        bare, measured = interleaver.measure(reference, served)
-        parts = [_part(bare, step) for step in steps]
-        everything = [bare, *parts, *measured]
-        return Result(
-            suite="ensemble",
-            reference=f"the {reference.name} on {cores} cores",
-            rows=[row(one) for one in everything],
-            samples=everything,
-            versions=versions,
-            notes=[
-                describe(model),
-                _describe_images(setup.images, files),
-                _describe_ensemble(ours),
-                *setup.source.notes,
-                *interleaver.notes,
-            ],
-        )
+    stack = setup.closing
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+    extra = [_boxes_only(scratch / "models")] if ours else []
+    server, model = stack.enter_context(target(setup.source, setup.console, extra, batches=setup.batches))
+    pool = stack.enter_context(worker_pool(cores))
+    size = _input_size(model)
+    letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
+    interleaver = Interleaver(setup.plan)
+    detectors = _detectors(setup, model, letterboxed[0])
+    steps: list[Subject] = [
+        StepLoop("preprocess alone", preprocess, files, size, pool, cores),
+        _Renamed(interleaver.fastest(detectors), "detector alone"),
+        StepLoop("postprocess alone", postprocess, _candidates(model, letterboxed, detectors[0]), size, pool, cores),
+    ]
+    reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
+    client = Client(tool, server, setup.keep)
+    versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+    load = Load(
+        model=BOXES_ONLY if ours else ENSEMBLE,
+        batch=1,
+        concurrency=1,
+        input_data=write_json(scratch / "input.json", [encoded_image(file) for file in files]),
+        inputs=("image",),
+        outputs=OUTPUTS,
+        output_bytes=OUTPUT_BYTES,
+    )
+    served: list[Subject] = [
+        Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
+        for transport in setup.transports
+        for batch in setup.batches
+        for concurrency in setup.concurrencies
+    ]
+    bare, measured = interleaver.measure(reference, served)
+    parts = [_part(bare, step) for step in steps]
+    everything = [bare, *parts, *measured]
+    return Result(
+        suite="ensemble",
+        reference=f"the {reference.name} on {cores} cores",
+        rows=[row(one) for one in everything],
+        samples=everything,
+        versions=versions,
+        notes=[
+            describe(model),
+            _describe_images(setup.images, files),
+            _describe_ensemble(ours),
+            *setup.source.notes,
+            *interleaver.notes,
+        ],
+    )
 
 
 class _Renamed:

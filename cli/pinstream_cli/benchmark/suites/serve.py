@@ -26,41 +26,41 @@ def run(setup: Setup) -> Result:
         CommandError: The model, the server or perf_analyzer is not fit, or a run failed.
     """
     tool = find_perf_analyzer(setup.notice)
-    served_by = target(setup.source, setup.console, batches=setup.batches)
-    with served_by as (server, model), tempfile.TemporaryDirectory() as scratch:
-        item = random_item(model.spec, setup.shapes)
-        data = write_json(Path(scratch) / "input.json", [item])
-        client = Client(tool, server, setup.keep)
-        versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-        interleaver = Interleaver(setup.plan)
-        loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
-        reference = interleaver.fastest(loops)
-        outputs = tuple(tensor.name for tensor in model.spec.outputs)
-        load = Load(
-            model=model.name,
-            batch=1,
-            concurrency=1,
-            input_data=data,
-            inputs=tuple(item),
-            outputs=outputs,
-            output_bytes=largest_output(model),
-        )
-        served: list[Subject] = [
-            Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
-            for transport in setup.transports
-            for batch in _batches(setup, model)
-            for concurrency in setup.concurrencies
-        ]
-        others = [loop for loop in loops if loop is not reference]
-        bare, measured = interleaver.measure(reference, [*others, *served])
-        return Result(
-            suite="serve",
-            reference=f"the {reference.name} at batch {reference.batch}, its best",
-            rows=[row(one) for one in (bare, *measured)],
-            samples=[bare, *measured],
-            versions=versions,
-            notes=[describe(model), *setup.source.notes, *interleaver.notes],
-        )
+    scratch = setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-"))
+    server, model = setup.closing.enter_context(target(setup.source, setup.console, batches=setup.batches))
+    item = random_item(model.spec, setup.shapes)
+    data = write_json(Path(scratch) / "input.json", [item])
+    client = Client(tool, server, setup.keep)
+    versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+    interleaver = Interleaver(setup.plan)
+    loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
+    reference = interleaver.fastest(loops)
+    outputs = tuple(tensor.name for tensor in model.spec.outputs)
+    load = Load(
+        model=model.name,
+        batch=1,
+        concurrency=1,
+        input_data=data,
+        inputs=tuple(item),
+        outputs=outputs,
+        output_bytes=largest_output(model),
+    )
+    served: list[Subject] = [
+        Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
+        for transport in setup.transports
+        for batch in _batches(setup, model)
+        for concurrency in setup.concurrencies
+    ]
+    others = [loop for loop in loops if loop is not reference]
+    bare, measured = interleaver.measure(reference, [*others, *served])
+    return Result(
+        suite="serve",
+        reference=f"the {reference.name} at batch {reference.batch}, its best",
+        rows=[row(one) for one in (bare, *measured)],
+        samples=[bare, *measured],
+        versions=versions,
+        notes=[describe(model), *setup.source.notes, *interleaver.notes],
+    )
 
 
 def _batches(setup: Setup, model: ServedModel) -> list[int]:

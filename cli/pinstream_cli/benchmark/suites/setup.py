@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Setup:
         peers: What to compare with; empty for what every model can be compared with.
         poisson: Whether requests are sent at random times, too.
         keep: Where perf_analyzer's own CSV files are kept; None for nowhere.
+        closing: What is to end when the result is kept: the server, of which that may take half a minute.
     """
 
     source: Source
@@ -43,6 +45,7 @@ class Setup:
     peers: tuple[str, ...] = ()
     poisson: bool = True
     keep: Path | None = None
+    closing: ExitStack = field(default_factory=ExitStack)
 
     @property
     def notice(self) -> Callable[[str], None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,18 +48,20 @@ def run(setup: Setup) -> Result:
     parts: list[_Part] = []
     for source in (setup.source, *(Source(path) for path in setup.also)):
         if interleaver.late:
-            setup.notice(f"no time was left for {source.model}")
+            interleaver.notes.append(f"Time was up (--limit) before {source.model}. It is left out.")
             continue
+        setup.closing.close()  # one server at a time
         batches = () if parts else setup.batches[:1]
         try:
-            with ExitStack() as stack:
-                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
-                server, model = stack.enter_context(target(source, setup.console, batches=batches))
-                versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-                client = Client(tool, server, setup.keep)
-                first = parts[0].model if parts else model
-                stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
-                parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
+            scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+            server, model = setup.closing.enter_context(target(source, setup.console, batches=batches))
+            versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
+            client = Client(tool, server, setup.keep)
+            first = parts[0].model if parts else model
+            stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
+            parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
+            if stretch > 1:
+                interleaver.notes.append(f"Windows of {source.model} are {stretch:.3g} times as long.")
         except CommandError as error:
             if not parts:
                 raise
