@@ -3,7 +3,8 @@
     python benchmarks/reduced_decoding.py --out benchmarks/results/reduced-decoding.json
 
 Held-out pictures of the generator are enlarged, so that they are 2 to 8 times as large as the built-in model's input,
-and encoded; then decoded and letterboxed both ways in turn, and looked at by ONNX Runtime.
+and encoded; then decoded and letterboxed both ways in turn, and looked at by ONNX Runtime. Times are of the CPU, on one
+thread: others may be at work beside it.
 """
 
 from __future__ import annotations
@@ -65,10 +66,10 @@ def measure(session: Any, times: int, count: int) -> list[dict[str, Any]]:
     images = {way: np.empty((count, SIDE, SIDE, 3), np.uint8) for way in seconds}
     for _ in range(REPETITIONS):
         for way, function in (("exact", exact), ("reduced", reduced)):
-            began = time.perf_counter()
+            began = time.process_time()
             for data, out in zip(files, images[way], strict=True):
                 function(data, out)
-            seconds[way].append(time.perf_counter() - began)
+            seconds[way].append(time.process_time() - began)
     rows = []
     for way, taken in seconds.items():
         candidates = [session.run(None, {"images": image[None]})[0][0] for image in images[way]]
