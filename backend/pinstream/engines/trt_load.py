@@ -69,11 +69,26 @@ def _load_plan(flavour: Flavour, path: Path, options: Options, gpu: Gpu | None) 
 
 
 def _deserialize(flavour: Flavour, runtime: Any, path: Path) -> Any:
-    """Read the plan as TensorRT asks for it, rather than whole, wherever this TensorRT can."""
-    reader = getattr(flavour.module, "IStreamReaderV2", None)
-    if reader is not None and not flavour.is_rtx:
-        with path.open("rb") as file:
-            return runtime.deserialize_cuda_engine(_make_stream_reader(flavour, file))
+    """Read the plan as TensorRT asks for it, never whole: by a stream reader, or as a mapping of the file.
+
+    `tensorrt` is given a stream reader of the second kind, which came with 10.7; before, with the first kind only, it
+    is given the mapping. So is TensorRT-RTX, although 1.4 takes the same stream reader: that copies what it reads once
+    more, into Python's bytes and out of them, where a mapping is the system's own cache of the file; and of one in
+    Python the documentation of 1.4 says itself that no gain over a buffer is to be expected.
+    """
+    if hasattr(flavour.module, "IStreamReaderV2") and not flavour.is_rtx:
+        return by_stream_reader(flavour, runtime, path)
+    return by_mapping(runtime, path)
+
+
+def by_stream_reader(flavour: Flavour, runtime: Any, path: Path) -> Any:
+    """The ICudaEngine of a plan, or None; for a TensorRT that has IStreamReaderV2."""
+    with path.open("rb") as file:
+        return runtime.deserialize_cuda_engine(_make_stream_reader(flavour, file))
+
+
+def by_mapping(runtime: Any, path: Path) -> Any:
+    """The ICudaEngine of a plan, or None."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
         return runtime.deserialize_cuda_engine(plan)
 
