@@ -26,7 +26,7 @@ from pinstream_cli.triton.access import API_HEADER
 from pinstream_client import TLS, AccessDenied, AsyncModel, Model, ServerUnreachable
 from tests import certificates
 from tests.certificates import Certificate
-from tests.fuzz.deadly import nested_data
+from tests.fuzz.deadly import nested_data, small_chunks
 from tests.server.client.conftest import ROOT, TIMEOUT_S
 from tests.server.running import Running, running
 from tests.server.test_shared_memory import WIDTH, wide
@@ -206,6 +206,11 @@ def test_json_that_is_nested_too_deep_for_triton_does_not_get_there(guarded: Pro
         parts = (deep[at : at + 1000] for at in range(0, len(deep), 1000))
         connection.request("POST", INFER, parts, {**headers()}, encode_chunked=True)
         assert connection.getresponse().status == 413
+    # And in pieces of one byte, of which Triton gets one.
+    with contextlib.closing(guarded.connect()) as connection:
+        sent = {**headers(), length: "100", "Transfer-Encoding": "chunked"}
+        connection.request("POST", INFER, small_chunks(), sent)
+        assert b"failed to parse the request JSON buffer" in connection.getresponse().read()
     assert keyed.server.wait(0) is None
     # What is as long as it may be is Triton's to refuse: it got there, and all of it.
     for kind, most in ((), 29_999), (((length, "29999"),), 40_000):
