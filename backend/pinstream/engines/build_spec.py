@@ -131,12 +131,12 @@ class BuildSpec:
 
 
 def parse_shape(text: str) -> tuple[str, Range]:
-    """Read `NAME:MIN:OPT:MAX` or `NAME:SIZES`, sizes as in 3x640x640.
+    """Read `NAME:MIN:OPT:MAX` or `NAME:SIZES`, sizes as in 3x640x640; values of a shape tensor may be negative.
 
     Raises:
         ConfigError: It is neither, or the sizes do not ascend.
     """
-    match = re.fullmatch(r"(.+?):(\d+(?:x\d+)*)(?::(\d+(?:x\d+)*):(\d+(?:x\d+)*))?", text)
+    match = re.fullmatch(r"(.+?):({0})(?::({0}):({0}))?".format(r"-?\d+(?:x-?\d+)*"), text)
     if not match:
         raise ConfigError(f"shape {text}: expected NAME:MIN:OPT:MAX, as in images:3x320x320:3x640x640:3x1280x1280")
     low, opt, high = (tuple(map(int, (group or match[2]).split("x"))) for group in match.groups()[1:])

@@ -180,9 +180,16 @@ def _add_profile(flavour: Flavour, builder: Any, config: Any, network: Any, prof
         if tensor.name in profile:
             sizes = profile[tensor.name]
             put = added.set_shape_input if tensor.is_shape_tensor else added.set_shape
-            put(tensor.name, sizes.min, sizes.opt, sizes.max)
+            try:
+                put(tensor.name, sizes.min, sizes.opt, sizes.max)
+            except (RuntimeError, ValueError) as error:
+                raise _refused(flavour, profile) from error
     if config.add_optimization_profile(added) < 0:
-        raise ConfigError(f"{flavour} refuses the optimisation profile {dict(profile)}: {why(flavour)}")
+        raise _refused(flavour, profile)
+
+
+def _refused(flavour: Flavour, profile: Profile) -> ConfigError:
+    return ConfigError(f"{flavour} refuses the optimisation profile {dict(profile)}: {why(flavour)}")
 
 
 def _make_monitor(trt: Any, file: str, progress: Progress) -> Any:

@@ -147,7 +147,8 @@ def _resolve(tensor: GraphTensor, given: Range | None, batch: Range | None) -> R
     elif tensor.is_static:
         return given  # the values of a shape tensor; TensorRT judges them
     if len(given.min) != len(dims) or any(
-        isinstance(dim, int) and {low, high} != {dim} for dim, low, high in zip(dims, given.min, given.max, strict=True)
+        low < 0 or (isinstance(dim, int) and {low, high} != {dim})
+        for dim, low, high in zip(dims, given.min, given.max, strict=True)
     ):
         raise ConfigError(
             f"the shape {'x'.join(map(str, given.min))} to {'x'.join(map(str, given.max))} does not fit input {tensor}"

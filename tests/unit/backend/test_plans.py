@@ -162,6 +162,20 @@ def test_the_values_of_a_shape_tensor_are_its_range(rtx: Flavour, tmp_path: Path
     assert shape.ranges == (Range((1, 4), (2, 4), (8, 4)),)
 
 
+def test_the_values_of_a_shape_tensor_may_be_negative(rtx: Flavour, tmp_path: Path) -> None:
+    model = onnx_models.slice_from(tmp_path / "m.onnx", 16)
+    spec = BuildSpec(shapes=(parse_shape("start:-5:0:9"),))
+    assert parse_shape(spec.arguments()[1]) == spec.shapes[0]
+    (plan,) = build_plan(model, tmp_path / "out", spec, rtx).plans
+    assert [tensor.ranges for tensor in plan.inputs if tensor.host] == [(Range((-5,), (0,), (9,)),)]
+    # Sizes may not be.
+    sizes = BuildSpec(shapes=(parse_shape("a:-1:4:8"), parse_shape("b:2")))
+    with pytest.raises(ConfigError, match="the shape -1 to 8 does not fit input 'a'"):
+        build_plan(onnx_models.whole(tmp_path / "whole.onnx"), tmp_path / "whole", sizes, rtx)
+    with pytest.raises(ConfigError, match=r"refuses the optimisation profile .*row.*: .*setDimensions"):
+        build_plan(model, tmp_path / "out", BuildSpec(shapes=(*spec.shapes, parse_shape("row:-1:16:16"))), rtx)
+
+
 def test_fp16_makes_a_smaller_plan_with_the_same_io(rtx: Flavour, tmp_path: Path) -> None:
     weights = {"w": np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)}
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
