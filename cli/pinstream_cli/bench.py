@@ -45,7 +45,7 @@ from pinstream_cli.options import FiniteRange
 
 THERE = click.Path(path_type=Path, exists=True)
 UNDER_WAY = "Requests under way at the same time."
-NOTHING_TO_DRAW = "pictures are of requests to a server, as serve, ensemble, compare and sweep send them"
+NOTHING_TO_DRAW = "pictures are of what engine, serve, ensemble, compare and sweep measure"
 
 
 @click.group()

@@ -70,12 +70,31 @@ def test_the_table_is_shown_whatever_becomes_of_the_files(tmp_path: Path, monkey
     assert f"error: {directory} cannot be written" in done.stderr
 
 
-def test_where_nothing_can_be_drawn_that_is_said(tmp_path: Path) -> None:
+def test_bare_loops_are_drawn_by_batch_size(tmp_path: Path) -> None:
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
-    quick = ["--batch", "1", "--repetitions", "1", "--window", "0.3", "--foreign", "1", "--plot", str(tmp_path / "p")]
-    done = CliRunner().invoke(main, ["bench", "engine", "--model", str(model), *quick])
+    quick = ["--batch", "1,8", "--repetitions", "1", "--window", "0.3", "--foreign", "1"]
+    done = CliRunner().invoke(main, ["bench", "engine", "--model", str(model), *quick, "--plot", str(tmp_path / "p")])
     assert done.exit_code == 0, done.output
-    assert "Nothing was drawn: pictures are of requests to a server" in done.stderr
+    text = (tmp_path / "p" / "engine-batch-sizes-light.svg").read_text()
+    for words in ("bare ONNX Runtime loop", "engine loop", "items of a run", ">8<"):
+        assert words in text
+
+
+def test_the_result_is_kept_before_what_runs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, seen = tmp_path / "x.json", []
+
+    def run(setup: Setup) -> Result:
+        setup.closing.callback(lambda: seen.append(file.is_file()))
+        measured = Measured(Bare(), [Sample(100.0, 1.0, 2.0)], [1.0])
+        return Result("engine", "the bare loop", [row(measured)], [measured], {})
+
+    monkeypatch.setattr(engine, "run", run)
+    done = CliRunner().invoke(main, ["bench", "engine", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert seen == [True]
+
+
+def test_where_nothing_can_be_drawn_that_is_said(tmp_path: Path) -> None:
     limits = {"suite": "limits", "rows": [{"name": "memory to memory", "unit": "GB/s", "images_per_s": 9761}]}
     (tmp_path / "limits.json").write_text(json.dumps(limits))
     for file in (tmp_path / "limits.json", RESULTS / "gpu" / "limits.json"):

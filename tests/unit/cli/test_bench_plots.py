@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,28 @@ def test_a_comparison_is_drawn_as_curves_and_stages(tmp_path: Path) -> None:
     assert "compute infer" in stages
 
 
+def test_no_name_of_a_line_lies_over_another(tmp_path: Path) -> None:
+    alike = content()
+    alike["rows"] += [row(name, 256, 2801.0) for name in ("looking", "sleeping", "waiting")]
+    text = (draw(alike, tmp_path), (tmp_path / "compare-latency-throughput-light.svg").read_text())[1]
+    heights = []
+    for name in ("pinstream", "looking", "sleeping", "waiting"):
+        found = re.search(rf'translate\([\d.]+ ([\d.]+)\)">{name}<|y="([\d.]+)"[^>]*>{name}<', text)
+        assert found is not None, name
+        heights.append(float(found[1] or found[2]))
+    assert len(heights) == 4
+    assert min(b - a for a, b in itertools.pairwise(sorted(heights))) > 8, "points of a line of text"
+
+
+def test_what_would_have_all_others_at_the_edge_is_told_instead(tmp_path: Path) -> None:
+    for best, drawn in ((5500.0, True), (29_000.0, False)):
+        rows = [*content()["rows"], row("empty", 1, best / 2), row("empty", 256, best)]
+        draw(content(rows=rows), tmp_path)
+        text = (tmp_path / "compare-latency-throughput-light.svg").read_text()
+        assert (">empty<" in text) is drawn
+        assert ("not drawn: empty, up to 29,000 a second" in text) is not drawn
+
+
 def test_what_came_at_random_times_is_no_point_of_a_line() -> None:
     series = series_of(content()["rows"], "bare loop")
     assert {name: [row["concurrency"] for row in rows] for name, rows in series.items()} == {
@@ -92,10 +116,16 @@ def test_a_sweep_is_drawn_as_growth(tmp_path: Path) -> None:
         {"title": "Concurrency", "values": [1, 32, 256], "rows": [1, 2, 3]},
         {"title": "Image side", "values": [640], "rows": [3]},
     ]
-    assert "sweep-growth-light.svg" in names(draw(content(suite="sweep", axes=axes), tmp_path))
+    growth = {"concurrency": {"saturated_at": 32}}
+    drawn = draw(content(suite="sweep", axes=axes, growth=growth), tmp_path)
+    assert names(drawn) == both("sweep-growth", "sweep-latency", "sweep-stages")
     text = (tmp_path / "sweep-growth-light.svg").read_text()
     assert "Concurrency" in text
     assert "Image side" not in text  # one point is no growth
+    # p50 over requests under way, beside what it were if it grew linearly from saturation on: 16 ms at 32, 91 at 256.
+    text = (tmp_path / "sweep-latency-light.svg").read_text()
+    for words in ("requests under way", "linear: 0.429 ms for each", "as from 32 on", ">91.4 ms<"):
+        assert words in text
 
 
 def test_plot_redraws_a_file_and_refuses_what_is_none(tmp_path: Path) -> None:

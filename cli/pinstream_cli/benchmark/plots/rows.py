@@ -30,5 +30,5 @@ def series_of(rows: Sequence[Row], reference: str) -> dict[str, list[Row]]:
 def names_of(content: Mapping[str, Any]) -> str:
     """Machine and commit, in one line for below a picture."""
     machine = content["machine"]
-    where = ", ".join(gpu.split(",")[0] for gpu in machine["gpus"]) or machine["cpu"]
+    where = ", ".join(dict.fromkeys(gpu.split(",")[0] for gpu in machine["gpus"])) or machine["cpu"]
     return f"{where}, {machine['cores']} cores; commit {content['commit'][:9]}, {content['date'][:10]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ DARK = Theme(
 )
 THEMES = (LIGHT, DARK)
 DPI = 160
+POINTS_PER_INCH, LABELS_APART = 72, 1.0
 
 
 def check_matplotlib() -> None:
@@ -131,6 +132,22 @@ def _settings(theme: Theme) -> Any:
     }
 
 
-def label(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], colour: str, **more: Any) -> None:
+def label(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], colour: str, **more: Any) -> Any:
     """Text beside a point, `offset` points away from it."""
-    axes.annotate(text, at, xytext=offset, textcoords="offset points", color=colour, annotation_clip=False, **more)
+    return axes.annotate(
+        text, at, xytext=offset, textcoords="offset points", color=colour, annotation_clip=False, **more
+    )
+
+
+def spread_apart(figure: Any, labels: Sequence[Any]) -> None:
+    """Move labels up until none lies over another; for when all else is painted."""
+    figure.draw_without_rendering()
+    boxes: list[Any] = []
+    for text in sorted(labels, key=lambda text: float(text.get_window_extent().y0)):
+        box = text.get_window_extent()
+        for below in sorted(boxes, key=lambda other: float(other.y0)):
+            if box.overlaps(below):
+                x, y = text.xyann
+                text.xyann = (x, y + (below.y1 - box.y0) * POINTS_PER_INCH / figure.dpi + LABELS_APART)
+                box = text.get_window_extent()
+        boxes.append(box)
