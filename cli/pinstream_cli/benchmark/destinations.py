@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pinstream_cli.errors import CommandError
@@ -18,9 +19,9 @@ def check_file(option: str, path: Path | None) -> None:
         return
     if path.is_dir():
         raise CommandError(f"{option} {path} is a directory; name a file")
-    if path.exists():
-        _check_writable(option, path, path)
-    else:
+    if path.is_file():
+        _attempt(option, path, path, lambda: path.open("ab").close())
+    elif not path.exists():  # else it is a device or a pipe, which are for whoever named them
         check_directory(option, path.parent, path)
 
 
@@ -41,9 +42,17 @@ def check_directory(option: str, path: Path | None, named: Path | None = None) -
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir():
         raise CommandError(f"{option} {named} cannot be written: {there} is no directory")
-    _check_writable(option, named, there)
+    _attempt(option, named, there, lambda: _make_a_file_in(there))
 
 
-def _check_writable(option: str, named: Path, there: Path) -> None:
-    if not os.access(there, os.W_OK):
-        raise CommandError(f"{option} {named} cannot be written: {there} is write-protected")
+def _make_a_file_in(directory: Path) -> None:
+    # As it is made later. Permissions do not tell: root has them in /proc as well, where nothing can be made.
+    with tempfile.TemporaryDirectory(prefix=".pinstream-", dir=directory) as made:
+        (Path(made) / "file").touch()
+
+
+def _attempt(option: str, named: Path, there: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise CommandError(f"{option} {named} cannot be written: {there}: {error.strerror}") from None

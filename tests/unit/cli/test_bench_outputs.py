@@ -38,6 +38,10 @@ class Bare:
         (["serve", "--keep-raw", "{}/file/raw"], "{}/file is no directory"),
         (["timeline", "--model", "x.onnx", "--out", "{}/file/new/plots"], "{}/file is no directory"),
         (["plot", "{}/file", "--out", "{}/file"], "{}/file is no directory"),
+        # Whoever is root has the permissions, and still nothing can be made there.
+        (["engine", "--plot", "/proc/plots"], "--plot /proc/plots cannot be written: /proc: No such file or directory"),
+        (["engine", "--json", "/proc/sys/x.json"], "--json /proc/sys/x.json cannot be written: /proc/sys"),
+        (["serve", "--keep-raw", "/proc/1/a/b"], "--keep-raw /proc/1/a/b cannot be written: /proc/1: No such file"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is_measured(
