@@ -58,9 +58,9 @@ def tune(
 
     MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then what `serve`
     would make of it is where the search starts, and --out says where the config.pbtxt goes. Tried are instances, queue
-    delay, and on a GPU executions, slots and batch sizes, on the CPU the shares of the cores. What gains nothing beyond
-    the spread is left as it was. The file that was there, with its comments, is kept beside the new one as
-    config.pbtxt.before.
+    delay, and on a GPU executions, slots and batch sizes, on the CPU the shares of the cores, each in its part of
+    --limit. What gains nothing beyond the spread is left as it was. The file that was there, with its comments, is kept
+    beside the new one as config.pbtxt.before.
     """
     console = Console(stderr=True, highlight=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -133,8 +133,9 @@ def _search(
     load(Settings())
     model = trying.model
     delay = may_be_delayed(tuned.config)
-    todo = steps(model.spec, model.options, on_gpu=model.file.suffix != ".onnx", delay=delay)
-    return search(load, measure, todo, concurrencies, target, budget.spent, tried)
+    on_gpu = model.file.suffix != ".onnx"
+    todo = steps(model.spec, model.options, on_gpu, delay=delay, instances=model.instances)
+    return search(load, measure, todo, concurrencies, target, budget.spent, tried, budget.begin)
 
 
 def _in_words(trial: Trial) -> str:
@@ -145,24 +146,28 @@ def _in_words(trial: Trial) -> str:
 
 
 def show(outcome: Outcome, target: float | None, config: Any) -> None:
-    """Print all that was tried, in its order, and what was not."""
+    """Print all that was tried, in its order, by the medians of how many windows, and what was not."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("settings")
-    for heading in ("conc.", "images/s", "p50 ms", "p99 ms"):
+    for heading in ("conc.", "images/s", "p50 ms", "p99 ms", "windows"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for trial in outcome.trials:
         table.add_row(str(trial.settings), *_figures(trial), _remark(trial, outcome, target))
     Console(width=120, highlight=False).print(table)
+    if outcome.untried:
+        settings = " | ".join(map(str, outcome.untried))
+        click.echo(f"not tried for want of time (a larger --limit has it): {settings}")
     if not may_be_delayed(config):
         click.echo(f"queue delay not tried: {NOT_DELAYED}")
 
 
 def _figures(trial: Trial) -> tuple[str, ...]:
     if trial.sample is None:
-        return ("", "", "", "")
+        return ("",) * 5
     sample = trial.sample
-    return (str(trial.concurrency), *(f"{value:.1f}" for value in (sample.images_per_s, sample.p50_ms, sample.p99_ms)))
+    figures = (f"{value:.1f}" for value in (sample.images_per_s, sample.p50_ms, sample.p99_ms))
+    return (str(trial.concurrency), *figures, str(trial.windows))
 
 
 def _remark(trial: Trial, outcome: Outcome, target: float | None) -> str:

@@ -163,7 +163,7 @@ def test_timeline_shows_every_instance(tmp_path: Path) -> None:
 
 def test_tune_writes_a_configuration_that_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every load takes seconds; all that is tried otherwise is in the unit tests.
-    monkeypatch.setattr("pinstream_cli.tune.steps", lambda *spec, on_gpu, delay: [[{"delay_us": 0}, {"slots": 0}]])
+    monkeypatch.setattr("pinstream_cli.tune.steps", lambda *spec, **configured: [[{"delay_us": 0}, {"slots": 0}]])
     monkeypatch.setattr("pinstream_cli.tuning.search.FINAL_WINDOWS", 1)
     version = tmp_path / "models" / "classifier" / "1"
     onnx_models.classifier(version / "model.onnx")

@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from pinstream import sidecar as sidecars
 from pinstream_cli.benchmark.target import Source, locate
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import link_or_copy, service_repository
@@ -55,9 +56,26 @@ def find(model: Path, name: str | None, scratch: Path) -> Tuned:
         if config.backend != "pinstream":
             raise CommandError(f"{model / CONFIG} has backend {config.backend or 'none'}; only pinstream's are tuned")
         return Tuned(found, version, config, model / CONFIG)
+    if model.is_dir():
+        _check_directory(model, name)
     version, found = locate(Source(model, name), scratch)
     text = _as_served(version, found == DETECTOR and name is None, scratch / "service")
     return Tuned(found, version, _parse(text, model), None)
+
+
+def _check_directory(directory: Path, name: str | None) -> None:
+    """See that it is what `pinstream build` made, or has a model that is named.
+
+    Raises:
+        CommandError: It is a repository, or nothing of the kind.
+    """
+    if (directory / sidecars.FILE_NAME).is_file() or (name is not None and any(directory.glob("model.*"))):
+        return
+    found = f"{directory} has no {CONFIG}, as a model's directory has, and no {sidecars.FILE_NAME} of `pinstream build`"
+    models = sorted(file.parent for file in directory.glob(f"*/{CONFIG}"))
+    if models:
+        raise CommandError(f"{found}; it is a model repository: name a model in it, as in pinstream tune {models[0]}")
+    raise CommandError(f"{found}; name a model's directory, what `pinstream build` made, or an ONNX file")
 
 
 def _as_served(version: Path, service: bool, scratch: Path) -> str:

@@ -30,6 +30,7 @@ class Trial:
         sample: The window there, or the medians of the final ones; None where there is none.
         within: Whether p99 met the target.
         problem: Why there is none: the model did not load, or no window could be measured.
+        windows: Of which the sample is the median.
     """
 
     settings: Settings
@@ -37,6 +38,7 @@ class Trial:
     sample: Sample | None = None
     within: bool = False
     problem: str = ""
+    windows: int = 1
 
     @property
     def score(self) -> tuple[int, float]:
@@ -55,12 +57,14 @@ class Outcome:
         best: The one to be written.
         gain: Median throughput of the best, relative to the configuration that was there; 1 where that is the best.
         spread: Of the gain over the final windows.
+        untried: What there was no time for.
     """
 
     trials: list[Trial]
     best: Trial
     gain: float
     spread: float
+    untried: tuple[Settings, ...] = ()
 
 
 # Loads the model with some settings; raises CannotLoad.
@@ -81,6 +85,7 @@ def search(
     target_ms: float | None,
     out_of_time: Callable[[], bool] = lambda: False,
     tried: Callable[[Trial], None] = lambda trial: None,
+    begin: Callable[[int], None] = lambda to_come: None,
 ) -> Outcome:
     """Find the settings that give the highest throughput.
 
@@ -92,6 +97,7 @@ def search(
         target_ms: What p99 may be at most; None for anything.
         out_of_time: Whether to try nothing more.
         tried: Told of each trial when it is done.
+        begin: Told when a list of what to try begins, and how many are to come with it.
 
     Raises:
         CannotLoad: The configuration as it is cannot be loaded.
@@ -107,13 +113,16 @@ def search(
         raise CommandError(best.problem)
     trials = [best]
     tried(best)
-    for step in steps:
+    untried: list[Settings] = []
+    for number, step in enumerate(steps):
+        begin(len(steps) - number)
         start = best.settings
         for changes in step:
-            if out_of_time():
-                break
             settings = with_changes(start, changes)
             if any(trial.settings == settings for trial in trials):
+                continue
+            if out_of_time():
+                untried.append(settings)
                 continue
             try:
                 trial = attempt(settings)
@@ -122,7 +131,7 @@ def search(
             trials.append(trial)
             tried(trial)
             best = max(best, trial, key=lambda one: one.score)
-    return _confirmed(trials, load, measure, target_ms, out_of_time)
+    return replace(_confirmed(trials, load, measure, target_ms, out_of_time), untried=tuple(untried))
 
 
 def best_concurrency(
@@ -191,7 +200,8 @@ def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> t
 def _judged(trial: Trial, windows: Sequence[Sample], target_ms: float | None) -> Trial:
     """A trial by the medians of several windows."""
     rate, p50, p99 = (median(getattr(one, name) for one in windows) for name in ("images_per_s", "p50_ms", "p99_ms"))
-    return replace(trial, sample=Sample(rate, p50, p99), within=target_ms is None or p99 <= target_ms)
+    within = target_ms is None or p99 <= target_ms
+    return replace(trial, sample=Sample(rate, p50, p99), within=within, windows=len(windows))
 
 
 def _worth_it(first: Trial, best: Trial, gains: Sequence[float], nearer: Sequence[float]) -> bool:

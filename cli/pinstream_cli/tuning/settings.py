@@ -11,12 +11,13 @@ from pinstream.engines import may_share
 from pinstream.options import Options
 from pinstream.tensors import ModelSpec
 
-# Instances of a model on one GPU, as many as there are cores at most: 16 were the fastest where it was measured.
-GPU_INSTANCES = (1, 2, 4, 8, 12, 16)
-# Batches of requests that each of them works on at once.
-GPU_EXECUTIONS = (1, 2, 4, 8)
+# Instances of a model on one GPU, as many as there are cores at most, and batches of requests that each works on at
+# once: first what was best where it was measured (docs/performance.md), last what answers a lone request soonest.
+GPU_SHARES = ((8, 4), (4, 8), (4, 4), (2, 8), (16, 1), (2, 2), (1, 1))
+# The same of instances that have an engine each.
+GPU_INSTANCES = (2, 4, 1, 8)
 QUEUE_DELAYS_US = (0, 500, 2000)
-GPU_SLOTS = (2, 3, 4, 6)
+GPU_SLOTS = (4, 2, 6, 3)
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,17 @@ def may_be_delayed(config: Any) -> bool:
 
 
 def steps(
-    spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = None, *, delay: bool = True
+    spec: ModelSpec,
+    options: Options,
+    on_gpu: bool,
+    cores: int | None = None,
+    *,
+    delay: bool = True,
+    instances: int = 0,
 ) -> list[list[Mapping[str, Any]]]:
     """What to try, one list after the other: each starts from the best of the list before.
+
+    What is most promising comes first in each, since time may be up before all of it is tried.
 
     Args:
         spec: The model.
@@ -108,15 +117,24 @@ def steps(
         on_gpu: Whether a GPU runs it.
         cores: Of this machine.
         delay: Whether to try queue delays; see may_be_delayed.
+        instances: As configured; they are not tried again.
     """
     cores = cores or len(os.sched_getaffinity(0))
     delays: list[Mapping[str, Any]] = [{"delay_us": us} for us in QUEUE_DELAYS_US] if spec.batch and delay else []
     if not on_gpu:
         return [step for step in (_cpu_shares(cores), delays) if step]
-    counts: list[Mapping[str, Any]] = [{"instances": count} for count in GPU_INSTANCES if count <= cores]
     slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS]
-    executions: list[Mapping[str, Any]] = [{"executions": count} for count in GPU_EXECUTIONS if may_share(options)]
-    return [step for step in (counts, executions, delays, slots, _bucket_choices(spec, options)) if step]
+    shares = _gpu_shares(options, cores, instances)
+    return [step for step in (shares, slots, _bucket_choices(spec, options), delays) if step]
+
+
+def _gpu_shares(options: Options, cores: int, instances: int) -> list[Mapping[str, Any]]:
+    """Instances, and batches that each works on at once where they may share an engine."""
+    if not may_share(options):
+        return [{"instances": count} for count in GPU_INSTANCES if count <= cores and count != instances]
+    as_configured = (instances, options.executions)
+    shares = [share for share in GPU_SHARES if share[0] <= cores and share != as_configured]
+    return [{"instances": count, "executions": executions} for count, executions in shares]
 
 
 def _cpu_shares(cores: int) -> list[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from pinstream.options import Options
 from pinstream.tensors import BatchSizes, ModelSpec, TensorSpec
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton import sizing
 from pinstream_cli.tune import show
 from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.model import find, write
@@ -81,6 +82,45 @@ def test_a_search_leaves_time_for_its_final_windows() -> None:
     assert not budget.spent()
     clock[0] = 49.0
     assert budget.spent()
+
+
+def test_every_setting_has_its_part_of_the_time_and_what_it_is_too_short_for_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clock = [0.0]
+    budget = Budget(220.0, lambda: clock[0])
+    server = Server({None: 100.0, 1: 90.0, 2: 200.0, 4: 150.0, 8: 150.0})
+
+    def load(settings: Settings) -> None:
+        with budget.loading():
+            clock[0] += 10.0 * (settings not in server.loaded[-1:])
+        server.load(settings)
+
+    parts = [[{"instances": count} for count in (1, 2, 4, 8)], [{"slots": slots} for slots in (2, 3, 4, 6)]]
+    outcome = search(load, server.measure, parts, (16,), None, budget.spent, begin=budget.begin)
+    assert (outcome.untried, len(outcome.trials)) == ((), 9)
+    clock[0] = 0.0
+    # 10 s for what was there, 40 for the final windows: of the others 20 for each of the two, two trials.
+    budget = Budget(90.0, lambda: clock[0])
+    server.loaded.clear()
+    outcome = search(load, server.measure, parts, (16,), None, budget.spent, begin=budget.begin)
+    tried = [str(trial.settings) for trial in outcome.trials]
+    assert tried == ["as configured", "instances 1", "instances 2", "instances 2; SLOTS 2", "instances 2; SLOTS 3"]
+    assert clock[0] <= 90.0
+    show(outcome, None, model_config_pb2.ModelConfig())
+    told = capsys.readouterr().out
+    assert (
+        "not tried for want of time (a larger --limit has it): instances 4 | instances 8 | instances 2; SLOTS 4" in told
+    )
+
+
+def test_the_table_tells_medians_from_single_windows(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = tuned(Server({None: 100.0, 1: 90.0, 2: 200.0, 4: 150.0, 8: 150.0}))
+    show(outcome, None, model_config_pb2.ModelConfig())
+    lines = {line.strip().split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["as configured"][-1] == "3"
+    assert lines["instances 2"][-2:] == ["3", "chosen"]
+    assert lines["instances 4"][-1] == "1"
 
 
 def test_the_final_windows_take_turns_with_as_few_loads_as_can_be() -> None:
@@ -205,18 +245,27 @@ def test_the_next_best_has_its_turn_where_the_best_misses_the_target() -> None:
 
 def test_what_is_tried_on_a_gpu() -> None:
     tried = [change for step in steps(PLAN, Options(), on_gpu=True, cores=4) for change in step]
-    assert {"instances": 4} in tried
-    assert {"instances": 8} not in tried  # more than cores
+    assert {"instances": 4, "executions": 8} in tried
+    assert not any(change.get("instances", 0) > 4 for change in tried)  # more than cores
     most = [change for step in steps(PLAN, Options(), on_gpu=True, cores=24) for change in step]
-    assert {"instances": 16} in most
+    assert most[0] == {"instances": 8, "executions": 4}, "what `serve` makes of the detector, before all else"
+    assert {"instances": 16, "executions": 1} in most
     assert {"buckets": (1, 8, 16)} in tried
-    assert {"executions": 4} in tried
     assert not any("lanes" in change for change in tried)
+
+
+def test_what_is_configured_is_not_tried_again() -> None:
+    as_serve_makes_it = Options(executions=sizing.EXECUTIONS_ON_GPU)
+    first = steps(PLAN, as_serve_makes_it, on_gpu=True, cores=16, instances=sizing.DETECTORS_ON_GPU)[0]
+    assert {"instances": 8, "executions": 4} not in first
+    assert {"instances": 4, "executions": 8} in first
 
 
 @pytest.mark.parametrize("alone", [Options(share_engine="off"), Options(output_memory="gpu"), Options(gpu_inputs=True)])
 def test_executions_are_tried_only_where_an_engine_may_be_shared(alone: Options) -> None:
-    assert not any("executions" in change for step in steps(PLAN, alone, on_gpu=True, cores=4) for change in step)
+    tried = [change for step in steps(PLAN, alone, on_gpu=True, cores=4) for change in step]
+    assert {"instances": 4} in tried
+    assert not any("executions" in change for change in tried)
 
 
 def test_what_is_tried_on_a_cpu_shares_all_cores() -> None:

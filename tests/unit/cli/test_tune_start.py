@@ -85,6 +85,31 @@ def test_what_is_left_to_do_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "hint"),
+    [
+        ("", "it is a model repository: name a model in it, as in pinstream tune {}/classifier"),
+        ("empty", "name a model's directory, what `pinstream build` made, or an ONNX file"),
+        ("classifier/1", "name a model's directory"),
+    ],
+)
+def test_of_a_directory_that_is_no_models_it_is_said_what_it_is(tmp_path: Path, place: str, hint: str) -> None:
+    onnx_models.classifier(tmp_path / "classifier" / "1" / "model.onnx")
+    (tmp_path / "classifier" / "config.pbtxt").write_text('backend: "pinstream"')
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(main, ["tune", str(tmp_path / place)])
+    assert done.exit_code == 2, done.output
+    assert f"{tmp_path / place} has no config.pbtxt, as a model's directory has, and no model.json" in done.output
+    assert hint.format(tmp_path) in done.output
+    assert "--model " not in done.output
+    assert done.output.count("\n") == 1
+
+
+def test_a_directory_with_a_model_that_is_named_is_tuned(tmp_path: Path) -> None:
+    onnx_models.classifier(tmp_path / "there" / "model.onnx")
+    assert find(tmp_path / "there", "classifier", tmp_path).name == "classifier"
+
+
+@pytest.mark.parametrize(
     ("arguments", "error"),
     [
         ([], "as in --out my_models/classifier/config.pbtxt"),
