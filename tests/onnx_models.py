@@ -181,6 +181,18 @@ def slow(path: Path, work: int = 60) -> Path:
     )
 
 
+def heavy(path: Path, size: int, work: int) -> Path:
+    """FP32 `x` [batch,1,1] -> FP32 `y` [batch,1,1], 1 of 1: little to send, and `work` products of `size` x `size`."""
+    nodes = [helper.make_node("Expand", ["x", "square"], ["t0"])]
+    for i in range(work):
+        nodes.append(helper.make_node("MatMul", [f"t{i}", f"t{i}"], [f"p{i}"]))
+        nodes.append(helper.make_node("Mul", [f"p{i}", "scale"], [f"t{i + 1}"]))
+    nodes.append(helper.make_node("ReduceMax", [f"t{work}"], ["y"], axes=[1, 2], keepdims=1))
+    weights = {"square": np.array([1, size, size]), "scale": np.full(1, 1 / size, np.float32)}
+    dims: Sequence[Dim] = ("batch", 1, 1)
+    return save(path, nodes, [("x", TensorProto.FLOAT, dims)], [("y", TensorProto.FLOAT, dims)], weights)
+
+
 def text(path: Path) -> Path:
     """BYTES `in` [batch,3] -> BYTES `out` [batch,3], the same."""
     return save(
