@@ -55,16 +55,10 @@ class GrowingFile:
         self.data = self._whole[:0]
 
     def grow(self) -> Array | None:
-        """Take in what has come since; None where nothing has.
-
-        Raises:
-            ValueError: It is larger than what was set aside for it.
-        """
+        """Take in what has come since; None where nothing has."""
         known = self.data.nbytes
         # The last page is there as a whole, and no page may be page-locked in two pieces.
-        size = -(-os.fstat(self._fd).st_size // mmap.PAGESIZE) * mmap.PAGESIZE
-        if size > RESERVED:
-            raise ValueError(f"a shared memory region has {size:,} bytes, which is more than {RESERVED:,}")
+        size = min(-(-os.fstat(self._fd).st_size // mmap.PAGESIZE) * mmap.PAGESIZE, self._whole.nbytes)
         if size <= known:
             return None
         # Page-locking finds its pages there and takes half of the time.

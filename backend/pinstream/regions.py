@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 MAPS = Path("/proc/self/maps")
 DIRECTORY = "/dev/shm/"
-# Arrays that lie elsewhere must not cost a look at all mappings each.
-READ_EVERY_S = 0.05
+# Arrays that lie elsewhere must not cost a look at all mappings each: seconds until the next one after one in vain.
+PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class SharedRegions:
         if mapping is None and time.monotonic() > self._read_again:
             self._read()
             mapping = self._find(address, nbytes)
+            if mapping is None:
+                self._read_again = time.monotonic() + PAUSE_S
         if mapping is None:
             return None
         return Place(mapping.path, mapping.inode, address - mapping.start + mapping.offset)
@@ -83,7 +85,6 @@ class SharedRegions:
         # /proc lists mappings by address.
         self._mappings = found
         self._starts = [mapping.start for mapping in found]
-        self._read_again = time.monotonic() + READ_EVERY_S
 
 
 class KnownRegions(Generic[T]):

@@ -173,7 +173,9 @@ class EngineServer:
         self._former = Former(engine)
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
-        self._regions = MappedRegions(self._pin, engine.unpin)
+        # Pinned, and used by nobody any more: CUDA waits for all that runs before it gives memory back.
+        self._retired: list[Array] = []
+        self._regions = MappedRegions(self._pin, self._retired.append)
         self._last: Instance | None = None
         self._look_until = 0.0
 
@@ -205,6 +207,13 @@ class EngineServer:
             self._land(self._former.started.popleft())
         if self._is_due():
             self._former.due()
+        if not self._former.started:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Unpin what nobody uses any more."""
+        while self._retired:
+            self.engine.unpin(self._retired.pop())
 
     def _is_due(self) -> bool:
         """Whether the running batch is about to end, by what batches of its size usually take."""
@@ -294,7 +303,7 @@ class EngineServer:
     def _unmap(self, instance: Instance, slot: int) -> None:
         memory = instance.memories.pop(slot, None)
         if memory is not None:
-            self.engine.unpin(memory.data)
+            self._retired.append(memory.data)
 
     def _forget(self, instance: Instance) -> None:
         self._selector.unregister(instance.channel)

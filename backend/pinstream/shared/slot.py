@@ -62,12 +62,15 @@ class SharedSlot:
     def _make_room(self) -> None:
         """Memory for what is known of the outputs, and for inputs that have to be copied; kept while it is enough.
 
-        The engine's process page-locks it, so there is none for inputs that are read in Triton's own memory.
+        The engine's process page-locks it, so there is none for inputs that are read in Triton's own memory. It grows
+        by doubling: what it replaces stays page-locked until the engine is idle.
         """
-        spec, items = self._engine.spec, self.items
+        spec = self._engine.spec
+        items = _doubled(self.items)
         sizes = {t.name: max(self._room.get(t.name, 0), t.item_bytes * items) for t in spec.outputs}
         if self._copies:
-            sizes |= {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in spec.inputs}
+            bytes_now = {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in spec.inputs}
+            sizes |= {name: nbytes // self.items * items for name, nbytes in bytes_now.items()}
         places = self._layout.places
         if self._known and all(name in places and size <= places[name][1] for name, size in sizes.items()):
             return
@@ -81,7 +84,7 @@ class SharedSlot:
         Raises:
             EngineError: The engine's process has ended meanwhile; another one does not know where the inputs lie.
         """
-        self._room.update(room)
+        self._room |= {name: _doubled(nbytes) for name, nbytes in room.items()}
         views, places, old = self._views, self.places, self._layout
         self._known = False
         if failure := self._engine.failure:
@@ -145,3 +148,8 @@ class SharedSlot:
         """An output of the finished batch; valid until the slot is used again."""
         assert self.reply is not None
         return self._view(name, tuple(self.reply["shapes"][name]))
+
+
+def _doubled(number: int) -> int:
+    """The least power of two that is not less."""
+    return 1 << (number - 1).bit_length()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pinstream.growing import RESERVED, GrowingFile
+from pinstream.growing import GrowingFile
 from pinstream.regions import address_of
 
 PAGE = mmap.PAGESIZE
@@ -79,8 +79,10 @@ def test_what_cannot_be_mapped_says_so(tmp_path: Path) -> None:
         GrowingFile(os.open(tmp_path, os.O_RDONLY))
 
 
-def test_a_file_larger_than_its_addresses_is_refused(file: int) -> None:
+def test_what_lies_behind_its_addresses_is_left_out(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinstream.growing.RESERVED", 3 * PAGE)
     growing = GrowingFile(os.dup(file))
-    os.ftruncate(file, RESERVED + 1)
-    with pytest.raises(ValueError, match="more than"):
-        growing.grow()
+    os.ftruncate(file, 5 * PAGE)
+    growing.grow()
+    assert growing.data.nbytes == 3 * PAGE
+    assert growing.grow() is None

@@ -21,7 +21,7 @@ from pinstream.shared.files import ModelFiles
 from pinstream.shared.server import EngineServer
 from pinstream.tensors import Array, BatchSizes
 from tests.host_engine import HostEngine, HostSlot
-from tests.unit.backend.test_shared_due import connected
+from tests.served_engine import connected
 
 WANTED = frozenset({"doubled"})
 FAULT = "CUDA failed while copying an output from the GPU: cudaErrorIllegalAddress"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +23,6 @@ def region() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture
-def look_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pinstream.regions.READ_EVERY_S", 0.0)
-
-
 def span(array: Array) -> tuple[int, int]:
     return address_of(array), array.nbytes
 
@@ -42,11 +38,20 @@ def test_an_array_elsewhere_is_not() -> None:
     assert SharedRegions().place(*span(np.zeros(10, np.uint8))) is None
 
 
-@pytest.mark.usefixtures("look_every_time")
-def test_a_region_mapped_later_is_found_too(region: Path) -> None:
+def test_a_region_mapped_later_is_found_at_once(region: Path) -> None:
+    regions = SharedRegions()
+    for _ in range(3):
+        assert regions.place(*span(np.frombuffer(mapped(region, SIZE), np.uint8))) is not None
+
+
+def test_after_a_look_in_vain_there_is_a_pause(region: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinstream.regions.PAUSE_S", 0.2)
     regions = SharedRegions()
     assert regions.place(*span(np.zeros(10, np.uint8))) is None
-    assert regions.place(*span(np.frombuffer(mapped(region, SIZE), np.uint8))) is not None
+    array = np.frombuffer(mapped(region, SIZE), np.uint8)
+    assert regions.place(*span(array)) is None
+    time.sleep(0.25)
+    assert regions.place(*span(array)) is not None
 
 
 def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
@@ -68,7 +73,6 @@ class Told:
         return number
 
 
-@pytest.mark.usefixtures("look_every_time")
 def test_a_region_is_shared_once_and_again_as_it_grows(region: Path) -> None:
     told = Told()
     first = np.frombuffer(mapped(region, SIZE), np.uint8)
@@ -85,7 +89,6 @@ def test_a_region_is_shared_once_and_again_as_it_grows(region: Path) -> None:
     assert told.known.find(*span(grown[SIZE:])) == (2, SIZE)
 
 
-@pytest.mark.usefixtures("look_every_time")
 def test_another_file_of_that_name_is_another_region(region: Path) -> None:
     told = Told()
     old = np.frombuffer(mapped(region, SIZE), np.uint8)
