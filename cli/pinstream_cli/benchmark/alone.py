@@ -16,18 +16,19 @@ LOCK = SHARED_MEMORY / "pinstream-bench.lock"
 
 
 @contextmanager
-def alone(notice: Callable[[str], None], lock: Path = LOCK) -> Iterator[None]:
+def alone(notice: Callable[[str], None], lock: Path | None = None) -> Iterator[None]:
     """Wait until nobody else measures on this machine, and keep others waiting meanwhile.
 
     The lock ends with the process that has it, however that ends; the file stays.
 
     Args:
         notice: Told in one line where somebody else measures.
-        lock: The file that is locked.
+        lock: The file that is locked; this machine's by default.
 
     Raises:
         CommandError: There can be no such file.
     """
+    lock = lock or LOCK
     try:
         descriptor = _opened(lock)
     except OSError as error:

@@ -183,7 +183,8 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
     console.print(table)
     console.print(f"ratio: images/s relative to {result.reference}, in windows just before and after.")
     lengths = f"{plan.window_s:g} s, those of the reference {plan.reference_s or plan.window_s:g} s"
-    console.print(f"Medians of so many windows of {lengths}; spread is (max - min) / median.")
+    console.print(f"Medians of so many windows of {lengths}, longer where one had no answer in it.")
+    console.print("Spread of images/s is (max - min) / median.")
     if not environment.machine()["gpus"]:
         console.print("On a CPU the ratios are the result; images/s are this machine's, which client and server share.")
     for note in result.notes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from pinstream_cli.benchmark import alone
 from pinstream_cli.benchmark.interleave import Measured
 from pinstream_cli.benchmark.report import Result, row
 from pinstream_cli.benchmark.sample import Sample
@@ -27,6 +28,12 @@ class Bare:
 
     def measure(self, seconds: float) -> Sample:
         raise AssertionError(seconds)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures do not matter here: nobody has to wait for others."""
+    monkeypatch.setattr(alone, "LOCK", tmp_path / "lock")
 
 
 @pytest.mark.parametrize(
