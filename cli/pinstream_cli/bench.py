@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def timeline(
     with _errors_in_a_line():
         check_directory("--out", out)
         plots.check_matplotlib()
-        with alone(console.print), console.status("") as status:
+        with alone(partial(console.print, soft_wrap=True)), console.status("") as status:
             setup = Setup(
                 _source(given),
                 Plan(progress=status.update),
@@ -227,7 +228,7 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
         destination = _results_directory() if given["save"] else None
         _check_destinations(given, destination)
         # What runs is ended last: that may take long, and whoever cannot wait has the result by then.
-        with alone(console.print), contextlib.ExitStack() as closing:
+        with alone(partial(console.print, soft_wrap=True)), contextlib.ExitStack() as closing:
             with console.status("") as status:
                 setup = _setup(given, console, status.update, closing)
                 result = suite(setup)

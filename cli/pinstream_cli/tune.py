@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def tune(
                 )
             check_file("--out", None if dry_run else file)
             check_batches(tuned.name, tuned.config, tuned.version, (batch,))
-            waiting = alone(console.print)
+            waiting = alone(partial(console.print, soft_wrap=True))
             with waiting, console.status("starting Triton") as status, bench(tuned, console) as trying:
                 trying.window_s, trying.batch, trying.shapes = window, batch, shapes
                 outcome = _search(trying, tuned, concurrencies, p99_ms, Budget(limit), status)
