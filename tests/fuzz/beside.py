@@ -39,10 +39,12 @@ class Neighbour:
         image.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
         image.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
         image.parameters["conf"].double_param = 0.0
-        row = service_pb2.ModelInferRequest(model_name="dynamic_width")
-        row.inputs.add(name="row", datatype="FP32", shape=[2, 5])
-        row.raw_input_contents.append(np.arange(10, dtype=np.float32).tobytes())
-        yield from (image, row)
+        yield image
+        for model in ("dynamic_width", "executions"):
+            row = service_pb2.ModelInferRequest(model_name=model)
+            row.inputs.add(name="row", datatype="FP32", shape=[2, 5])
+            row.raw_input_contents.append(np.arange(10, dtype=np.float32).tobytes())
+            yield row
 
     def _run(self) -> None:
         requests = list(self._requests())
@@ -71,14 +73,19 @@ class Neighbour:
 
 
 def stubs(server: Running) -> dict[int, float]:
-    """The server's Python stubs: resident memory in MiB by process id."""
-    found = {}
+    """The server's Python stubs and the engine that some share: resident memory in MiB by process id."""
+    everyone = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-            if fields["Name"].strip().startswith("triton_python") and int(fields["PPid"]) == server.server.pid:
-                found[int(status.parent.name)] = int(fields["VmRSS"].split()[0]) / 1024
-    return found
+            everyone[int(status.parent.name)] = fields
+    mine = {server.server.pid}
+    mine |= {pid for pid, fields in everyone.items() if int(fields["PPid"]) == server.server.pid}
+    return {
+        pid: int(fields["VmRSS"].split()[0]) / 1024
+        for pid, fields in everyone.items()
+        if int(fields["PPid"]) in mine and "VmRSS" in fields
+    }
 
 
 def server_mib(server: Running) -> float:

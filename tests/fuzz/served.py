@@ -239,7 +239,12 @@ def _judge(text: str) -> None:
         raise Fault(f"a message of {len(text)} characters: {text[:2000]}")
 
 
-_GOOD = ("classifier", "yolox")
+_GOOD = ("classifier", "yolox", "executions")
+# What waits for an instance as little as it does for the GPU by default: an engine in a process of its own.
+_SHARED = """backend: "pinstream"
+parameters { key: "SHARE_ENGINE" value { string_value: "on" } }
+parameters { key: "EXECUTIONS" value { string_value: "2" } }
+"""
 
 
 def _good_request(model: str, content: bytes = b"") -> bytes:
@@ -249,6 +254,9 @@ def _good_request(model: str, content: bytes = b"") -> bytes:
         picture = content or corpus()[0]
         request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
         request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+    elif model == "executions":
+        request.inputs.add(name="row", datatype="FP32", shape=[2, 5])
+        request.raw_input_contents.append(content or bytes(40))
     else:
         request.inputs.add(name="pixels", datatype="FP32", shape=[1, 3, 8, 8])
         request.raw_input_contents.append(content or bytes(768))
@@ -269,6 +277,8 @@ _MODELS: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
     ("classifier", "pixels", "FP32", (1, 3, 8, 8)),
     ("dynamic_width", "row", "FP32", (2, 5)),
     ("dynamic_width", "row", "FP32", (1, 13)),
+    ("executions", "row", "FP32", (2, 5)),
+    ("executions", "row", "FP32", (1, 13)),
     ("text", "in", "BYTES", (2, 3)),
     ("yolox", "image", "BYTES", (1, 1)),
     ("yolox_detector", "images", "UINT8", (1, 64, 64, 3)),
@@ -320,6 +330,7 @@ def fuzzed_server() -> Iterator[Running]:
         base = Path(directory)
         onnx_models.classifier(add_model(base / "plain", "classifier"))
         onnx_models.dynamic_width(add_model(base / "plain", "dynamic_width"))
+        onnx_models.dynamic_width(add_model(base / "plain", "executions", _SHARED))
         onnx_models.text(add_model(base / "plain", "text"))
         with running(Export(batch=None).save(base / "small.onnx"), repositories=[base / "plain"]) as server:
             yield server
