@@ -1,8 +1,10 @@
-"""What tritonserver keeps of every load of a model: of a plain Python model, and of ONNX models behind pinstream.
+"""What tritonserver keeps of every load of a model: of a plain Python model, and of models behind pinstream.
 
     python benchmarks/reload_memory.py --out benchmarks/results/reload-memory-cpu.json
+    python benchmarks/reload_memory.py --kind python --kind plan --out ...          on a GPU
 
-All take and give tensors of the same shapes, and are loaded, asked and unloaded side by side, each by its own server.
+All take and give tensors of the same shapes, and are loaded, asked and unloaded side by side, each by its own server:
+once unloaded before each load, and once as a version that takes the place of the one before, as in `make soak`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -25,6 +29,8 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from pinstream.engines.flavour import load_flavour
+from pinstream.plans import BuildSpec, build_plan
 from pinstream_cli.benchmark import environment
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Access, Endpoints
@@ -75,7 +81,20 @@ def executions(directory: Path) -> None:
     (directory / "config.pbtxt").write_text('backend: "pinstream"\n' + "".join(lines))
 
 
-KINDS: dict[str, Callable[[Path], None]] = {"python": plain, "pinstream": pinstream, "executions": executions}
+def plan(directory: Path) -> None:
+    """As executions, as plans for the GPU at hand."""
+    executions(directory)
+    build_plan(directory / "1" / "model.onnx", directory / "1", BuildSpec(batch_sizes=(1, 8)), load_flavour())
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "python": plain,
+    "pinstream": pinstream,
+    "executions": executions,
+    "plan": plan,
+}
+WITHOUT_A_GPU = ("python", "pinstream", "executions")
+WAYS = ("unloaded", "versions")
 
 
 def resident(pid: int) -> dict[str, float]:
@@ -96,7 +115,14 @@ def stubs(pid: int) -> list[str]:
     return found
 
 
-def reload(kind: str, loads: int, run: int) -> dict[str, Any]:
+def next_version(directory: Path, last: int) -> None:
+    """Drop in a version like the one before, there all at once; the one before that goes."""
+    shutil.copytree(directory / str(last), directory.parent / ".next")
+    (directory.parent / ".next").rename(directory / str(last + 1))
+    shutil.rmtree(directory / str(last - 1), ignore_errors=True)
+
+
+def reload(kind: str, loads: int, way: str, run: int) -> dict[str, Any]:
     """Load a model `loads` times; what tritonserver holds after the requests of each."""
     samples = []
     with tempfile.TemporaryDirectory() as path:
@@ -114,15 +140,19 @@ def reload(kind: str, loads: int, run: int) -> dict[str, Any]:
         ):
             pixels = InferInput("pixels", [8, 3, 8, 8], "FP32")
             pixels.set_data_from_numpy(np.ones((8, 3, 8, 8), np.float32))
-            for _ in range(loads):
-                client.unload_model(MODEL)
-                _wait(lambda: not stubs(server.pid))
+            for number in range(1, loads + 1):
+                if way == "unloaded":
+                    client.unload_model(MODEL)
+                    _wait(lambda: not stubs(server.pid))
+                else:
+                    next_version(directory, number)
                 client.load_model(MODEL)
+                _wait(lambda: len(stubs(server.pid)) == 1)
                 for _ in range(REQUESTS):
                     client.infer(MODEL, [pixels])
                 samples.append(resident(server.pid))
-                print(kind, run, json.dumps(samples[-1]), flush=True)
-    return {"kind": kind, "run": run, "samples": samples}
+                print(kind, way, run, json.dumps(samples[-1]), flush=True)
+    return {"kind": kind, "way": way, "run": run, "samples": samples}
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -145,15 +175,19 @@ def growth(samples: list[dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     """Measure it and write it down."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--kind", dest="kinds", action="append", choices=list(KINDS), help=f"by default {WITHOUT_A_GPU}"
+    )
     parser.add_argument("--loads", type=int, default=60)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     about = environment.origin(environment.command(["python", "benchmarks/reload_memory.py", *sys.argv[1:]]))
     found = []
-    for run in range(given.runs):
-        with ThreadPoolExecutor(len(KINDS)) as pool:
-            found += list(pool.map(lambda kind, run=run: reload(kind, given.loads, run), KINDS))
+    for way, run in itertools.product(WAYS, range(given.runs)):
+        kinds = given.kinds or WITHOUT_A_GPU
+        with ThreadPoolExecutor(len(kinds)) as pool:
+            found += list(pool.map(lambda kind, way=way, run=run: reload(kind, given.loads, way, run), kinds))
     for report in found:
         report["growth_of_second_half_a_load"] = growth(report["samples"])
     report = {**about, "model": MODEL, "requests_a_load": REQUESTS, "reports": found}
