@@ -14,8 +14,8 @@ from tests.server.conftest import ONE_LINE
 from tests.server.running import running
 
 EXECUTIONS, BATCH = 3, 2
-# An H100 takes some milliseconds for 17 GFLOP two hundred times.
-SIZE, WORK = 2048, 200
+# 17 GFLOP five hundred times are some ten milliseconds on an H100.
+SIZE, WORK = 2048, 500
 ON_A_GPU = "instance_group { kind: KIND_GPU }\n"
 
 
