@@ -50,12 +50,26 @@ class TritonPythonModel:
         rows = [p.reshape(len(p), -1)[:, :10] for p in pixels]
         return [utils.InferenceResponse([utils.Tensor("probabilities", np.ascontiguousarray(r))]) for r in rows]
 """
+COUNTERS = """
+    def initialize(self, args):
+        self.made = []
+        for i in range(6):
+            family = utils.MetricFamily(name=f"counter_{i}", description="counts", kind=utils.MetricFamily.COUNTER)
+            self.made.append((family, family.Metric(labels={"model": "model", "version": "1"})))
+            self.made[-1][1].increment(1)
+"""
 
 
 def plain(directory: Path) -> None:
     """A Python model, with nothing of pinstream in it."""
     (directory / "config.pbtxt").write_text(PLAIN)
     (directory / "1" / "model.py").write_text(CODE)
+
+
+def counters(directory: Path) -> None:
+    """The same with as many metrics of its own as pinstream has."""
+    plain(directory)
+    (directory / "1" / "model.py").write_text(CODE + COUNTERS)
 
 
 def pinstream(directory: Path) -> None:
@@ -89,11 +103,12 @@ def plan(directory: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], None]] = {
     "python": plain,
+    "counters": counters,
     "pinstream": pinstream,
     "executions": executions,
     "plan": plan,
 }
-WITHOUT_A_GPU = ("python", "pinstream", "executions")
+WITHOUT_A_GPU = ("python", "counters", "pinstream", "executions")
 WAYS = ("unloaded", "versions")
 
 
