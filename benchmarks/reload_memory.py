@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument(
         "--kind", dest="kinds", action="append", choices=list(KINDS), help=f"by default {WITHOUT_A_GPU}"
     )
-    parser.add_argument("--loads", type=int, default=60)
+    parser.add_argument("--loads", type=int, default=60, help="four or more")
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
