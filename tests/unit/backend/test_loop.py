@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 from pinstream.batching import Request
 from pinstream.engines import open_engine
 from pinstream.engines.base import Engine
-from pinstream.loop import Answer, Loop
+from pinstream.loop import CANCEL_CHECK_AFTER_S, Answer, Loop
 from pinstream.metrics import BatchTimes
 from pinstream.options import Options
 from pinstream.tensors import Array, BatchSizes
 from tests import onnx_models
+from tests.host_engine import POISON, HostEngine
 
 
 @pytest.fixture
@@ -87,6 +89,20 @@ def test_a_request_cancelled_while_it_waits_is_not_computed(tmp_path: Path) -> N
     engine.close()
     assert [answer.cancelled for answer in answers] == [False, True]
     assert len(seen) == 4, "the four items of the cancelled request never ran"
+
+
+def test_a_request_cancelled_while_its_batch_failed_is_not_run_again() -> None:
+    engine = HostEngine(BatchSizes((2,)))
+    good = np.ones((1, 3), np.float32)
+    requests = [
+        Request({"row": np.full((1, 3), POISON, np.float32)}, 1, frozenset({"doubled"})),
+        Request({"row": good}, 1, frozenset({"doubled"}), cancelled=lambda: True),
+    ]
+    # As long as it takes until those that wait are asked again.
+    answers = Loop(engine, observe=lambda times, ran: time.sleep(2 * CANCEL_CHECK_AFTER_S)).run(requests)
+    engine.close()
+    assert [(answer.error is None, answer.cancelled) for answer in answers] == [(False, False), (True, True)]
+    assert engine.batches == 2, "the batch of both, and the one that is at fault by itself"
 
 
 def test_a_static_batch_is_padded_and_the_padding_stays_inside(tmp_path: Path) -> None:
