@@ -20,7 +20,7 @@ MODEL = "heavy"
 # A shape that Triton takes by it, and the engine does not: only the backend tells.
 CONFIG = 'max_batch_size: 2\ndynamic_batching { }\ninput { name: "x" data_type: TYPE_FP32 dims: [ -1, 1 ] }\n'
 WAITING, GIVE_UP, WRONG = 12, 10, 2
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def request_of(shape: list[int]) -> Any:

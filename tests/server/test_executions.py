@@ -17,9 +17,9 @@ EXECUTIONS, BATCH = 2, 2
 
 
 @contextlib.contextmanager
-def serving_heavy(directory: pytest.TempPathFactory, config: str, work: int = 12) -> Iterator[Running]:
+def serving_heavy(directory: pytest.TempPathFactory, config: str) -> Iterator[Running]:
     repository = directory.mktemp("heavy")
-    onnx_models.heavy(add_model(repository, MODEL, ONE_LINE + config), size=512, work=work)
+    onnx_models.heavy(add_model(repository, MODEL, ONE_LINE + config), size=512, work=40)
     with running(repositories=[repository]) as started:
         yield started
 
@@ -34,5 +34,5 @@ def test_who_gives_up_while_waiting_costs_nothing_and_who_is_wrong_is_told_so(
 
 def test_who_gives_up_before_its_batch_has_begun_is_left_out_of_it(tmp_path_factory: pytest.TempPathFactory) -> None:
     config = "max_batch_size: 16\ndynamic_batching { }\n" + parameters(BUCKETS="1,2", SLOTS="2")
-    with serving_heavy(tmp_path_factory, config, work=40) as server:
+    with serving_heavy(tmp_path_factory, config) as server:
         give_up_in_a_batch(server, most=16, give_up=4)
