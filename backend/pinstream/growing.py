@@ -5,6 +5,7 @@ Whoever page-locks it need only page-lock what has come. Linux only.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -22,8 +23,30 @@ _LIBC.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _FAILED = ctypes.c_void_p(-1).value
 # Of Linux 5.14; an older one says no, and the pages come when they are needed.
 _MADV_POPULATE_READ = 22
-# Bytes of addresses, not of memory, and more than one model instance's requests will ever take.
-RESERVED = 1 << 36
+# Bytes of addresses, not of memory: more than one model instance's requests will ever take, or what can be had.
+RESERVED = (1 << 36, 1 << 33, 1 << 30)
+# Where files that grow are mapped in this process.
+ADDRESSES: set[int] = set()
+
+
+def mapped(fd: int, nbytes: int) -> Array:
+    """A file as uint8 [nbytes], mapped until nobody has a view of it any more; its descriptor is not kept.
+
+    Raises:
+        OSError: It cannot be mapped.
+    """
+    address = _LIBC.mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+    if address == _FAILED:
+        raise OSError(ctypes.get_errno(), f"{nbytes:,} bytes of addresses cannot be had for shared memory")
+    memory = (ctypes.c_ubyte * nbytes).from_address(address)
+    # An array refers to `memory`, so that the mapping stays as long as any.
+    weakref.finalize(memory, _unmap, address, nbytes).atexit = False
+    return np.ctypeslib.as_array(memory)
+
+
+def _unmap(address: int, nbytes: int) -> None:
+    ADDRESSES.discard(address)
+    _LIBC.munmap(address, nbytes)
 
 
 class GrowingFile:
@@ -33,6 +56,7 @@ class GrowingFile:
         fd: Its file descriptor, which is closed with it.
 
     Attributes:
+        address: Of its beginning.
         data: As much of it as is known, uint8 [bytes].
         pieces: The same, piece by piece as it came.
 
@@ -43,14 +67,9 @@ class GrowingFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         weakref.finalize(self, os.close, fd).atexit = False
-        address = _LIBC.mmap(None, RESERVED, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
-        if address == _FAILED:
-            raise OSError(ctypes.get_errno(), f"{RESERVED:,} bytes of addresses cannot be had for a file that grows")
-        memory = (ctypes.c_ubyte * RESERVED).from_address(address)
-        # An array refers to `memory`, so that the mapping stays as long as any.
-        weakref.finalize(memory, _LIBC.munmap, address, RESERVED).atexit = False
-        self._whole: Array = np.ctypeslib.as_array(memory)
-        self.address: int = address
+        self._whole = _with_room(fd)
+        self.address = int(self._whole.__array_interface__["data"][0])
+        ADDRESSES.add(self.address)
         self.pieces: list[Array] = []
         self.data = self._whole[:0]
 
@@ -66,3 +85,10 @@ class GrowingFile:
         self.data = self._whole[:size]
         self.pieces.append(self._whole[known:size])
         return self.pieces[-1]
+
+
+def _with_room(fd: int) -> Array:
+    for room in RESERVED[:-1]:
+        with contextlib.suppress(OSError):
+            return mapped(fd, room)
+    return mapped(fd, RESERVED[-1])

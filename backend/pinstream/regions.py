@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pinstream.growing import ADDRESSES
 from pinstream.tensors import Array
 
 T = TypeVar("T")
@@ -81,6 +82,8 @@ class SharedRegions:
             if len(fields) < 6 or not fields[5].startswith(DIRECTORY) or fields[5].endswith(" (deleted)"):
                 continue
             start, end = (int(part, 16) for part in fields[0].split("-"))
+            if start in ADDRESSES:  # of ours, and not what Triton made
+                continue
             found.append(_Mapping(start, end, int(fields[2], 16), fields[5], int(fields[4])))
         # /proc lists mappings by address.
         self._mappings = found

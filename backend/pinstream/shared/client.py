@@ -100,9 +100,14 @@ class SharedEngine(Engine):
 
     def share(self, slot: int, layout: Layout) -> SharedMemory:
         """New memory for a slot, known to both sides."""
-        with memory.created(layout.nbytes) as fd:
-            shared = SharedMemory(fd, layout.nbytes)
-            self._send({"memory": slot, "places": dict(layout.places), "bytes": layout.nbytes}, fd)
+        try:
+            with memory.created(layout.nbytes) as fd:
+                shared = SharedMemory(fd, layout.nbytes)
+                self._send({"memory": slot, "places": dict(layout.places), "bytes": layout.nbytes}, fd)
+        except OSError as error:
+            raise EngineError(
+                f"there is no memory to share with the engine's process ({error.strerror}); raise this process's limit"
+            ) from error
         return shared
 
     def place(self, array: Array) -> tuple[int, int] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from pinstream.growing import mapped
 from pinstream.tensors import Array
 
 # Where tensors start: what CUDA's own allocations are aligned to.
@@ -29,7 +29,7 @@ class SharedMemory:
     """
 
     def __init__(self, fd: int, nbytes: int) -> None:
-        self.data: Array = np.frombuffer(mmap.mmap(fd, nbytes), np.uint8)
+        self.data = mapped(fd, nbytes)
 
     @classmethod
     def adopted(cls, fd: int, nbytes: int) -> SharedMemory:

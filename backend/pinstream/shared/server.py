@@ -27,6 +27,7 @@ from pinstream.shared import wire
 from pinstream.shared.forming import Batch, Former, Submission
 from pinstream.shared.mapped import MappedRegions
 from pinstream.shared.memory import Layout, SharedMemory
+from pinstream.shared.retired import RetiredMemory
 from pinstream.tensors import Array
 
 LOGGER = logging.getLogger("pinstream.shared")
@@ -173,9 +174,8 @@ class EngineServer:
         self._former = Former(engine)
         self._instances: dict[socket.socket, Instance] = {}
         self._selector = selectors.SelectSelector()  # of all selectors, the one whose pauses may be shorter than 1 ms
-        # Pinned, and used by nobody any more: CUDA waits for all that runs before it gives memory back.
-        self._retired: list[Array] = []
-        self._regions = MappedRegions(self._pin, self._retired.append)
+        self._retired = RetiredMemory(engine.unpin)
+        self._regions = MappedRegions(self._pin, self._retired.add)
         self._last: Instance | None = None
         self._look_until = 0.0
 
@@ -207,13 +207,7 @@ class EngineServer:
             self._land(self._former.started.popleft())
         if self._is_due():
             self._former.due()
-        if not self._former.started:
-            self._give_back()
-
-    def _give_back(self) -> None:
-        """Unpin what nobody uses any more."""
-        while self._retired:
-            self.engine.unpin(self._retired.pop())
+        self._retired.give_back(idle=not self._former.started)
 
     def _is_due(self) -> bool:
         """Whether the running batch is about to end, by what batches of its size usually take."""
@@ -303,7 +297,7 @@ class EngineServer:
     def _unmap(self, instance: Instance, slot: int) -> None:
         memory = instance.memories.pop(slot, None)
         if memory is not None:
-            self._retired.append(memory.data)
+            self._retired.add(memory.data)
 
     def _forget(self, instance: Instance) -> None:
         self._selector.unregister(instance.channel)

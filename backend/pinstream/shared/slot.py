@@ -62,20 +62,20 @@ class SharedSlot:
     def _make_room(self) -> None:
         """Memory for what is known of the outputs, and for inputs that have to be copied; kept while it is enough.
 
-        The engine's process page-locks it, so there is none for inputs that are read in Triton's own memory. It grows
-        by doubling: what it replaces stays page-locked until the engine is idle.
+        The engine's process page-locks it, so there is none for inputs that are read in Triton's own memory. What grows
+        doubles at least, since what it replaces stays page-locked until the engine is idle.
         """
-        spec = self._engine.spec
-        items = _doubled(self.items)
-        sizes = {t.name: max(self._room.get(t.name, 0), t.item_bytes * items) for t in spec.outputs}
+        spec, items = self._engine.spec, self.items
+        needed = {t.name: max(self._room.get(t.name, 0), t.item_bytes * items) for t in spec.outputs}
         if self._copies:
-            bytes_now = {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in spec.inputs}
-            sizes |= {name: nbytes // self.items * items for name, nbytes in bytes_now.items()}
-        places = self._layout.places
-        if self._known and all(name in places and size <= places[name][1] for name, size in sizes.items()):
+            needed |= {t.name: math.prod(self.shapes[t.name]) * t.numpy_dtype.itemsize for t in spec.inputs}
+        there = {name: nbytes for name, (_, nbytes) in self._layout.places.items()}
+        more = {name: nbytes for name, nbytes in needed.items() if nbytes > there.get(name, -1)}
+        if self._known and not more:
             return
-        self._layout = Layout.of(sizes)
-        self._memory = self._engine.share(self.index, self._layout)
+        layout = Layout.of(there | {name: max(nbytes, 2 * there.get(name, 0)) for name, nbytes in more.items()})
+        self._memory = self._engine.share(self.index, layout)
+        self._layout = layout
         self._known = True
 
     def grow(self, room: Mapping[str, int]) -> None:
@@ -84,7 +84,7 @@ class SharedSlot:
         Raises:
             EngineError: The engine's process has ended meanwhile; another one does not know where the inputs lie.
         """
-        self._room |= {name: _doubled(nbytes) for name, nbytes in room.items()}
+        self._room.update(room)
         views, places, old = self._views, self.places, self._layout
         self._known = False
         if failure := self._engine.failure:
@@ -148,8 +148,3 @@ class SharedSlot:
         """An output of the finished batch; valid until the slot is used again."""
         assert self.reply is not None
         return self._view(name, tuple(self.reply["shapes"][name]))
-
-
-def _doubled(number: int) -> int:
-    """The least power of two that is not less."""
-    return 1 << (number - 1).bit_length()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pinstream.growing import GrowingFile
+from pinstream.growing import GrowingFile, mapped
 from pinstream.regions import address_of
 
 PAGE = mmap.PAGESIZE
@@ -80,9 +82,35 @@ def test_what_cannot_be_mapped_says_so(tmp_path: Path) -> None:
 
 
 def test_what_lies_behind_its_addresses_is_left_out(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pinstream.growing.RESERVED", 3 * PAGE)
+    monkeypatch.setattr("pinstream.growing.RESERVED", (3 * PAGE,))
     growing = GrowingFile(os.dup(file))
     os.ftruncate(file, 5 * PAGE)
     growing.grow()
     assert growing.data.nbytes == 3 * PAGE
     assert growing.grow() is None
+
+
+def test_where_addresses_are_few_fewer_are_set_aside(file: int) -> None:
+    script = """
+import os, resource, sys
+from pinstream.growing import RESERVED, GrowingFile
+resource.setrlimit(resource.RLIMIT_AS, (RESERVED[1] * 2, RESERVED[1] * 2))
+growing = GrowingFile(int(sys.argv[1]))
+growing.grow()
+print(growing._whole.nbytes == RESERVED[1], growing.data.nbytes)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(file)], pass_fds=(file,), capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["True", str(2 * PAGE)]
+
+
+def test_memory_of_a_fixed_size_keeps_no_descriptor(file: int) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    memory = mapped(file, 2 * PAGE)
+    assert descriptors() == before
+    memory[7] = 9
+    assert os.pread(file, 1, 7) == b"\x09"

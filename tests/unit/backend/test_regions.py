@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pinstream.growing import GrowingFile
 from pinstream.regions import KnownRegions, SharedRegions, address_of
 from pinstream.tensors import Array
 from tests.shm_region import mapped, shm_region
@@ -52,6 +53,13 @@ def test_after_a_look_in_vain_there_is_a_pause(region: Path, monkeypatch: pytest
     assert regions.place(*span(array)) is None
     time.sleep(0.25)
     assert regions.place(*span(array)) is not None
+
+
+def test_a_mapping_of_our_own_is_none_of_tritons(region: Path) -> None:
+    growing = GrowingFile(os.open(region, os.O_RDWR))
+    growing.grow()
+    assert SharedRegions().place(*span(growing.data[:10])) is None
+    assert SharedRegions().place(*span(np.frombuffer(mapped(region, SIZE), np.uint8))) is not None
 
 
 def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
