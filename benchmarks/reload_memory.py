@@ -67,8 +67,9 @@ def plain(directory: Path) -> None:
 
 
 def counters(directory: Path) -> None:
-    """The same with as many metrics of its own as pinstream has."""
+    """The same with the dynamic batcher that pinstream asks for, and as many metrics of its own as it has."""
     plain(directory)
+    (directory / "config.pbtxt").write_text(PLAIN + "dynamic_batching { }\n")
     (directory / "1" / "model.py").write_text(CODE + COUNTERS)
 
 
