@@ -39,7 +39,7 @@ from pinstream_cli.benchmark.suites import ensemble as ensemble_suite
 from pinstream_cli.benchmark.suites import serve as serve_suite
 from pinstream_cli.benchmark.suites import sweep as sweep_suite
 from pinstream_cli.benchmark.suites.setup import Setup
-from pinstream_cli.benchmark.target import Source
+from pinstream_cli.benchmark.target import Source, check_named
 from pinstream_cli.benchmark.timeline import record
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
@@ -171,6 +171,7 @@ def timeline(
     with _errors_in_a_line():
         check_directory("--out", out)
         plots.check_matplotlib()
+        check_named(_source(given))
         with alone(partial(console.print, soft_wrap=True)), console.status("") as status:
             setup = Setup(
                 _source(given),
@@ -227,6 +228,8 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
     with _errors_in_a_line():
         destination = _results_directory() if given["save"] else None
         _check_destinations(given, destination)
+        if suite is not ensemble_suite.run:  # which has a model of its own
+            check_named(_source(given))
         # What runs is ended last: that may take long, and whoever cannot wait has the result by then.
         with alone(partial(console.print, soft_wrap=True)), contextlib.ExitStack() as closing:
             with console.status("") as status:

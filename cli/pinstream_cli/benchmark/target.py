@@ -205,19 +205,31 @@ def target(
             yield server, server.served(name, model_dir)
 
 
-def locate(source: Source, scratch: Path) -> tuple[Path, str]:
-    """The version directory of the model, and its name on the server; a YOLOX export is built in `scratch`."""
+def check_named(source: Source) -> None:
+    """See before anybody waits for a turn to measure that there is something.
+
+    Raises:
+        CommandError: No model is named, or one that is not there.
+    """
     if source.repository is not None:
         if source.name is None:
             raise CommandError("--model-repository needs --name, the model in it to measure")
-        versions = [v for v in (source.repository / source.name).glob("[0-9]*") if v.name.isdecimal()]
-        if not versions:
-            raise CommandError(f"{source.repository / source.name} has no version directory")
-        return max(versions, key=lambda version: int(version.name)), source.name
+        return
     if source.model is None:
         raise CommandError("nothing to measure; name a model with --model, or --model-repository with --name")
     if not source.model.exists():
         raise CommandError(f"--model {source.model} does not exist; name an ONNX file or what `pinstream build` made")
+
+
+def locate(source: Source, scratch: Path) -> tuple[Path, str]:
+    """The version directory of the model, and its name on the server; a YOLOX export is built in `scratch`."""
+    check_named(source)
+    if source.repository is not None and source.name is not None:
+        versions = [v for v in (source.repository / source.name).glob("[0-9]*") if v.name.isdecimal()]
+        if not versions:
+            raise CommandError(f"{source.repository / source.name} has no version directory")
+        return max(versions, key=lambda version: int(version.name)), source.name
+    assert source.model is not None
     if source.model.is_dir():
         return source.model, source.name or _name_of_built(source.model)
     if source.name is None and is_yolox_export(source.model):

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from pinstream_cli.benchmark.alone import alone
 from pinstream_cli.benchmark.target import Source, locate
 from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
 
 
 @pytest.mark.parametrize("suite", ["engine", "serve", "compare", "sweep"])
-def test_nothing_to_measure(suite: str) -> None:
-    result = CliRunner().invoke(main, ["bench", suite])
+def test_nothing_to_measure_is_told_whoever_else_measures(suite: str, tmp_path: Path) -> None:
+    with alone(print, tmp_path / "lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pinstream_cli.benchmark.alone.LOCK", tmp_path / "lock")
+        result = CliRunner().invoke(main, ["bench", suite])
     assert result.exit_code == 2
     wanted = "nothing to measure; name a model with --model, or --model-repository with --name"
     assert result.stderr == f"error: {wanted}\n"
