@@ -18,6 +18,7 @@ from pinstream_cli.benchmark.alone import alone
 from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
 
+MODEL = "models/shapes_nano.onnx"
 HOLDING = """
 import sys
 from pathlib import Path
@@ -86,7 +87,11 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["bench", "engine"], ["bench", "timeline", "--out", "{}/out"], ["tune", "models/shapes_nano.onnx", "--dry-run"]],
+    [
+        ["bench", "engine", "--model", MODEL],
+        ["bench", "timeline", "--model", MODEL, "--out", "{}/out"],
+        ["tune", MODEL, "--dry-run"],
+    ],
 )
 def test_whatever_measures_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     def opened(lock: Path) -> int:

@@ -75,7 +75,7 @@ def test_the_table_is_shown_whatever_becomes_of_the_files(tmp_path: Path, monkey
         return Result("engine", "the bare loop", [row(measured)], [measured], {})
 
     monkeypatch.setattr(engine, "run", run)
-    done = CliRunner().invoke(main, ["bench", "engine", "--json", str(directory / "x.json")])
+    done = CliRunner().invoke(main, ["bench", "engine", "--model", __file__, "--json", str(directory / "x.json")])
     assert done.exit_code == 2
     assert "bare loop" in done.stdout
     assert f"error: {directory} cannot be written" in done.stderr
@@ -100,7 +100,7 @@ def test_the_result_is_kept_before_what_runs_is_ended(tmp_path: Path, monkeypatc
         return Result("engine", "the bare loop", [row(measured)], [measured], {})
 
     monkeypatch.setattr(engine, "run", run)
-    done = CliRunner().invoke(main, ["bench", "engine", "--json", str(file)])
+    done = CliRunner().invoke(main, ["bench", "engine", "--model", __file__, "--json", str(file)])
     assert done.exit_code == 0, done.output
     assert seen == [True]
 
