@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import pytest
 
@@ -72,9 +73,21 @@ def cancelled_at(server: Running) -> float:
     return metric(server, 'nv_inference_request_failure{model="yolox",reason="CANCELED"')
 
 
-def wait_for_waiting(server: Running, count: int) -> None:
-    """Until so many requests wait at the server for the model."""
-    assert soon(lambda: metric(server, 'nv_inference_pending_request_count{model="yolox"') >= count)
+class Call(Protocol):
+    """A task or a future."""
+
+    def done(self) -> bool: ...
+
+
+def wait_for_waiting(server: Running, count: int, behind: Sequence[Call] = ()) -> None:
+    """Until so many requests wait at the server for the model, behind calls that it works at one after the other."""
+
+    def all_wait() -> bool:
+        # Of the calls before them one is worked at, and the others wait, too.
+        others = max(0, sum(not call.done() for call in behind) - 1)
+        return metric(server, 'nv_inference_pending_request_count{model="yolox"') >= count + others
+
+    assert soon(all_wait)
 
 
 def soon(what: Callable[[], bool], patience_s: float = 10.0) -> bool:
@@ -99,7 +112,7 @@ def test_cancelled_futures_end_at_once_and_others_are_answered(slow: Running, pr
         wait_for_waiting(slow, len(busy) - 1)
         others = {number / 100: detector.submit(PICTURE, conf=number / 100) for number in range(1, 6)}
         calls = [detector.submit(PICTURE, conf=SHORT) for _ in range(MANY)]
-        wait_for_waiting(slow, len(others) + MANY)
+        wait_for_waiting(slow, len(others) + MANY, busy)
         assert all(call.cancel() for call in calls)
         assert all(isinstance(call.exception(5), Cancelled) for call in calls)
         assert not busy[-1].done(), "they ended only as the server came to them"
@@ -116,7 +129,7 @@ def test_cancelled_tasks_reach_the_server(slow: Running) -> None:
             busy = [asyncio.create_task(detector.detect(PICTURE, conf=LONG)) for _ in range(3)]
             await asyncio.to_thread(wait_for_waiting, slow, len(busy) - 1)
             tasks = [asyncio.create_task(detector.detect(PICTURE, conf=SHORT)) for _ in range(MANY)]
-            await asyncio.to_thread(wait_for_waiting, slow, len(tasks))
+            await asyncio.to_thread(wait_for_waiting, slow, len(tasks), busy)
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
