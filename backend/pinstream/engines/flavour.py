@@ -171,6 +171,10 @@ def _make_logger(trt: Any) -> Any:
     return Logger(_log.log)
 
 
+# The handles of the plugin libraries that this process has registered, and with which flavour.
+_plugin_libraries: set[tuple[str, int]] = set()
+
+
 def register_plugins(flavour: Flavour, paths: Iterable[Path] = ()) -> None:
     """Make plugins known: those that come with TensorRT, then those of shared libraries.
 
@@ -209,10 +213,6 @@ def register_plugins(flavour: Flavour, paths: Iterable[Path] = ()) -> None:
                     "another library has brought already"
                 )
         _plugin_libraries.add(loaded)
-
-
-# The handles of those that this process has registered, and with which flavour.
-_plugin_libraries: set[tuple[str, int]] = set()
 
 
 def allow_tf32(flavour: Flavour, allowed: bool) -> None:
