@@ -182,13 +182,14 @@ def slow(path: Path, work: int = 60) -> Path:
 
 
 def heavy(path: Path, size: int, work: int) -> Path:
-    """FP32 `x` [batch,1,1] -> FP32 `y` [batch,1,1], 1 of 1: little to send, and `work` products of `size` x `size`."""
+    """FP32 `x` [batch,1,1] -> FP32 `y` [batch,1,1], 1 of 1: little to send, and `work` products of `size` x `size`.
+
+    Each is by a constant of sums of one. (A product of a matrix by itself is wrong in TensorRT-RTX 1.4 from the second on.)
+    """
     nodes = [helper.make_node("Expand", ["x", "square"], ["t0"])]
-    for i in range(work):
-        nodes.append(helper.make_node("MatMul", [f"t{i}", f"t{i}"], [f"p{i}"]))
-        nodes.append(helper.make_node("Mul", [f"p{i}", "scale"], [f"t{i + 1}"]))
+    nodes += [helper.make_node("MatMul", [f"t{i}", "means"], [f"t{i + 1}"]) for i in range(work)]
     nodes.append(helper.make_node("ReduceMax", [f"t{work}"], ["y"], axes=[1, 2], keepdims=1))
-    weights = {"square": np.array([1, size, size]), "scale": np.full(1, 1 / size, np.float32)}
+    weights = {"square": np.array([1, size, size]), "means": np.full((size, size), 1 / size, np.float32)}
     dims: Sequence[Dim] = ("batch", 1, 1)
     return save(path, nodes, [("x", TensorProto.FLOAT, dims)], [("y", TensorProto.FLOAT, dims)], weights)
 
