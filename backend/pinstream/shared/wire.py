@@ -25,6 +25,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,16 @@ LARGEST_MESSAGE = 200_000
 SLOT = -1
 Message = dict[str, Any]
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+class _Received(threading.local):
+    """Where a thread's messages come in: memory of the largest one's size for each would take longer than it does."""
+
+    def __init__(self) -> None:
+        self.room = bytearray(LARGEST_MESSAGE)
+
+
+_received = _Received()
 
 
 def packed(message: Message) -> bytes:
@@ -75,14 +86,15 @@ def receive(channel: socket.socket) -> tuple[Message | None, int | None]:
         None for the message where the other side has gone.
     """
     try:
-        packet, ancillary, _, _ = channel.recvmsg(LARGEST_MESSAGE, socket.CMSG_LEN(4))
+        nbytes, ancillary, _, _ = channel.recvmsg_into([_received.room], socket.CMSG_LEN(4))
     except ConnectionError:
         return None, None
     descriptors = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[:4])
-    return (json.loads(packet) if packet else None), (descriptors[0] if descriptors else None)
+    message = json.loads(_received.room[:nbytes]) if nbytes else None
+    return message, (descriptors[0] if descriptors else None)
 
 
 def is_readable(channel: socket.socket, seconds: float = 0.0) -> bool:
@@ -95,8 +107,8 @@ def has_gone(channel: socket.socket) -> bool:
     if channel.fileno() < 0:
         return True
     try:
-        return is_readable(channel) and not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:  # another thread has read what was there
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
         return False
     except OSError:
         return True
