@@ -52,10 +52,10 @@ def call(doing: str, function: Callable[..., tuple[Any, ...]], *args: Any) -> An
     Raises:
         CudaError: The call failed, or an earlier asynchronous one did.
     """
-    error, *results = function(*args)
-    if error != SUCCESS:
-        raise _failure(doing, error)
-    return results[0] if len(results) == 1 else tuple(results) or None
+    result = function(*args)
+    if result[0] != SUCCESS:
+        raise _failure(doing, result[0])
+    return result[1] if len(result) == 2 else result[1:] or None
 
 
 def _failure(doing: str, error: Any) -> CudaError:
