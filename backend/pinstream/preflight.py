@@ -18,8 +18,9 @@ What is not in this table is left to TensorRT to judge.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ _RTX_OTHERS = 1 << len(_RTX_CAPABILITIES)
 _HEADER_BYTES = 64
 # In commands, for the model that nobody can name.
 _SOURCE = "MODEL.onnx"
+# What `pinstream build` calls its plans.
+_BUILT = re.compile(r"model(\.b\d+)?\.plan")
 # What people put in a plan's place, by how it starts.
 _FOREIGN = {
     b"\xff\xd8\xff": "a JPEG image",
@@ -127,7 +130,7 @@ def check_plan(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Sidecar |
     except (ConfigError, *MALFORMED) as error:
         raise ModelFileError(
             f"{path.parent / FILE_NAME} is malformed ({error!r}), so that {path.name} cannot be held against it; "
-            f"build it again: {_rebuild_command(path, _SOURCE, BuildSpec())}"
+            f"build it again: {_rebuild_command(path, _SOURCE)}"
         ) from error
 
 
@@ -272,20 +275,26 @@ def rebuild_command(path: Path, flavour: Flavour, gpu: Gpu | None, sidecar: Side
     """The command that builds a plan again for this machine, in backquotes; raises as wishes_here does.
 
     It names the model that `pinstream build` has left beside the plan, which has its labels and all else that was asked
-    for when it was made; where there is none, the file that it was made from.
+    for when it was made; where there is none, the file that it was made from. Behind it stands what else has to be done
+    for the new plans to be those that are loaded.
     """
     section = (sidecar.sections.get("onnx") if sidecar else None) or {}
     beside = path.parent / str(section.get("file") or _SOURCE)
     source = str(beside) if beside.is_file() else _source_of(sidecar)
-    command = _rebuild_command(path, source, wishes_here(sidecar, flavour, gpu))
     # Where both are installed, `build` takes the other one unless it is told.
-    other = flavour.is_rtx and is_installed("tensorrt")
-    return f"{command[:-1]} --flavour {flavour.name}`" if other else command
+    other = ["--flavour", flavour.name] if flavour.is_rtx and is_installed("tensorrt") else []
+    return _rebuild_command(path, source, [*wishes_here(sidecar, flavour, gpu).arguments(), *other])
 
 
-def _rebuild_command(path: Path, source: str, spec: BuildSpec) -> str:
-    words = ["pinstream", "build", source, "--plan", "-o", str(path.parent), *spec.arguments()]
-    return f"`{shlex.join(words)}`"
+def _rebuild_command(path: Path, source: str, options: Sequence[str] = ()) -> str:
+    words = ["pinstream", "build", source, "--plan", "-o", str(path.parent), *options]
+    command = f"`{shlex.join(words)}`"
+    if _BUILT.fullmatch(path.name):
+        return command
+    # The build leaves a file of another name as it is, and a configuration that names it would load it again.
+    return (
+        f"{command}, and leave out of config.pbtxt what names {path.name} (default_model_filename, cc_model_filenames)"
+    )
 
 
 def _source_of(sidecar: Sidecar | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,6 +87,7 @@ def usable_plans(model_file: Path, options: Options, flavour: Flavour, gpu: Gpu 
 
     Raises:
         ModelFileError: A plan does not fit, with both sides and the command that builds it again.
+        ConfigError: The plans need a setting that is off, or AUTO_BUILD options that it does not have.
     """
     try:
         files, warnings = check_plans(model_file, flavour, gpu)
@@ -216,6 +218,7 @@ def built_plans(
 
     Raises:
         ModelFileError: They cannot be built.
+        ConfigError: The model needs other options, as sizes of its dynamic dimensions; the text has the command.
     """
     onnx = check_source(directory, options, gpu, reason)
     assert gpu is not None, "check_source has seen to it"
@@ -232,7 +235,14 @@ def built_plans(
     except (ConfigError, *sidecars.MALFORMED) as error:
         raise ModelFileError(f"{directory / sidecars.FILE_NAME} has malformed build options ({error!r})") from error
     cache = Path(options.cache_dir) if options.cache_dir else None
-    built = cached_plan(onnx, spec, flavour, gpu, cache, progress=_log_progress)
+    try:
+        built = cached_plan(onnx, spec, flavour, gpu, cache, progress=_log_progress)
+    except ConfigError as error:  # it asks for options, which nobody can give at a load
+        command = shlex.join(["pinstream", "build", str(onnx), "--plan", "-o", str(directory)])
+        raise ConfigError(
+            f"{error}; AUTO_BUILD has only the options that a {sidecars.FILE_NAME} beside {onnx.name} has: build once "
+            f"with `{command}` and what is asked for"
+        ) from error
     return _files_of(built)
 
 

@@ -16,6 +16,7 @@ from pinstream import sidecar
 from pinstream.engines import find_model_file, inspect, open_for_instance
 from pinstream.engines.flavour import Flavour
 from pinstream.engines.plan_source import described_plans, replaced_source, usable_plans
+from pinstream.engines.profiles import Range
 from pinstream.errors import ConfigError, EngineError, ModelFileError, PinstreamError
 from pinstream.options import Options
 from pinstream.plans import BuildSpec, build_plan
@@ -304,3 +305,22 @@ def test_an_onnx_file_is_no_plan_unless_it_may_be_built(flavour: Flavour, plans:
         usable_plans(plans / "model.onnx", Options(), flavour, H200)
     options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
     assert len(usable_plans(plans / "model.onnx", options, flavour, H200)) == 2
+
+
+def test_auto_build_of_open_dimensions_names_the_build_that_gives_their_sizes_and_heeds_it(
+    flavour: Flavour, tmp_path: Path
+) -> None:
+    wide = onnx_models.dynamic_width(tmp_path / "model.onnx")
+    options = Options(auto_build=True, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(ConfigError) as caught:
+        usable_plans(find_model_file(tmp_path, options), options, flavour, H200)
+    assert "give the smallest, usual and largest: --shape row:N:N:N; AUTO_BUILD has only" in str(caught.value)
+    assert f"build once with `pinstream build {wide} --plan -o {tmp_path}` and what is asked for" in str(caught.value)
+    sizes = (("row", Range((1,), (8,), (16,))),)
+    build_plan(wide, tmp_path, BuildSpec(max_batch=2, shapes=sizes), flavour)
+    model_file = find_model_file(tmp_path, options)
+    assert usable_plans(model_file, options, flavour, H200) == [tmp_path / "model.plan"]
+    # The options stay, for a build that another TensorRT needs.
+    say_of_tensorrt(tmp_path, version="1.3.0.1")
+    (again,) = usable_plans(model_file, options, flavour, H200)
+    assert again.is_relative_to(tmp_path / "cache")

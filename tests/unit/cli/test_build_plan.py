@@ -1,6 +1,8 @@
 """`pinstream build --plan`: from a YOLOX export or any other model to plans, and what it says on the way."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from pinstream import sidecar
+from pinstream.engines import find_model_file
 from pinstream.engines.flavour import Flavour
+from pinstream.engines.plan_source import check_plans
+from pinstream.errors import ModelFileError
+from pinstream.options import Options
 from pinstream.plans.half import to_half
 from pinstream_cli.build import build, build_service
 from pinstream_cli.yolox_graph import exact_nodes, is_serving_graph
@@ -165,6 +171,30 @@ def test_a_plan_is_rebuilt_from_the_model_beside_it(export: Path, tmp_path: Path
     assert names(out) == ["model.json", "model.onnx", "model.plan"]
     assert (again.labels, again.sections["yolox"]) == (first.labels, first.sections["yolox"])
     assert again.sections["source"] == first.sections["source"]
+
+
+@pytest.mark.parametrize("name", ["net.plan", "model.b4.plan"])
+def test_a_plan_is_accepted_once_the_advice_of_its_refusal_was_followed(
+    tmp_path: Path, rtx: Flavour, name: str
+) -> None:
+    version = tmp_path / "1"
+    version.mkdir()
+    (version / name).touch()
+
+    def check(**config: str) -> list[Path]:
+        files, _ = check_plans(find_model_file(version, Options.from_model_config(config)), rtx, None)
+        return files
+
+    with pytest.raises(ModelFileError, match="is empty") as caught:
+        check(default_model_filename=name)
+    advised = re.search("build it: `pinstream build MODEL.onnx (.+)`(.*)", str(caught.value))
+    assert advised is not None
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    built = command(model, *shlex.split(advised[1]))
+    assert built.exit_code == 0, built.output
+    assert f"leave out of config.pbtxt what names {name} (default_model_filename" in advised[2] or not advised[2]
+    files = check() if advised[2] else check(default_model_filename=name)
+    assert version / "model.b4.plan" in files
 
 
 def test_failures_are_one_line_and_leave_the_directory_as_it_was(export: Path, tmp_path: Path) -> None:
