@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
+from rich.console import Console
+from rich.progress import Progress
 
 from pinstream import sidecar
 from pinstream.engines import find_model_file
@@ -20,6 +22,7 @@ from pinstream.engines.plan_source import check_plans
 from pinstream.errors import ModelFileError
 from pinstream.options import Options
 from pinstream.plans.half import to_half
+from pinstream_cli import build_plan
 from pinstream_cli.build import build, build_service
 from pinstream_cli.yolox_graph import exact_nodes, is_serving_graph
 from pinstream_cli.yolox_half import half_error
@@ -195,6 +198,24 @@ def test_a_plan_is_accepted_once_the_advice_of_its_refusal_was_followed(
     assert f"leave out of config.pbtxt what names {name} (default_model_filename" in advised[2] or not advised[2]
     files = check() if advised[2] else check(default_model_filename=name)
     assert version / "model.b4.plan" in files
+
+
+def test_the_bar_of_each_plan_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = []
+    progress = build_plan._progress
+
+    def kept(console: Console) -> Progress:
+        bars.append(progress(console))
+        return bars[-1]
+
+    monkeypatch.setattr(build_plan, "_progress", kept)
+    model = onnx_models.classifier(tmp_path / "classifier.onnx")
+    assert command(model, "-o", tmp_path / "out", "--plan", "--batch-sizes", "1,2").exit_code == 0
+    (bar,) = bars
+    assert {task.description: task.completed / (task.total or 0) for task in bar.tasks} == {
+        "model.b1.plan": 1,
+        "model.b2.plan": 1,
+    }
 
 
 def test_failures_are_one_line_and_leave_the_directory_as_it_was(export: Path, tmp_path: Path) -> None:
