@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,40 @@ def test_parameters_are_read() -> None:
 def test_a_wrong_parameter_is_named_with_what_it_may_be(parameters: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Options.from_model_config(config(**parameters))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"optimization": {"priority": "PRIORITY_MAX"}}, {"priority": "high"}),
+        ({"optimization": {"priority": "PRIORITY_MIN"}}, {"priority": "low"}),
+        ({"optimization": {"priority": "PRIORITY_DEFAULT"}}, {"priority": "normal"}),
+        ({"optimization": {"cuda": {"busy_wait_events": True}}}, {"busy_wait": True}),
+        ({"optimization": {"cuda": {"graphs": True}}}, {"cuda_graphs": "on"}),
+        ({"optimization": {"cuda": {"graphs": True}}, **config(CUDA_GRAPHS="off")}, {"cuda_graphs": "off"}),
+        ({"optimization": {"cuda": {"graphs": False}}}, {"cuda_graphs": "auto"}),
+        (
+            {"optimization": {"cuda": {"graph_spec": [{"batch_size": 8}, {"batch_size": 2}, {"batch_size": 0}]}}},
+            {"graph_batch_sizes": (1, 2, 8)},
+        ),
+        ({"max_batch_size": 16}, {"max_batch_size": 16}),
+        (
+            {"cc_model_filenames": {"9.0": "b.plan", "8.9": "a.plan"}},
+            {"cc_model_filenames": (("8.9", "a.plan"), ("9.0", "b.plan"))},
+        ),
+        (config(PLUGINS="a,1.so; b.so;"), {"plugins": ("a,1.so", "b.so")}),
+        (config(OUTPUT_MEMORY="gpu"), {"output_memory": "gpu"}),
+        (config(FORCE_CPU_ONLY_INPUT_TENSORS="no"), {"gpu_inputs": True}),
+        (config(VERSION_COMPATIBLE="true"), {"version_compatible": True}),
+        (config(AUTO_BUILD="True", CACHE_DIR="/cache"), {"auto_build": True, "cache_dir": "/cache"}),
+        (
+            config(VERIFY="true", EXECUTIONS="4", SHARE_ENGINE="on"),
+            {"verify": True, "executions": 4, "share_engine": "on"},
+        ),
+    ],
+)
+def test_every_setting_arrives_and_changes_nothing_else(settings: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert Options.from_model_config(settings) == replace(Options.from_model_config({}), **expected)
 
 
 def test_names_that_are_not_ours_pass() -> None:
