@@ -60,6 +60,13 @@ def service(name: str) -> str:
     return found[1]
 
 
+def items(name: str, key: str) -> list[str]:
+    """The list that a service has under a key."""
+    found = re.search(rf"^    {key}:\n((?:      .*\n)+)", service(name), re.MULTILINE)
+    assert found is not None
+    return re.findall(r'^      - "?(.+?)"?$', found[1], re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["triton", "proxy"])
 def test_a_container_that_is_reached_may_do_no_more_than_it_has_to(name: str) -> None:
     lines = service(name)
@@ -132,3 +139,70 @@ def test_every_argument_of_the_containers_command_is_one_of_serves_own() -> None
     given = serve.make_context("serve", list(arguments)).params
     assert given["restart"]
     assert given["triton_arguments"] == ()
+
+
+def test_nobody_elsewhere_reaches_a_port_unless_the_environment_says_so() -> None:
+    ports = items("triton", "ports")
+    assert [port.rpartition(":")[2] for port in ports] == ["8000", "8001", "8002", "8443"]
+    assert [port.rsplit(":", 2)[0] for port in ports] == ["127.0.0.1"] * 3 + ["${HTTPS_ADDRESS:-127.0.0.1}"]
+
+
+def test_of_what_is_mounted_only_the_cache_can_be_written() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert "XDG_CACHE_HOME=/var/cache\n" in dockerfile
+    assert '"--model-repository=/models"' in dockerfile
+    assert items("triton", "volumes") == [
+        "./model_repository:/models:ro",
+        "./service:/models/yolox_detector/1:ro",
+        "cache:/var/cache/pinstream",
+    ]
+    assert all(volume.endswith(":ro") for volume in items("proxy", "volumes"))
+
+
+def test_the_container_gets_a_gpu() -> None:
+    (devices,) = re.findall(
+        r"^    deploy:\n      resources:\n        reservations:\n          devices:\n((?:            .*\n)+)",
+        service("triton"),
+        re.MULTILINE,
+    )
+    assert [line.strip() for line in devices.splitlines()] == [
+        "- driver: nvidia",
+        f"count: ${{GPU_COUNT:-{GPUS}}}",
+        "capabilities: [gpu]",
+    ]
+
+
+def test_the_container_is_healthy_once_the_model_is_ready_and_comes_back_when_it_ends() -> None:
+    lines = service("triton")
+    found = re.search(r"^    healthcheck:\n      test: (\[.*\])$", lines, re.MULTILINE)
+    assert found is not None
+    program, *_, url = json.loads(found[1])
+    assert program == "CMD"
+    # The server's own readiness says nothing of a model that did not load.
+    model = re.fullmatch("http://localhost:8000/v2/models/([a-z_]+)/ready", url)
+    assert model is not None
+    assert (ROOT / "model_repository" / model[1] / "config.pbtxt").is_file()
+    assert '"--fail"' in found[1], "else curl succeeds with any answer"
+    assert "    restart: unless-stopped\n" in lines
+
+
+def test_perf_analyzer_is_beside_the_server_it_measures() -> None:
+    triton, sdk = service("triton"), service("sdk")
+    assert "    profiles: [sdk]\n" in sdk, "it comes only where it is asked for"
+    # NVIDIA's tools come with the release that serves.
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    base = re.search(r"^ARG TRITON_TAG=(\S+)\nFROM (\S+):\$\{TRITON_TAG\}-py3$", dockerfile, re.MULTILINE)
+    assert base is not None
+    tag = f"${{TRITON_TAG:-{base[1]}}}"
+    assert f"        TRITON_TAG: {tag}\n" in triton
+    assert f"    image: {base[2]}:{tag}-py3-sdk\n" in sdk
+    assert "    network_mode: service:triton\n" in sdk
+    # Of one /dev/shm, for requests in shared memory.
+    assert "    ipc: shareable\n" in triton
+    assert "    ipc: service:triton\n" in sdk
+    assert "    depends_on:\n      triton:\n        condition: service_healthy\n" in sdk
+    program, *arguments = items("sdk", "command")
+    assert program == "perf_analyzer"
+    given = dict(zip(arguments[:6:2], arguments[1:6:2], strict=True))
+    assert given == {"-m": "yolox_detector", "-i": "grpc", "-u": "localhost:8001"}
+    assert (ROOT / "model_repository" / given["-m"] / "config.pbtxt").is_file()
