@@ -64,7 +64,7 @@ def _failure(doing: str, error: Any) -> CudaError:
     cudart.cudaGetLastError()
     no_memory = error == cudart.cudaError_t.cudaErrorMemoryAllocation
     # What is still there after it was taken off is a lost context; but for one that could not even be made.
-    sticky = not no_memory and error not in _NO_CONTEXT and cudart.cudaDeviceSynchronize()[0] != SUCCESS
+    sticky = not no_memory and error not in _NO_CONTEXT and cudart.cudaDeviceSynchronize()[0] not in _USABLE
     cudart.cudaGetLastError()
     advice = _RESTART if sticky else memory_advice() if no_memory else _NO_CONTEXT.get(error, "")
     failure = CudaError(f"CUDA failed while {doing}: {name} ({text}){advice}", sticky)
@@ -101,6 +101,8 @@ _NO_CONTEXT = {
         "driver in place of the package"
     ),
 }
+# What a device with its context may answer to being waited for: while this thread captures, nothing is waited for.
+_USABLE = {SUCCESS, *(error for error in cudart.cudaError_t if error.name.startswith("cudaErrorStreamCapture"))}
 _RESTART = "; this process has lost its GPU context and must be restarted: load the model again, or restart the server"
 
 
