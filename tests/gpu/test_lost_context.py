@@ -15,7 +15,7 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from tests import onnx_models
-from tests.gpu.conftest import BuildPlan
+from tests.gpu.conftest import BuildPlan, lacking
 from tests.gpu.serving import parameters, place
 from tests.gpu.test_engine import FP32, pixels, reference
 from tests.server.conftest import ONE_LINE
@@ -41,7 +41,7 @@ def library(tmp_path: Path, trigger: Path) -> Path:
     """The compiled library."""
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
     if nvcc is None:
-        pytest.skip("needs CUDA's compiler, nvcc")
+        lacking("needs CUDA's compiler, nvcc")
     built = tmp_path / "liblose_context.so"
     command = [nvcc, "-arch=native", "-shared", "-Xcompiler", "-fPIC", f'-DTRIGGER="{trigger}"', "-o", built, SOURCE]
     subprocess.run([str(word) for word in command], check=True, timeout=120)

@@ -11,7 +11,7 @@ import pytest
 
 from pinstream.engines.profiles import Range
 from tests import onnx_models
-from tests.gpu.conftest import BuildPlan, OpenPlan
+from tests.gpu.conftest import BuildPlan, OpenPlan, lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT_RUN = """
@@ -58,7 +58,7 @@ print("done")
 def test_compute_sanitizer_finds_nothing(build: BuildPlan, load: OpenPlan, cache_dir: Path, tmp_path: Path) -> None:
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if sanitizer is None:
-        pytest.skip("needs compute-sanitizer, which comes with the CUDA toolkit")
+        lacking("needs compute-sanitizer, which comes with the CUDA toolkit")
     widths = (("row", Range((1,), (16,), (32,))), ("row", Range((33,), (64,), (128,))))
     plans = [
         build(onnx_models.classifier(tmp_path / "classifier.onnx"), batch_sizes=(1, 2, 4)),
