@@ -144,8 +144,13 @@ class Waited:
         }
 
 
-def window(tool: Tool, load: Load, seconds: float, setting: Setting) -> dict[str, Any]:
-    apply(setting)
+def window(tool: Tool, load: Load, seconds: float, setting: Setting) -> dict[str, Any] | None:
+    """A row; None where this machine, or this user, may not schedule so."""
+    try:
+        apply(setting)
+    except PermissionError:
+        print(f"{setting.name}: not allowed here", flush=True)
+        return None
     before = Waited.now()
     sample = perf_analyzer.run(tool, load, seconds)
     apply(SETTINGS[0])
@@ -190,8 +195,8 @@ def main() -> None:
         for repetition in range(arguments.repetitions):
             turn = repetition % len(SETTINGS)
             for setting in (*SETTINGS[turn:], *SETTINGS[:turn]):
-                if time.monotonic() < end:
-                    windows.append(window(tool, load, arguments.window, setting))
+                if time.monotonic() < end and (found := window(tool, load, arguments.window, setting)):
+                    windows.append(found)
         about = {**environment.origin(" ".join(sys.argv)), "notes": [describe(model)]}
     rows = []
     for setting in SETTINGS:
