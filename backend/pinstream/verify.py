@@ -16,6 +16,9 @@ from pinstream.errors import ModelFileError
 from pinstream.sidecar import FILE_NAME, Sidecar, SidecarError, file_sha256, read
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+# What Triton looks for in the directories of a model before it takes its own: libraries of backends, in those of the
+# version and of the model, and the process of its Python backend, in that of the model alone.
+_LIBRARIES, _STUB = "libtriton_*.so", "triton_python_backend_stub"
 
 
 def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] = ()) -> None:
@@ -29,8 +32,10 @@ def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] =
     Raises:
         ModelFileError: There is no sidecar, it does not list a file or lists another content, or others than this
             process' user and root can write the file, the sidecar, the configuration, or a directory that leads there;
-            or a link leads out of the repository, or an ONNX file keeps weights elsewhere than beside it.
+            or a link leads out of the repository, or an ONNX file keeps weights elsewhere than beside it; or there is
+            code that Triton takes for its own.
     """
+    _check_overrides(model_file.parent)
     path = model_file.parent / FILE_NAME
     _check_inside(path)
     try:
@@ -50,6 +55,16 @@ def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] =
         _check_weights(model_file, digests)
     for place in places_of(model_file.parent, (path, *libraries)):
         _check_owner(place)
+
+
+def _check_overrides(version: Path) -> None:
+    """Tell of what Triton has run by now, where it was there: nobody else does."""
+    try:
+        unverified = runs_unverified(version)
+    except OSError as error:
+        raise ModelFileError(f"VERIFY is set, and {error.filename} cannot be looked at: {error.strerror}") from error
+    if unverified:
+        raise ModelFileError(f"VERIFY is set, and {unverified}")
 
 
 def _check_inside(file: Path) -> None:
@@ -99,16 +114,28 @@ def _check_files(directory: Path, digests: Mapping[str, str]) -> None:
 def _digests(sidecar: Sidecar, wanted: str, *, is_onnx: bool) -> dict[str, str]:
     """SHA-256 of the files that the sidecar lists; of the ONNX file that plans are built from where it is wanted."""
     digests = {sidecar.file: sidecar.sha256}
-    onnx = sidecar.sections.get("onnx")
-    if isinstance(onnx, Mapping) and onnx.get("file") == wanted:
-        digests.setdefault(wanted, str(onnx.get("sha256")))
+    source = _entries(sidecar, "onnx")
+    if wanted in source:
+        digests.setdefault(wanted, source[wanted])
     # Plans have their weights inside: they may be copied without the model that they were built from.
     for section in ("plans", "external_data") if is_onnx else ("plans",):
-        entries = sidecar.sections.get(section)
-        for entry in entries if isinstance(entries, list) else []:
-            if isinstance(entry, Mapping) and Path(str(entry.get("file"))).name == entry.get("file"):
-                digests[str(entry["file"])] = str(entry.get("sha256"))
+        digests |= _entries(sidecar, section)
     return digests
+
+
+def listed_files(sidecar: Sidecar) -> set[str]:
+    """Names of all files that a sidecar lists: the model, its plans, what they were built from, and weights."""
+    return {sidecar.file}.union(*(_entries(sidecar, section) for section in ("onnx", "plans", "external_data")))
+
+
+def _entries(sidecar: Sidecar, section: str) -> dict[str, str]:
+    """SHA-256 of the files in one section of a sidecar; without names that lead out of its directory."""
+    content = sidecar.sections.get(section)
+    return {
+        str(entry["file"]): str(entry.get("sha256"))
+        for entry in (content if isinstance(content, list) else [content])
+        if isinstance(entry, Mapping) and Path(str(entry.get("file"))).name == entry.get("file")
+    }
 
 
 def _check_owner(path: Path) -> None:
@@ -130,6 +157,33 @@ def places_of(version: Path, files: Iterable[Path]) -> list[Path]:
     model = version.absolute().parent
     configurations = (path for path in (model / "config.pbtxt", model / "configs") if path.exists())
     return [model.parent, model, *configurations, *(model / "configs").glob("*.pbtxt"), version, *files]
+
+
+def overrides(version: Path) -> list[Path]:
+    """What of a model Triton runs in place of its own code and of the backend's, before any of that is run.
+
+    Args:
+        version: The version's directory, `<repository>/<model>/<version>`.
+
+    Raises:
+        OSError: It, or the model's directory, cannot be looked at.
+    """
+    model = version.absolute().parent
+    libraries = (path for place in (model, version) for path in place.iterdir() if path.match(_LIBRARIES))
+    return sorted([*libraries, *(path for path in model.iterdir() if path.name == _STUB)])
+
+
+def runs_unverified(version: Path) -> str:
+    """Which code of a model Triton runs unverified, and what to do; empty for none.
+
+    Args:
+        version: The version's directory, `<repository>/<model>/<version>`.
+
+    Raises:
+        OSError: It, or the model's directory, cannot be looked at.
+    """
+    code = overrides(version)
+    return f"{code[0]} is code that Triton runs before this backend can verify it; remove it" if code else ""
 
 
 def others_can_write(path: Path) -> str:

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from pinstream import sidecar as sidecars
 from pinstream.options import VERIFY_ALL
+from pinstream.verify import listed_files
 from pinstream_cli.build import build_service
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import (
@@ -34,7 +35,7 @@ from pinstream_cli.triton.assemble import keep_to_us
 from pinstream_cli.triton.caches import compile_models
 from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.fallback import Fallback, Views
-from pinstream_cli.triton.ownership import check_owners, check_vouched
+from pinstream_cli.triton.ownership import check_code, check_owners, check_vouched
 from pinstream_cli.triton.preflight import gpu_count
 from pinstream_cli.triton.repository import CONFIG, RepositoryError, breaks_shell, model_directories, read_model
 from pinstream_cli.triton.server import NO_GPU_NOISE
@@ -119,6 +120,8 @@ def serving(
                     lift_limits(run.models)
                 if verify:
                     check_vouched(run.models, model)
+            for repository in (*([run.models] if model is not None else []), *repositories):
+                check_code(repository, verify=verify)
             views = Views(run.path / "repositories", repositories, fallback.hidden)
         served = [*([run.models] if model is not None else []), *views.paths]
         _check_shared_memory(served)
@@ -261,7 +264,7 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | 
         keep_to_us(run.path / "built")
         if report.hint:
             console.print(f"hint: {report.hint}", soft_wrap=True)
-        run.add_yolox_service(_files(run.path / "built"))
+        _add_built(run, run.path / "built", name)
     elif name is None and is_serving_graph(model):
         if not (model.parent / sidecars.FILE_NAME).is_file():
             raise CommandError(
@@ -280,20 +283,19 @@ def _own_name(name: str) -> str:
     return name
 
 
-def _files(directory: Path) -> list[Path]:
-    return [file for file in sorted(directory.iterdir()) if file.is_file()]
-
-
 def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
     """What `pinstream build` made: the service where its sidecar says that it is YOLOX, else a plain model."""
     try:
         sidecar = sidecars.read(directory / sidecars.FILE_NAME)
     except sidecars.SidecarError as error:
         raise CommandError(f"--model {error}") from error
+    # Nothing else: Triton would run a library of its backends' names that lies there.
+    listed = (directory / file for file in sorted({sidecars.FILE_NAME, *listed_files(sidecar)}))
+    files = [file for file in listed if file.is_file()]
     if name is None and "yolox" in sidecar.sections:
-        run.add_yolox_service(_files(directory))
+        run.add_yolox_service(files)
     else:
-        run.add_model(name or _own_name(directory.resolve().name), _files(directory))
+        run.add_model(name or _own_name(directory.resolve().name), files)
 
 
 def _check_shared_memory(repositories: Sequence[Path]) -> None:

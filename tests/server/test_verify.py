@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pinstream import sidecar as sidecars
+from pinstream_cli.triton import find_triton
 from tests import onnx_models
 from tests.server.conftest import add_model
 from tests.server.serve_process import Serve
@@ -65,6 +66,23 @@ def link_elsewhere(repository: Path) -> None:
     file.symlink_to(elsewhere)
 
 
+def put(name: str) -> Callable[[Path], None]:
+    """A file in the model's directory that Triton would run; what is in it could not be."""
+
+    def harm(repository: Path) -> None:
+        (repository / "classifier" / name).touch(mode=0o644)
+
+    return harm
+
+
+def name_runtime(repository: Path) -> None:
+    with (repository / "classifier" / "config.pbtxt").open("a") as config:
+        config.write('runtime: "libother.so"\n')
+
+
+FIRST = "is code that Triton runs before this backend can verify it"
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -74,6 +92,19 @@ def link_elsewhere(repository: Path) -> None:
         (add_python, "--verify is given, and others can write {dir}/repository/code/1/model.py"),
         (open_parent, "--verify is given, and others can write {dir}, which leads to {dir}/repository"),
         (lead_nowhere, "--verify is given, and {dir}/repository/classifier/2 cannot be looked at"),
+        (
+            put("1/libtriton_pinstream.so"),
+            f"--verify is given, and {{dir}}/repository/classifier/1/libtriton_pinstream.so {FIRST}",
+        ),
+        (
+            put("libtriton_python.so"),
+            f"--verify is given, and {{dir}}/repository/classifier/libtriton_python.so {FIRST}",
+        ),
+        (
+            put("triton_python_backend_stub"),
+            f"--verify is given, and {{dir}}/repository/classifier/triton_python_backend_stub {FIRST}",
+        ),
+        (name_runtime, '--verify is given, and {dir}/repository/classifier/config.pbtxt has runtime: "libother.so"'),
     ],
 )
 def test_what_was_changed_or_could_be_is_not_served(
@@ -84,6 +115,47 @@ def test_what_was_changed_or_could_be_is_not_served(
     assert serve.end() == 2
     assert words.format(dir=tmp_path) in serve.text
     assert "Traceback" not in serve.text
+
+
+def test_a_model_that_asks_for_it_itself_has_no_code_that_runs_before(
+    start: Callable[..., Serve], repository: Path
+) -> None:
+    code = repository / "classifier" / "1" / "libtriton_pinstream.so"
+    code.touch()
+    with (repository / "classifier" / "config.pbtxt").open("a") as config:
+        config.write('parameters { key: "VERIFY" value { string_value: "true" } }\n')
+    serve = start("--model-repository", repository)
+    assert serve.end() == 2
+    assert f"VERIFY is set, and {code} {FIRST}" in serve.text
+
+
+def test_of_what_was_built_nothing_is_taken_that_the_sidecar_does_not_list(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    built = tmp_path / "built"
+    built.mkdir(mode=0o755)
+    vouch(onnx_models.classifier(built / "model.onnx"))
+    # Triton would try to load it, and not serve the model.
+    (built / "libtriton_pinstream.so").touch(mode=0o644)
+    for path in built.iterdir():
+        path.chmod(0o644)
+    start("--model", built, "--verify").wait_for("Stop with Ctrl-C")
+
+
+def test_what_a_later_version_brings_along_is_told_when_it_has_run(
+    start: Callable[..., Serve], repository: Path, tmp_path: Path
+) -> None:
+    """Nobody is asked before: Triton looks at the model's directory when it loads the version."""
+    serve = start("--model-repository", repository, "--verify", "--model-control-mode=poll", "--repository-poll-secs=1")
+    serve.wait_for("Stop with Ctrl-C")
+    model, ran = repository / "classifier", tmp_path / "ran"
+    stub = model / "triton_python_backend_stub"
+    stub.write_text(f'#!/bin/sh\ntouch {ran}\nexec {find_triton().stub} "$@"\n')
+    stub.chmod(0o755)
+    shutil.copytree(model / "1", model / ".2")
+    (model / ".2").rename(model / "2")
+    serve.wait_for(f"VERIFY is set, and {stub} {FIRST}")
+    assert ran.exists()
 
 
 def test_a_version_that_comes_later_is_verified_as_well(start: Callable[..., Serve], repository: Path) -> None:

@@ -16,8 +16,9 @@ from pinstream.engines.profiles import model_spec
 from pinstream.errors import ModelFileError, PinstreamError
 from pinstream.options import Options
 from pinstream.preflight import Gpu, this_gpu
-from pinstream.verify import others_can_write, places_of
+from pinstream.verify import others_can_write, overrides, places_of
 from pinstream_cli.doctor.check import Check
+from pinstream_cli.triton.ownership import asks_to_verify, unverified_code
 from pinstream_cli.triton.repository import CONFIG, Model
 
 
@@ -50,6 +51,18 @@ def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
         yield _onnx_here(area, model, file, options)
     else:
         yield _plan_here(area, model, file, options)
+
+
+def check_overrides(area: str, model: Model) -> Iterator[Check]:
+    """Whether Triton runs code in place of this backend for one of its models, which nothing verifies then.
+
+    Args:
+        area: What the checks belong to.
+        model: The model.
+    """
+    if code := unverified_code(model):
+        found, _, remedy = code.rpartition("; ")
+        yield Check(area, "code", "FIX" if asks_to_verify(model) else "WARN", found, remedy)
 
 
 def readable(area: str, file: Path, *, may_be_empty: bool = False) -> Check:
@@ -103,7 +116,7 @@ def permissions(area: str, version: Path, files: Sequence[Path]) -> Check:
         files: Its files; those that are not there are passed over.
     """
     name = f"{version.name}/ permissions"
-    there = [path for path in places_of(version, files) if path.exists()]
+    there = [path for path in places_of(version, [*files, *overrides(version)]) if path.exists()]
     others = next((text for path in there if (text := others_can_write(path))), "")
     if not others:
         return Check(area, name, "OK", "only root and this user can write")

@@ -11,7 +11,7 @@ from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, Triton, backen
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.config import Subject, check_config, leading_nowhere
 from pinstream_cli.doctor.ensembles import Known, check_decoupled, check_ensemble
-from pinstream_cli.doctor.model_files import check_files, permissions, readable
+from pinstream_cli.doctor.model_files import check_files, check_overrides, permissions, readable
 from pinstream_cli.doctor.python_backend import check_python_backend
 from pinstream_cli.doctor.signature import signature_of
 from pinstream_cli.doctor.steps import check_python
@@ -90,6 +90,8 @@ def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | Non
     area = f"model {model.name}"
     yield _config(area, model)
     yield from check_backend(area, model, triton)
+    if backend_of(model.config) == OURS:
+        yield from check_overrides(area, model)
     yield from check_config(area, Subject(model, known.signature, gpus))
     yield from check_decoupled(area, model, models)
     for version in model.versions:

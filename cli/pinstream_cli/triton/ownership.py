@@ -1,4 +1,4 @@
-"""`pinstream serve --verify`: what is looked at before the start. The backend looks again at all that it loads."""
+"""What is looked at before the start with `--verify` and VERIFY. The backend looks again at all that it loads."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
-from pinstream.verify import others_can_write
+from pinstream.errors import PinstreamError
+from pinstream.verify import others_can_write, runs_unverified
 from pinstream_cli.errors import CommandError
-from pinstream_cli.triton.repository import RepositoryError, model_directories, read_model
+from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, model_directories, read_model
+
+# What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
+OWN_RUNTIME = "model.py"
 
 
 def check_owners(served: Path) -> None:
@@ -46,6 +50,57 @@ def check_vouched(repository: Path, model: Path) -> None:
             f"--verify loads only what a {sidecars.FILE_NAME} has the SHA-256 of, and {model} is a file by itself; "
             "name the directory that `pinstream build --plan` made of it, or serve it without --verify"
         )
+
+
+def check_code(repository: Path, *, verify: bool) -> None:
+    """See that nothing in a verified model's directories runs before the backend can verify it.
+
+    Args:
+        repository: A model repository.
+        verify: Whether all of its models are to be verified; else those are whose own settings ask for it.
+
+    Raises:
+        CommandError: Something does, or it cannot be looked at.
+    """
+    for directory in model_directories(repository):
+        # What cannot be read, Triton does not read either.
+        with contextlib.suppress(RepositoryError):
+            model = read_model(directory)
+            if model.config.backend == "pinstream" and (verify or asks_to_verify(model)):
+                _check_code(model, "--verify is given" if verify else "VERIFY is set")
+
+
+def _check_code(model: Model, why: str) -> None:
+    try:
+        code = unverified_code(model)
+    except OSError as error:
+        raise CommandError(f"{why}, and {error.filename} cannot be looked at: {error.strerror}") from None
+    if code:
+        raise CommandError(f"{why}, and {code}")
+
+
+def asks_to_verify(model: Model) -> bool:
+    """Whether VERIFY is set for a model of this backend, by its configuration or in the environment."""
+    try:
+        return model.options.verify
+    except PinstreamError:
+        # The backend refuses it when it is loaded, and doctor tells.
+        return False
+
+
+def unverified_code(model: Model) -> str:
+    """Which code Triton runs in place of this backend for one of its models, and what to do; empty for none.
+
+    Raises:
+        OSError: A directory of the model cannot be looked at.
+    """
+    if (runtime := model.config.runtime) not in ("", OWN_RUNTIME):
+        return (
+            f'{model.path / CONFIG} has runtime: "{runtime}", which Triton runs in place of this backend, unverified; '
+            "leave it out"
+        )
+    # Later loads may take versions that are left out now.
+    return next(filter(None, (runs_unverified(model.path / name) for name in sorted(model.numbers))), "")
 
 
 def _environments(served: Path) -> Iterator[Path]:

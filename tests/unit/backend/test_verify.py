@@ -17,7 +17,7 @@ from pinstream.engines import open_engine
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.plans.graph import external_files
-from pinstream.verify import others_can_write
+from pinstream.verify import listed_files, others_can_write
 from tests import onnx_models
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -189,6 +189,40 @@ def test_plugins_are_code_as_well(served: Path) -> None:
     plugin.chmod(0o666)
     with pytest.raises(ModelFileError, match=f"others can write {plugin}"):
         open_engine(served, options)
+
+
+@pytest.mark.parametrize(
+    "name", ["1/libtriton_pinstream.so", "libtriton_pinstream.so", "1/libtriton_other.so", "triton_python_backend_stub"]
+)
+def test_what_triton_runs_before_anything_is_verified_is_refused(served: Path, name: str) -> None:
+    code = served.parents[1] / name
+    code.symlink_to("nowhere")
+    assert refusal(served) == (
+        f"VERIFY is set, and {code} is code that Triton runs before this backend can verify it; remove it"
+    )
+    open_engine(served, Options()).close()
+
+
+def test_what_triton_does_not_look_for_may_lie_there(served: Path) -> None:
+    for name in ("1/triton_python_backend_stub", "1/libplugin.so", "configs/libtriton_pinstream.so"):
+        (served.parents[1] / name).parent.mkdir(exist_ok=True)
+        (served.parents[1] / name).touch()
+    open_engine(served, VERIFY).close()
+
+
+def test_files_that_a_sidecar_lists_are_found_in_all_of_its_sections() -> None:
+    sections = {
+        "onnx": {"file": "source.onnx", "sha256": "0"},
+        "plans": [{"file": "b1.plan"}, {"file": "../b2.plan"}, {"size": 1}, "b3.plan"],
+        "external_data": [{"file": "w.data"}],
+        "built_with": {"file": "other"},
+    }
+    assert listed_files(sidecars.Sidecar("plan", "b1.plan", "0", (), (), sections=sections)) == {
+        "b1.plan",
+        "source.onnx",
+        "w.data",
+    }
+    assert listed_files(sidecars.Sidecar("onnx", "model.onnx", "0", (), (), sections={"onnx": 1})) == {"model.onnx"}
 
 
 def test_the_server_can_ask_for_it_whatever_a_configuration_says(monkeypatch: pytest.MonkeyPatch) -> None:

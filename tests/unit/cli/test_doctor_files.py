@@ -100,3 +100,49 @@ def test_a_version_that_triton_leaves_out_keeps_nobody_from_serving(version: Pat
     check = checks["model mine", "1/model.onnx here"]
     assert check["status"] == "WARN"
     assert check["found"].endswith("(version_policy leaves it out)")
+
+
+@pytest.mark.parametrize(
+    "code", ["1/libtriton_pinstream.so", "libtriton_python.so", "triton_python_backend_stub", "runtime"]
+)
+def test_code_that_triton_runs_in_place_of_the_backend_is_told(version: Path, code: str) -> None:
+    config = version.parent / "config.pbtxt"
+    text = config.read_text()
+    if code == "runtime":
+        # Where a backend's library lies, too.
+        (version / "libother.so").touch()
+        text += 'runtime: "libother.so"\n'
+        found, remedy = f'{config} has runtime: "libother.so"', "leave it out"
+    else:
+        (version.parent / code).touch()
+        found, remedy = f"{version.parent / code} is code that Triton runs before this backend", "remove it"
+    for asks, status in (("", "WARN"), (VERIFY, "FIX")):
+        config.write_text(text + asks)
+        check = report("--model-repository", version.parents[1])[1]["model mine", "code"]
+        assert (check["status"], check["remedy"]) == (status, remedy)
+        assert check["found"].startswith(found)
+
+
+def test_a_model_of_ours_has_no_code_to_tell_of(version: Path) -> None:
+    # As in the configuration that Triton gives out itself.
+    with (version.parent / "config.pbtxt").open("a") as config:
+        config.write('runtime: "model.py"\n')
+    code, checks = report("--model-repository", version.parents[1])
+    assert code == 0
+    assert ("model mine", "code") not in checks
+
+
+def test_who_writes_what_triton_runs_of_a_model_in_python_is_told(tmp_path: Path) -> None:
+    model = tmp_path / "repository" / "code"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_bytes(CODE)
+    (model / "config.pbtxt").write_text(BATCHED)
+    stub = model / "triton_python_backend_stub"
+    stub.touch(mode=0o755)
+    checks = report("--model-repository", tmp_path / "repository")[1]
+    assert checks["model code", "1/ permissions"]["status"] == "OK"
+    assert ("model code", "code") not in checks
+    stub.chmod(0o777)
+    check = report("--model-repository", tmp_path / "repository")[1]["model code", "1/ permissions"]
+    assert check["status"] == "WARN"
+    assert f"others can write {stub}" in check["found"]

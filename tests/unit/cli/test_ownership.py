@@ -1,4 +1,7 @@
-"""What `pinstream serve` puts together is nobody else's to write, and what it is given neither under --verify."""
+"""What `pinstream serve` puts together is nobody else's to write, and what it is given neither under --verify.
+
+Nor has a model that is verified code that runs before it is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from pinstream.verify import others_can_write
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import keep_to_us
-from pinstream_cli.triton.ownership import check_owners
+from pinstream_cli.triton.ownership import check_code, check_owners
 
 
 def mode(path: Path) -> int:
@@ -75,3 +78,44 @@ def test_the_sidecar_beside_a_model_file_is_looked_at(tmp_path: Path) -> None:
     (tmp_path / "model.json").chmod(0o666)
     with pytest.raises(CommandError, match=r"others can write .*/model\.json"):
         check_owners(tmp_path / "model.onnx")
+
+
+VERIFY = 'parameters { key: "VERIFY" value { string_value: "true" } }\n'
+OURS = 'backend: "pinstream"\n'
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model of our backend with versions 1 and 2, of which the second alone is served."""
+    for version in ("1", "2"):
+        (tmp_path / "repository" / "model" / version).mkdir(parents=True)
+    (tmp_path / "repository" / "model" / "config.pbtxt").write_text(OURS)
+    return tmp_path / "repository" / "model"
+
+
+@pytest.mark.parametrize("name", ["libtriton_pinstream.so", "1/libtriton_pinstream.so", "triton_python_backend_stub"])
+def test_code_that_runs_before_a_model_is_verified_is_refused(model: Path, name: str) -> None:
+    check_code(model.parent, verify=True)
+    (model / name).touch()
+    check_code(model.parent, verify=False)
+    with pytest.raises(CommandError, match=f"^--verify is given, and {model / name} is code that Triton runs before"):
+        check_code(model.parent, verify=True)
+    (model / "config.pbtxt").write_text(OURS + VERIFY)
+    with pytest.raises(CommandError, match=f"^VERIFY is set, and {model / name} is code that Triton runs before"):
+        check_code(model.parent, verify=False)
+
+
+def test_a_library_that_a_configuration_names_is_refused_wherever_it_lies(model: Path) -> None:
+    config = model / "config.pbtxt"
+    config.write_text(OURS + 'runtime: "model.py"\n')
+    check_code(model.parent, verify=True)
+    config.write_text(OURS + 'runtime: "libother.so"\n')
+    check_code(model.parent, verify=False)
+    with pytest.raises(CommandError, match=f'and {config} has runtime: "libother.so", which Triton runs in place of'):
+        check_code(model.parent, verify=True)
+
+
+def test_models_of_other_backends_have_code_of_their_own(model: Path) -> None:
+    (model / "triton_python_backend_stub").touch()
+    (model / "config.pbtxt").write_text('backend: "python"\n')
+    check_code(model.parent, verify=True)
