@@ -45,6 +45,10 @@ class Executions:
         execution.work.put(start(execution.loop))
         self._next = self._free.get()
 
+    def idle(self) -> Loop | None:
+        """The loop that comes next, where nothing is under way in any of them: whoever calls run may use it instead."""
+        return self._next.loop if self._free.qsize() == len(self._all) - 1 else None
+
     def close(self) -> None:
         """Wait for what is under way, and end the threads."""
         for execution in self._all:

@@ -72,6 +72,7 @@ class TritonPythonModel:
         self._engines: list[Engine] = []
         for _ in range(options.executions):
             self._engines.append(open_for_instance(model_file, options))
+        self._other_instances = options.instances > 1
         self._spec = self._engines[0].spec
         if any(engine.spec != self._spec for engine in self._engines):
             raise ModelFileError(f"{model_file} was replaced while it was loaded; load the model again")
@@ -114,9 +115,10 @@ class TritonPythonModel:
         Returns:
             None where each answer goes out by its request's own sender, once it is there.
         """
-        senders = senders_of(requests) if self._executions else None
+        lone = self._lone_loop()
+        senders = senders_of(requests) if self._executions and not lone else None
         if self._executions is None or senders is None:
-            return self._finish(self._start(self._loops[0], requests))
+            return self._finish(self._start(lone or self._loops[0], requests))
 
         def start(loop: Loop) -> Finish:
             batch = self._start(loop, requests)
@@ -124,6 +126,12 @@ class TritonPythonModel:
 
         self._executions.run(start)
         return None
+
+    def _lone_loop(self) -> Loop | None:
+        """A loop for requests that nothing else is under way beside: answered from here they are so sooner."""
+        # Whatever comes meanwhile goes to another instance. A single one would not see that there is something.
+        seems_so = self._other_instances and all(engine.alone for engine in self._engines)
+        return self._executions.idle() if self._executions and seems_so else None
 
     def _start(self, loop: Loop, requests: list[Any]) -> _Batch:
         """Send what is right of the requests on its way."""

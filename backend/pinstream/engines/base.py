@@ -45,6 +45,8 @@ class Engine(ABC):
 
     spec: ModelSpec
     slots: Sequence[Slot]
+    # Of an engine that is shared: when the newest batch came, nobody else had anything under way.
+    alone: bool = False
 
     @abstractmethod
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:

@@ -52,7 +52,6 @@ class SharedEngine(Engine):
         looking: Looking = Looking.NEVER,
     ) -> None:
         self._looking = looking
-        self._alone = False
         self._connect = connect
         self._files = files
         self._failure = ""
@@ -164,14 +163,14 @@ class SharedEngine(Engine):
         return slot.reply
 
     def _take_reply(self) -> None:
-        if self._looking.now(self._alone):
+        if self._looking.now(self.alone):
             until = time.perf_counter() + SPIN_S
             while not wire.is_readable(self._channel) and time.perf_counter() < until:
                 pass
         message, _ = wire.receive(self._channel)
         if message is None:
             raise self._ended()
-        self._alone = bool(message.get("alone"))
+        self.alone = bool(message.get("alone"))
         slot = self._shared_slots[message["done"]]
         slot.reply = message
         slot.ran += [BatchTimes(**batch) for batch in message.get("ran", ())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -85,6 +86,21 @@ def test_a_loop_is_free_again_after_its_batch() -> None:
     executions.close()
     assert set(work.loops) == set(all_)
     assert work.finishers.qsize() == 10
+
+
+def test_a_loop_is_idle_while_no_batch_is_under_way_and_is_then_the_next_one() -> None:
+    work, all_ = Work(), loops(2)
+    executions = Executions(all_)
+    assert executions.idle() is all_[0]
+    executions.run(work.start)
+    assert executions.idle() is None
+    work.may_finish.release()
+    work.finishers.get(timeout=PATIENCE_S)
+    until = time.monotonic() + PATIENCE_S
+    while executions.idle() is None and time.monotonic() < until:
+        time.sleep(0.001)
+    assert executions.idle() is all_[1]
+    executions.close()
 
 
 def test_what_could_not_be_started_leaves_its_loop_free() -> None:
