@@ -18,13 +18,13 @@ import numpy as np
 
 from pinstream import sidecar as sidecars
 from pinstream.batching import Request, check_request
-from pinstream.engines import open_engine
+from pinstream.engines import is_shared, open_engine
 from pinstream.engines.base import Engine
 from pinstream.engines.flavour import Flavour
 from pinstream.engines.plan_source import described_plans
 from pinstream.errors import InvalidRequest, ModelFileError, PinstreamError
 from pinstream.loop import Loop
-from pinstream.options import Options
+from pinstream.options import PARAMETERS, PYTHON_BACKEND_PARAMETERS, Options
 from pinstream.preflight import check_plan
 from pinstream.tensors import NUMPY_DTYPES, Array
 from tests import onnx_models
@@ -258,16 +258,19 @@ def plan(seed: int) -> str:
     return "passed on"
 
 
-OPTION_VALUES = ("", "0", "1", "-1", "1,2", "true", "yes", "auto", "cpu", "99999999999999999999", "é", "1;2", "\0")
+OPTION_NAMES = (*sorted(PARAMETERS | PYTHON_BACKEND_PARAMETERS), "WRONG")
+OPTION_VALUES = (
+    *("", "0", "1", "-1", "1,2", "1;2", "64", "99999999999999999999", "true", "yes", "no", "auto", "on", "off"),
+    *("cpu", "gpu", "tensorrt", "../a.so", "é", "\0"),
+)
 
 
 def options(seed: int) -> str:
-    """Parameters of config.pbtxt of any value."""
+    """Parameters of config.pbtxt of any value, by themselves and held against each other."""
     rng = random.Random(seed)
-    names = ("ENGINE", "BUCKETS", "SLOTS", "LANES", "THREADS", "CUDA_GRAPHS", "OUTPUT_MEMORY", "AUTO_BUILD", "WRONG")
-    chosen = {rng.choice(names): {"string_value": rng.choice(OPTION_VALUES)} for _ in range(rng.randint(1, 3))}
+    chosen = {rng.choice(OPTION_NAMES): {"string_value": rng.choice(OPTION_VALUES)} for _ in range(rng.randint(1, 3))}
     try:
-        Options.from_model_config({"parameters": chosen})
+        is_shared(Path("model.onnx"), Options.from_model_config({"parameters": chosen}))
     except PinstreamError as error:
         _assert_message(error)
         return "refused"
