@@ -29,6 +29,9 @@ CHUNK = 5000
 PATIENCE_S = 30.0
 # Most memory that a process may come to hold: a small input that takes more than this is a bomb that went off.
 MOST_RESIDENT_MIB = 700
+# By so much a process may grow after the first fifth of its inputs; less than 4 was seen of any target. In a whole chunk
+# it is 5 KiB an input.
+GROWTH_MIB = 20
 
 
 @dataclass
@@ -48,12 +51,14 @@ class Chunk:
         failures: Those that failed.
         slowest_s: Seconds of the slowest input.
         resident_mib: Most memory held, in MiB.
+        growth_mib: By how much a process grew after the first fifth of its inputs, in MiB.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     slowest_s: float = 0.0
     resident_mib: float = 0.0
+    growth_mib: float = 0.0
 
     def add(self, other: Chunk) -> None:
         """Take in another range."""
@@ -61,6 +66,7 @@ class Chunk:
         self.failures += other.failures
         self.slowest_s = max(self.slowest_s, other.slowest_s)
         self.resident_mib = max(self.resident_mib, other.resident_mib)
+        self.growth_mib = max(self.growth_mib, other.growth_mib)
 
 
 def run_chunk(name: str, first: int, count: int) -> Chunk:
@@ -113,7 +119,7 @@ def _follow(receiving: Connection, total: Chunk) -> tuple[bool, int | None]:
 
 def _child(target: Target, first: int, count: int, notes: Connection) -> None:
     mute_decoders()
-    done = Chunk()
+    done, warm_mib = Chunk(), 0.0
     for seed in range(first, first + count):
         notes.send(("trying", seed))
         began = time.perf_counter()
@@ -126,25 +132,34 @@ def _child(target: Target, first: int, count: int, notes: Connection) -> None:
         # The first one makes the corpus, too.
         if seed > first:
             done.slowest_s = max(done.slowest_s, time.perf_counter() - began)
-    done.resident_mib = _most_resident_mib()
+        if seed == first + count // 5:
+            warm_mib = _resident_mib("VmRSS")
+    done.growth_mib = _resident_mib("VmRSS") - warm_mib
+    if done.growth_mib > GROWTH_MIB:
+        done.failures.append(Failure(first, f"memory grew by {done.growth_mib:.0f} MiB from a fifth of {count} inputs on"))
+    done.resident_mib = _resident_mib("VmHWM")
     if done.resident_mib > MOST_RESIDENT_MIB:
         done.failures.append(Failure(first, f"some input from this one on took {done.resident_mib:.0f} MiB"))
     notes.send(("done", done))
 
 
-def _most_resident_mib() -> float:
-    """Most memory this process has held. getrusage's figure would count what its parent held when it started it."""
+def _resident_mib(key: str) -> float:
+    """Memory of this process in MiB: VmRSS of now, VmHWM the most it has held.
+
+    Of the most getrusage would count what its parent held when it started it.
+    """
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return int(status.split(f"{key}:")[1].split()[0]) / 1024
 
 
 def run_target(name: str, first: int, count: int) -> dict[str, Any]:
     """A target's whole run, with the memory of its processes from the first chunk to the last."""
-    total, resident, began = Chunk(), [], time.monotonic()
+    total, resident, growth, began = Chunk(), [], [], time.monotonic()
     for start in range(first, first + count, CHUNK):
         done = run_chunk(name, start, min(CHUNK, first + count - start))
         total.add(done)
         resident.append(round(done.resident_mib))
+        growth.append(round(done.growth_mib, 1))
         print(f"{name}: {sum(total.outcomes.values())} of {count}, {len(total.failures)} faults", flush=True)
     return {
         "inputs": count,
@@ -152,6 +167,7 @@ def run_target(name: str, first: int, count: int) -> dict[str, Any]:
         "faults": [{"seed": failure.seed, "text": failure.text} for failure in total.failures],
         "slowest_ms": round(total.slowest_s * 1e3, 1),
         "resident_mib_by_chunk": resident,
+        "growth_mib_by_chunk": growth,
         "seconds": round(time.monotonic() - began, 1),
     }
 

@@ -34,6 +34,21 @@ def test_every_picture_of_the_corpus_is_read_and_every_liar_refused_or_bounded()
             decode(data, 10_000)
 
 
+_KEPT: list[bytes] = []
+
+
+def _leaks(seed: int) -> str:
+    """Keeps 10 KB of every input."""
+    _KEPT.append(bytes([seed % 256]) * 10_000)
+    return "taken"
+
+
+def test_what_every_input_leaves_in_memory_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TARGETS, "leaking", (_leaks, INPUTS))
+    (failure,) = run_chunk("leaking", 0, INPUTS).failures
+    assert failure.text.startswith("memory grew by ")
+
+
 def _dies_at_once(*_: object) -> None:
     os._exit(139)
 
