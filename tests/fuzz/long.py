@@ -29,8 +29,8 @@ CHUNK = 5000
 PATIENCE_S = 30.0
 # Most memory that a process may come to hold: a small input that takes more than this is a bomb that went off.
 MOST_RESIDENT_MIB = 700
-# By so much a process may grow after the first fifth of its inputs; less than 4 was seen of any target. In a whole chunk
-# it is 5 KiB an input.
+# By so much a process may grow after the first fifth of its inputs, which is 5 KiB an input of a whole chunk; of no
+# target more than 4 MiB were seen.
 GROWTH_MIB = 20
 
 
@@ -136,7 +136,9 @@ def _child(target: Target, first: int, count: int, notes: Connection) -> None:
             warm_mib = _resident_mib("VmRSS")
     done.growth_mib = _resident_mib("VmRSS") - warm_mib
     if done.growth_mib > GROWTH_MIB:
-        done.failures.append(Failure(first, f"memory grew by {done.growth_mib:.0f} MiB from a fifth of {count} inputs on"))
+        done.failures.append(
+            Failure(first, f"memory grew by {done.growth_mib:.0f} MiB from a fifth of {count} inputs on")
+        )
     done.resident_mib = _resident_mib("VmHWM")
     if done.resident_mib > MOST_RESIDENT_MIB:
         done.failures.append(Failure(first, f"some input from this one on took {done.resident_mib:.0f} MiB"))

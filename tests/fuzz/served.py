@@ -28,6 +28,7 @@ from tests.fuzz.deadly import is_deadly
 from tests.fuzz.documented import TRITONS_OWN, documented_in
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import corpus, liars
+from tests.fuzz.steady import GOOD, good_request, steady
 from tests.fuzz.targets import LONGEST_MESSAGE, NAMES, VALUES, any_array
 from tests.server.conftest import add_model
 from tests.server.running import Running, running
@@ -40,8 +41,10 @@ ANSWERS = frozenset(
 # What tells an answer that was made by an exception nobody foresaw.
 SIGNS_OF_A_FAULT = ("Traceback", 'File "', "internal error", "\\nAt:", "\nAt:")
 # Memory may grow by so much after the first half of a run, in MiB: a stub keeps what its largest picture took, and a
-# picture of MAX_IMAGE_PIXELS takes 192 MiB. What leaks with every input is more than that over a run.
+# picture of MAX_IMAGE_PIXELS takes 192 MiB. What leaks with every input is told by small ones afterwards: see `steady`.
 GROWTH_MIB = 256
+# Small requests after the others; more of them where there were many others.
+LEAST_SMALL = 2000
 # Bytes of a request that is far larger than its model takes.
 OVERSIZED = (1 << 20, 1 << 22, 1 << 24)
 
@@ -116,18 +119,18 @@ class Served:
     def _message(self, rng: random.Random, seed: int) -> str:
         """A damaged message of gRPC, or one far larger than the model takes, over gRPC or HTTP."""
         if rng.random() < 0.9:
-            request = _good_request(rng.choice(_GOOD))
+            request = _written(good_request(rng.choice(GOOD)))
             return f"message: {self._infer(self._infer_bytes, mutated((request,), seed, 3))}"
         content = bytes(rng.choice(OVERSIZED))
         if rng.random() < 0.5:
-            return f"oversized: {self._infer(self._infer_bytes, _good_request(rng.choice(_GOOD), content))}"
+            return f"oversized: {self._infer(self._infer_bytes, _written(good_request(rng.choice(GOOD), content)))}"
         head = json.dumps({"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 3, 8, 8]}]}).encode()
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
         return f"oversized: {self._post('classifier', head + content, headers)}"
 
     def _stream(self, rng: random.Random, seed: int) -> str:
         """Requests one behind the other in a stream of gRPC, some of them damaged."""
-        good = [_good_request(rng.choice(_GOOD)) for _ in range(rng.choice((1, 3)))]
+        good = [_written(good_request(rng.choice(GOOD))) for _ in range(rng.choice((1, 3)))]
         sent = [mutated((request,), seed + i, 2) if rng.random() < 0.3 else request for i, request in enumerate(good)]
         return f"stream: {self._infer(partial(self._streamed, all_good=sent == good), sent)}"
 
@@ -239,7 +242,6 @@ def _judge(text: str) -> None:
         raise Fault(f"a message of {len(text)} characters: {text[:2000]}")
 
 
-_GOOD = ("classifier", "yolox", "executions")
 # What waits for an instance as little as it does for the GPU by default: an engine in a process of its own.
 _SHARED = """backend: "pinstream"
 parameters { key: "SHARE_ENGINE" value { string_value: "on" } }
@@ -247,19 +249,8 @@ parameters { key: "EXECUTIONS" value { string_value: "2" } }
 """
 
 
-def _good_request(model: str, content: bytes = b"") -> bytes:
-    """A request that is answered, as it travels; with other bytes in its tensor where some are given."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    if model == "yolox":
-        picture = content or corpus()[0]
-        request.inputs.add(name="image", datatype="BYTES", shape=[1, 1])
-        request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
-    elif model == "executions":
-        request.inputs.add(name="row", datatype="FP32", shape=[2, 5])
-        request.raw_input_contents.append(content or bytes(40))
-    else:
-        request.inputs.add(name="pixels", datatype="FP32", shape=[1, 3, 8, 8])
-        request.raw_input_contents.append(content or bytes(768))
+def _written(request: Any) -> bytes:
+    """A request as it travels."""
     return bytes(request.SerializeToString())
 
 
@@ -364,7 +355,9 @@ def fuzz(server: Running, first: int, count: int) -> dict[str, Any]:
             if (seed - first) % part == part - 1:
                 resident["stubs"].append(sum(stubs(server).values()))
                 resident["tritonserver"].append(server_mib(server))
+        grown, leaks = steady(server, max(LEAST_SMALL, count // 2))
         after = stubs(server)
+    faults += [{"seed": -1, "text": f"small requests: {text}"} for text in leaks]
     faults += [{"seed": -1, "text": f"the neighbour: {text}"} for text in neighbour.wrong[:20]]
     if before.keys() != after.keys():
         faults.append({"seed": -1, "text": f"the stubs are not those of before: {sorted(before)}, {sorted(after)}"})
@@ -377,6 +370,7 @@ def fuzz(server: Running, first: int, count: int) -> dict[str, Any]:
         "neighbour_answers": neighbour.answered,
         "neighbour_lost_to_what_triton_does_with_batch_0": neighbour.known,
         "faults": faults,
+        "growth_mib_of_small_requests": grown,
         **{f"{name}_resident_mib": list(map(round, mib)) for name, mib in resident.items()},
         "seconds": round(time.monotonic() - began, 1),
     }
