@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -15,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from pinstream_cli.triton import Endpoints
 from pinstream_cli.triton.server import LONGEST_STOP_S
 from tests import onnx_models
+from tests.client_threads import ClientThreads, in_words
 from tests.processes import Process
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
@@ -65,7 +68,7 @@ class Scene:
         self._restarts = 0
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._client, args=(seed,), daemon=True) for seed in range(CLIENTS)]
+        self._threads = ClientThreads([partial(self._client, seed) for seed in range(CLIENTS)], self._stop)
 
     def file(self, model: str) -> Path:
         """A model's file."""
@@ -73,14 +76,11 @@ class Scene:
 
     def __enter__(self) -> Scene:
         self.start(Endpoints.free())
-        for thread in self._threads:
-            thread.start()
+        self._threads.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
+        self.faults += self._threads.stop(60)
         self.end()
 
     def start(self, endpoints: Endpoints) -> None:
@@ -105,21 +105,28 @@ class Scene:
         return seconds
 
     def ask(self, model: str, rng: np.random.Generator) -> str:
-        """One request; "right", or the status that it was refused with."""
+        """One request; "right" or "wrong", or the status that it was refused with."""
         pixels = rng.normal(size=(int(rng.integers(1, 9)), 3, 8, 8)).astype(np.float32)
-        tensor = grpc.InferInput("pixels", list(pixels.shape), "FP32")
-        tensor.set_data_from_numpy(pixels)
         try:
-            with grpc.InferenceServerClient(self.serve.grpc_url) as client:
-                got = client.infer(model, [tensor], client_timeout=30).as_numpy("probabilities")
+            got = self._infer(model, pixels)
+            right = np.allclose(got, self.reference[model].run(None, {"pixels": pixels})[0], rtol=1e-4, atol=1e-6)
         except InferenceServerException as error:
             status, text = str(error.status()), str(error.message())
             if status not in DOWN or any(sign in text for sign in SIGNS_OF_A_FAULT):
                 self.faults.append(f"{status}: {text}")
             return status
-        if not np.allclose(got, self.reference[model].run(None, {"pixels": pixels})[0], rtol=1e-4, atol=1e-6):
+        except Exception as error:
+            self.faults.append(f"no answer of {model} to compare: {in_words(error)}")
+            return "wrong"
+        if not right:
             self.faults.append(f"a wrong answer of {model}")
-        return "right"
+        return "right" if right else "wrong"
+
+    def _infer(self, model: str, pixels: Any) -> Any:
+        tensor = grpc.InferInput("pixels", list(pixels.shape), "FP32")
+        tensor.set_data_from_numpy(pixels)
+        with grpc.InferenceServerClient(self.serve.grpc_url) as client:
+            return client.infer(model, [tensor], client_timeout=30).as_numpy("probabilities")
 
     def _client(self, seed: int) -> None:
         rng = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pinstream.engines.flavour import load_flavour
 from pinstream.plans import BuildSpec, build_plan
 from pinstream_cli.benchmark import environment
 from tests import onnx_models
+from tests.client_threads import ClientThreads, in_words
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM
 
@@ -69,20 +71,17 @@ class Clients:
         self._server = server
         self._sessions = sessions
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(CLIENTS)]
+        self._threads = ClientThreads([partial(self._run, seed) for seed in range(CLIENTS)], self._stop)
         self.by_version: dict[str, int] = {}
         self.faults: list[str] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
+        self._threads.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
+        self.faults += self._threads.stop(60)
 
     def _run(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -95,6 +94,8 @@ class Clients:
                     version, fault = "", f"{error.status()}: {error.message()}"
                 except AssertionError as error:
                     version, fault = "", f"a wrong answer: {str(error).strip().splitlines()[0]}"
+                except Exception as error:
+                    version, fault = "", f"no answer to compare: {in_words(error)}"
                 with self._lock:
                     self.by_version[version] = self.by_version.get(version, 0) + 1
                     if fault:

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.client_threads import ClientThreads, in_words
 from tests.fuzz.pictures import corpus
 from tests.server.running import Running
 
@@ -28,7 +29,7 @@ class Neighbour:
     def __init__(self, server: Running) -> None:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(server.grpc_url))
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._client = ClientThreads([self._run], self._stop)
         self.answered = 0
         self.wrong: list[str] = []
         self.known = 0
@@ -48,28 +49,32 @@ class Neighbour:
 
     def _run(self) -> None:
         requests = list(self._requests())
-        expected = [list(self._stub.ModelInfer(r, timeout=PATIENCE_S).raw_output_contents) for r in requests]
+        expected = [self._infer(request) for request in requests]
         while not self._stop.is_set():
             for request, wanted in zip(requests, expected, strict=True):
                 try:
-                    found = list(self._stub.ModelInfer(request, timeout=PATIENCE_S).raw_output_contents)
-                    if found != wanted:
+                    if self._infer(request) != wanted:
                         self.wrong.append(f"{request.model_name}: another answer than before")
                 except grpc.RpcError as error:
                     if KNOWN.search(error.details() or ""):
                         self.known += 1
                     else:
                         self.wrong.append(f"{request.model_name}: {error.code().name}: {error.details()}")
+                except Exception as error:
+                    self.wrong.append(f"{request.model_name}: no answer to compare: {in_words(error)}")
                 self.answered += 1
             self._stop.wait(0.005)
 
+    def _infer(self, request: Any) -> list[bytes]:
+        return list(self._stub.ModelInfer(request, timeout=PATIENCE_S).raw_output_contents)
+
     def __enter__(self) -> Neighbour:
-        self._thread.start()
+        self._client.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(PATIENCE_S)
+        # It may have three requests before it.
+        self.wrong += self._client.stop(3 * PATIENCE_S)
 
 
 def stubs(server: Running) -> dict[int, float]:
