@@ -54,8 +54,12 @@ class _Status:
 
 def family(serve: Serve) -> Family:
     """The processes of a server that runs, dead ones that nobody has waited for among them."""
+    return family_of(tritonserver(serve))
+
+
+def family_of(server: int) -> Family:
+    """The same, of the tritonserver with that process id."""
     everyone = _everyone()
-    server = tritonserver(serve)
     stubs = [s for s in everyone.values() if s.parent == server and s.name.startswith("triton_python")]
     parents = {stub.process.pid for stub in stubs}
     engines = [s for s in everyone.values() if s.parent in parents]

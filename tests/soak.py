@@ -32,6 +32,7 @@ from pinstream.plans import BuildSpec, build_plan
 from pinstream_cli.benchmark import environment
 from tests import onnx_models
 from tests.client_threads import ClientThreads, in_words
+from tests.processes import Family, Process, family_of, still_there
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM
 
@@ -46,8 +47,12 @@ PATIENCE_S = 60.0
 GROWTH, SLACK = 0.05, 2.0
 # MiB more for each new version, which tritonserver takes for a plain Python model as well, and much more of on a GPU.
 PER_VERSION = {"onnx": 0.2, "plan": 5.0}
-# On a GPU each version has an engine's process as well, and several requests under way in its instance.
-PARAMETERS = {"onnx": "", "plan": 'parameters { key: "EXECUTIONS" value { string_value: "3" } }\n'}
+# By kind and mode, how many executions an instance has: with several, each version has an engine's process as well. On
+# the CPU one mode has that, and in the other the instance runs the engine itself.
+EXECUTIONS = {("onnx", "explicit"): 3, ("onnx", "poll"): 1, ("plan", "explicit"): 3, ("plan", "poll"): 3}
+SHARED = """parameters { key: "SHARE_ENGINE" value { string_value: "on" } }
+parameters { key: "EXECUTIONS" value { string_value: "%d" } }
+"""
 # How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32. Of a million rows that are rounded to its
 # ten bits of mantissa some thirty are further off than 0.005, and none further than 0.007.
 TOLERANCE = {"onnx": 1e-6, "plan": 1e-2}
@@ -111,17 +116,42 @@ class Clients:
         return version
 
 
-def measure(server: Running) -> dict[str, float]:
-    """What the server and its stubs hold: MiB resident, threads and open files; MiB of /dev/shm."""
-    stubs = _children(server.server.pid)
-    regions = [region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*")]
-    return {
-        **_held(server.server.pid, ""),
-        **{name: sum(held) for name, held in _together([_held(pid, "stubs_") for pid in stubs]).items()},
-        "stubs": len(stubs),
-        "shm_mib": round(sum(regions) / (1 << 20), 1),
-        "regions": len(regions),
-    }
+def measure(server: Running, engines: int, patience_s: float = PATIENCE_S) -> dict[str, float] | None:
+    """What the server, its stub and its engine's process hold.
+
+    Of a version before some may be about to end, so that it waits until there is one stub and as many engines as there
+    should be, and all of them for as long as it takes to measure.
+
+    Args:
+        server: Its one model has one instance.
+        engines: How many processes of an engine there should be.
+        patience_s: How long it waits, in seconds.
+
+    Returns:
+        MiB resident, threads and open files; MiB of /dev/shm. None where it has waited in vain.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = family_of(server.server.pid)
+        if (len(found.stubs), len(found.engines)) == (1, engines) and (sample := _sample(found)):
+            regions = [region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*")]
+            return {**sample, "shm_mib": round(sum(regions) / (1 << 20), 1), "regions": len(regions)}
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.05)
+
+
+def _sample(found: Family) -> dict[str, float]:
+    """What its processes hold; nothing where one of them has just ended."""
+    sample: dict[str, float] = {}
+    for prefix, processes in (("", [found.server]), ("stubs_", found.stubs), ("engines_", found.engines)):
+        for process in processes:
+            held = _held(process.pid)
+            if not held:
+                return {}
+            for name, value in held.items():
+                sample[prefix + name] = sample.get(prefix + name, 0) + value
+    return sample
 
 
 def gpu_memory() -> dict[str, float]:
@@ -131,31 +161,15 @@ def gpu_memory() -> dict[str, float]:
     return {"gpu_mib": round(cuda.memory_used() / (1 << 20), 1)}
 
 
-def _held(pid: int, prefix: str) -> dict[str, float]:
+def _held(pid: int) -> dict[str, float]:
     process = Path(f"/proc/{pid}")
     try:
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
         files = len(list((process / "fd").iterdir()))
-    except OSError:  # a stub that has just ended
+        resident_kib = int(status["VmRSS"].split()[0])
+    except (OSError, KeyError):  # it has just ended, and nobody has waited for it yet
         return {}
-    return {
-        f"{prefix}resident_mib": round(int(status.get("VmRSS", "0").split()[0]) / 1024, 1),
-        f"{prefix}threads": int(status["Threads"]),
-        f"{prefix}files": files,
-    }
-
-
-def _together(held: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {name: [one[name] for one in held if name in one] for one in held for name in one}
-
-
-def _children(pid: int) -> list[int]:
-    """Processes that any of its threads has started and that still run."""
-    found = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in listing.read_text().split()]
-    return found
+    return {"resident_mib": round(resident_kib / 1024, 1), "threads": int(status["Threads"]), "files": files}
 
 
 class Versions:
@@ -164,13 +178,15 @@ class Versions:
     Args:
         repository: Where it is made.
         kind: What a version is: "onnx", or "plan" for the GPU at hand.
+        executions: Of its instance; with more than one it has its engine in a process of its own.
     """
 
-    def __init__(self, repository: Path, kind: str) -> None:
+    def __init__(self, repository: Path, kind: str, executions: int) -> None:
         self._kind = kind
         self.path = repository / MODEL
         self.path.mkdir()
-        (self.path / "config.pbtxt").write_text('backend: "pinstream"\ndynamic_batching { }\n' + PARAMETERS[kind])
+        shared = SHARED % executions if executions > 1 else ""
+        (self.path / "config.pbtxt").write_text(f'backend: "pinstream"\ndynamic_batching {{ }}\n{shared}')
         self.sessions: dict[str, ort.InferenceSession] = {}
         self.last = 0
         self.add()
@@ -212,8 +228,10 @@ def soak(
         kind: What is served: "onnx", or "plan" on the GPU at hand.
     """
     samples: list[dict[str, float]] = []
+    executions = EXECUTIONS[kind, mode]
+    former: set[Process] = set()
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        versions = Versions(Path(directory), kind)
+        versions = Versions(Path(directory), kind, executions)
         how = [f"--load-model={MODEL}"] if mode == "explicit" else [f"--repository-poll-secs={POLL_S}"]
         extra = [f"--model-control-mode={mode}", *how]
         server = stack.enter_context(running(repositories=[Path(directory)], extra=extra))
@@ -230,13 +248,19 @@ def soak(
                 control.load_model(MODEL)
             if not _soon(lambda: bool(control.is_model_ready(MODEL, str(versions.last)))):
                 clients.faults.append(f"version {versions.last} was dropped in and is not served")
-            # The process of the version before has a while to end.
-            if not _soon(lambda: len(_children(server.server.pid)) == 1):
-                clients.faults.append(f"the process of a version before {versions.last} does not end")
-            samples.append({**measure(server), **(gpu_memory() if kind == "plan" else {})})
+            # The processes of the version before have a while to end.
+            if sample := measure(server, engines=int(executions > 1)):
+                samples.append({**sample, **(gpu_memory() if kind == "plan" else {})})
+            else:
+                clients.faults.append(f"beside version {versions.last} there are {family_of(server.server.pid)}")
+            now = {*family_of(server.server.pid).members}
+            if staying := _staying(former - now):
+                clients.faults.append(f"of a version before {versions.last} there still are {staying}")
+            former |= now
     return {
         "mode": mode,
         "kind": kind,
+        "executions": executions,
         "seconds": round(time.monotonic() - began),
         "requests": sum(clients.by_version.values()),
         "requests_by_version": dict(sorted(clients.by_version.items(), key=lambda item: int(item[0] or 0))),
@@ -254,6 +278,12 @@ def _soon(condition: Callable[[], bool]) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def _staying(processes: set[Process]) -> list[Process]:
+    """Of processes that should end those that do not."""
+    _soon(lambda: not still_there(processes))
+    return still_there(processes)
 
 
 def _broken_version_is_refused(

@@ -1,0 +1,47 @@
+"""What the soak measures of a server's processes, of which some are about to end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import soak
+from tests.processes import Family, Process
+
+SERVER: Any = SimpleNamespace(server=SimpleNamespace(pid=os.getpid(), shm_prefix="no_such_region"))
+HERE = Process(os.getpid(), 0)
+
+
+@pytest.fixture
+def ended() -> Iterator[Process]:
+    """A process that has ended, and that nobody has waited for."""
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        yield Process(process.pid, 0)
+
+
+def test_what_has_just_ended_is_not_measured(monkeypatch: pytest.MonkeyPatch, ended: Process) -> None:
+    # First one that nobody has waited for, then one that is gone, then two versions at once.
+    gone = Process(2**22 + 1, 0)
+    families = iter([Family(HERE, stubs, (HERE,)) for stubs in ((ended,), (gone,), (HERE, HERE), (HERE,))])
+    monkeypatch.setattr(soak, "family_of", lambda _: next(families))
+    sample = soak.measure(SERVER, engines=1)
+    assert sample is not None
+    assert {f"{of}{what}" for of in ("", "stubs_", "engines_") for what in ("resident_mib", "threads", "files")} == {
+        name for name in sample if name not in ("shm_mib", "regions")
+    }
+    assert sample["stubs_resident_mib"] == pytest.approx(sample["resident_mib"], abs=1)
+    assert next(families, None) is None
+
+
+def test_a_version_that_stays_is_not_measured_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "family_of", lambda _: Family(HERE, (HERE, HERE), ()))
+    assert soak.measure(SERVER, engines=0, patience_s=0.1) is None
