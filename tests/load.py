@@ -49,6 +49,11 @@ CALLS_LIKE_IDLE, LIKE_IDLE = 5, 1.5
 # waited, come with the models' default_timeout_microseconds.
 LEAST_GOODPUT, MOST_COMPUTED, LONGEST_BACK_S = 0.9, 1.05, 5.0
 LONGEST_REFUSAL_MS = 3000 + 1000
+# How a request may end.
+STATUSES = frozenset({"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
+# By so many MiB the memory at the end may be above the median of the run; it was by 10. What grows all the time grows
+# by twice as much in a run.
+GROWTH_MIB = 50
 
 
 @dataclass(frozen=True)
@@ -332,7 +337,12 @@ def report(outcomes: Sequence[Outcome], seconds: float, peak: float) -> dict[str
 
 def missed(report: dict[str, Any]) -> list[str]:
     """What a report of `load` falls short of, in words."""
+    statuses, memory = report["by_status"], report["memory_mib"]
+    most_mib = statistics.median(memory) + GROWTH_MIB
     held = {
+        f"no status but {', '.join(sorted(STATUSES))}": statuses.keys() <= STATUSES,
+        "no more DEADLINE_EXCEEDED than clients gave_up": statuses.get("DEADLINE_EXCEEDED", 0) <= report["gave_up"],
+        f"memory_mib at the end within {GROWTH_MIB} of its median": memory[-1] <= most_mib,
         f"goodput_of_peak of at least {LEAST_GOODPUT}": report["goodput_of_peak"] >= LEAST_GOODPUT,
         "half the refusals within idle_p50_ms": report["milliseconds"]["refused"]["p50"] <= report["idle_p50_ms"],
         f"refusals within {LONGEST_REFUSAL_MS} ms": report["milliseconds"]["refused"]["p100"] <= LONGEST_REFUSAL_MS,

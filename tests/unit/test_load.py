@@ -14,6 +14,9 @@ WELL: dict[str, Any] = {
     "milliseconds": {"refused": {"p50": 1.0, "p100": 3185.7}},
     "computed_of_answered": 1.0,
     "back_to_idle_s": 3.1,
+    "by_status": {"DEADLINE_EXCEEDED": 5268, "OK": 21223, "UNAVAILABLE": 19893},
+    "gave_up": 9288,
+    "memory_mib": [556, 649, 665, 681, 688, 700, 709, 712, 714, 720],
 }
 
 
@@ -29,6 +32,9 @@ def test_a_service_that_holds_all_misses_nothing() -> None:
         ({"milliseconds": {"refused": {"p50": 3016.5, "p100": 3185.7}}}, "half the refusals"),
         ({"computed_of_answered": 1.3}, "computed_of_answered"),
         ({"back_to_idle_s": float("inf")}, "back to idle"),
+        ({"by_status": {"INTERNAL": 1, "OK": 21223}}, "no status but DEADLINE_EXCEEDED, OK, UNAVAILABLE"),
+        ({"gave_up": 5267}, "no more DEADLINE_EXCEEDED"),
+        ({"memory_mib": [*range(560, 760, 10)]}, "memory_mib at the end"),
     ],
 )
 def test_what_is_missed_is_named(change: dict[str, Any], named: str) -> None:
