@@ -70,9 +70,19 @@ class Chunk:
 
 
 def run_chunk(name: str, first: int, count: int) -> Chunk:
-    """Try `count` inputs of a target, or of all in turn, from number `first` on, each once, in child processes."""
+    """Try `count` inputs of a target, or of all in turn, from number `first` on. Memory that they keep is a fault."""
+    done = run_inputs(TARGETS[name][0] if name in TARGETS else everything, first, count)
+    if done.growth_mib > GROWTH_MIB:
+        grown = f"{done.growth_mib:.0f} MiB"
+        done.failures.append(Failure(first, f"memory grew by {grown} from a fifth of {count} inputs on"))
+    if done.resident_mib > MOST_RESIDENT_MIB:
+        done.failures.append(Failure(first, f"some input from this one on took {done.resident_mib:.0f} MiB"))
+    return done
+
+
+def run_inputs(target: Target, first: int, count: int) -> Chunk:
+    """Try inputs of a target, each once, in child processes: another one where an input ends the one before."""
     total = Chunk()
-    target = TARGETS[name][0] if name in TARGETS else everything
     context = multiprocessing.get_context("spawn")
     while count > 0:
         receiving, sending = context.Pipe(duplex=False)
@@ -113,6 +123,8 @@ def _follow(receiving: Connection, total: Chunk) -> tuple[bool, int | None]:
         elif kind == "done":
             total.add(value)
             return True, seed
+        elif kind == "failure":
+            total.failures.append(value)
         else:
             total.outcomes[value] += 1
 
@@ -126,7 +138,7 @@ def _child(target: Target, first: int, count: int, notes: Connection) -> None:
         try:
             outcome = target(seed)
         except Exception as error:
-            done.failures.append(Failure(seed, "".join(traceback.format_exception(error, limit=-3))))
+            notes.send(("failure", Failure(seed, "".join(traceback.format_exception(error, limit=-3)))))
             outcome = "fault"
         notes.send(("outcome", outcome))
         # The first one makes the corpus, too.
@@ -135,13 +147,7 @@ def _child(target: Target, first: int, count: int, notes: Connection) -> None:
         if seed == first + count // 5:
             warm_mib = _resident_mib("VmRSS")
     done.growth_mib = _resident_mib("VmRSS") - warm_mib
-    if done.growth_mib > GROWTH_MIB:
-        done.failures.append(
-            Failure(first, f"memory grew by {done.growth_mib:.0f} MiB from a fifth of {count} inputs on")
-        )
     done.resident_mib = _resident_mib("VmHWM")
-    if done.resident_mib > MOST_RESIDENT_MIB:
-        done.failures.append(Failure(first, f"some input from this one on took {done.resident_mib:.0f} MiB"))
     notes.send(("done", done))
 
 

@@ -27,6 +27,12 @@ def mutated(corpus: Sequence[bytes], seed: int, most: int = MOST_OPERATIONS) -> 
     return bytes(data)
 
 
+def mutated_behind(data: bytes, kept: int, seed: int) -> bytes:
+    """Data with one damage behind its first `kept` bytes, and as long as it was."""
+    damaged = mutated((data[kept:],), seed, 1)
+    return data[:kept] + damaged[: len(data) - kept].ljust(len(data) - kept, b"\0")
+
+
 def mutated_json(text: bytes, seed: int, values: Sequence[Any]) -> bytes:
     """A JSON text with up to two of its values, wherever they are, made others or taken away."""
     rng = random.Random(seed)

@@ -20,17 +20,18 @@ from pinstream import sidecar as sidecars
 from pinstream.batching import Request, check_request
 from pinstream.engines import is_shared, open_engine
 from pinstream.engines.base import Engine
-from pinstream.engines.flavour import Flavour
+from pinstream.engines.flavour import Flavour, is_installed, load_flavour
 from pinstream.engines.plan_source import described_plans
 from pinstream.errors import InvalidRequest, ModelFileError, PinstreamError
 from pinstream.loop import Loop
 from pinstream.options import PARAMETERS, PYTHON_BACKEND_PARAMETERS, Options
+from pinstream.plans import BuildSpec, build_plan
 from pinstream.preflight import check_plan
 from pinstream.tensors import NUMPY_DTYPES, Array
 from tests import onnx_models
 from tests.fuzz.configs import config
 from tests.fuzz.documented import documented_in
-from tests.fuzz.mutate import INTERESTING, mutated, mutated_json
+from tests.fuzz.mutate import INTERESTING, mutated, mutated_behind, mutated_json
 from tests.fuzz.pictures import corpus, liars
 from yolox_steps.decode import decode, prepare_process
 from yolox_steps.detector import DetectorError, read_detector
@@ -258,6 +259,33 @@ def plan(seed: int) -> str:
     return "passed on"
 
 
+# What is looked at of a plan before TensorRT is asked.
+PLAN_HEADER_BYTES = 64
+
+
+@cache
+def _built_plan() -> tuple[Flavour, bytes]:
+    flavour = load_flavour("tensorrt_rtx")
+    made = onnx_models.classifier(_directory() / "classifier.onnx")
+    build_plan(made, _directory() / "built", BuildSpec(batch_sizes=(1,)), flavour)
+    return flavour, (_directory() / "built" / "model.plan").read_bytes()
+
+
+def plan_body(seed: int) -> str:
+    """A plan with a damaged body to TensorRT, which without a GPU reads the whole file and then asks for one."""
+    from pinstream.engines.trt_load import load_plans
+
+    flavour, whole = _built_plan()
+    path = _directory() / "model.plan"
+    path.write_bytes(mutated_behind(whole, PLAN_HEADER_BYTES, seed))
+    try:
+        load_plans([path], path, Options(), flavour, None)
+    except PinstreamError as error:
+        _assert_message(error)
+        return "read, but for the GPU" if "Cuda Runtime" in str(error) else "refused"
+    return "loaded"
+
+
 OPTION_NAMES = (*sorted(PARAMETERS | PYTHON_BACKEND_PARAMETERS), "WRONG")
 OPTION_VALUES = (
     *("", "0", "1", "-1", "1,2", "1;2", "64", "99999999999999999999", "true", "yes", "no", "auto", "on", "off"),
@@ -288,6 +316,8 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "options": (options, 5_000),
     "config": (config, 5_000),
 }
+if is_installed("tensorrt_rtx"):
+    TARGETS["plan_body"] = (plan_body, 20_000)
 
 
 def everything(seed: int) -> str:

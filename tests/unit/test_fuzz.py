@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.fuzz import long
-from tests.fuzz.long import run_chunk
+from tests.fuzz.long import run_chunk, run_inputs
 from tests.fuzz.pictures import corpus, liars
 from tests.fuzz.targets import TARGETS
 from yolox_steps.decode import decode, prepare_process
@@ -47,6 +47,22 @@ def test_what_every_input_leaves_in_memory_is_a_fault(monkeypatch: pytest.Monkey
     monkeypatch.setitem(TARGETS, "leaking", (_leaks, INPUTS))
     (failure,) = run_chunk("leaking", 0, INPUTS).failures
     assert failure.text.startswith("memory grew by ")
+
+
+def _fails_or_dies(seed: int) -> str:
+    if seed == 1:
+        raise ValueError("of its own")
+    if seed == 3:
+        os._exit(77)
+    return "taken"
+
+
+def test_what_failed_before_the_end_of_its_process_is_known() -> None:
+    done = run_inputs(_fails_or_dies, 0, 6)
+    (failed, died) = done.failures
+    assert (failed.seed, failed.text.strip().splitlines()[-1]) == (1, "ValueError: of its own")
+    assert (died.seed, died.text) == (3, "ended the process with code 77")
+    assert done.outcomes == {"taken": 4, "fault": 2}
 
 
 def _dies_at_once(*_: object) -> None:
