@@ -32,6 +32,9 @@ class Captured:
 class Graphs:
     """The graphs that an engine's batches are launched as.
 
+    Those of a profile are all captured from its one context. NVIDIA's guide to TensorRT for RTX advises a context each;
+    they give the same in whatever order they are launched (tests/gpu/test_accuracy.py), and contexts are most of a start.
+
     Args:
         stream: What they are captured on.
         resources: Takes over the graphs, which have to be destroyed.
