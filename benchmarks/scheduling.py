@@ -2,8 +2,8 @@
 
     python benchmarks/scheduling.py --model-repository models --name detector --rate 1930 --out scheduling.json
 
-The policies are set from outside, on one running server, so that nothing but them differs between two windows. Two of
-them take root. Linux only.
+The policies are set from outside, on one running server, so that nothing but them differs between two windows.
+SCHED_FIFO takes root, and all of them a nice value of 0. Linux only.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def slow(path: Path, work: int = 60) -> Path:
 def heavy(path: Path, size: int, work: int) -> Path:
     """FP32 `x` [batch,1,1] -> FP32 `y` [batch,1,1], 1 of 1: little to send, and `work` products of `size` x `size`.
 
-    Each is by a constant of sums of one. (Of a matrix by itself only the first is right in TensorRT-RTX 1.4.)
+    Each is by a constant whose columns sum to 1. (Of a matrix by itself only the first is right in TensorRT-RTX 1.4.)
     """
     nodes = [helper.make_node("Expand", ["x", "square"], ["t0"])]
     nodes += [helper.make_node("MatMul", [f"t{i}", "means"], [f"t{i + 1}"]) for i in range(work)]

@@ -58,8 +58,10 @@ def family(serve: Serve) -> Family:
 
 
 def family_of(server: int) -> Family:
-    """The same, of the tritonserver with that process id."""
+    """The same, of the tritonserver with that process id; ProcessLookupError where it has ended."""
     everyone = _everyone()
+    if server not in everyone:
+        raise ProcessLookupError(f"tritonserver, process {server}, has ended")
     stubs = [s for s in everyone.values() if s.parent == server and s.name.startswith("triton_python")]
     parents = {stub.process.pid for stub in stubs}
     engines = [s for s in everyone.values() if s.parent in parents]

@@ -240,23 +240,27 @@ def soak(
         began, broken = time.monotonic(), 0
         while time.monotonic() - began < seconds:
             threading.Event().wait(every_s)
-            if versions.last % 3 == 2:
-                broken += _broken_version_is_refused(versions, control, clients, mode)
-                continue
-            versions.add()
-            if mode == "explicit":
-                control.load_model(MODEL)
-            if not _soon(lambda: bool(control.is_model_ready(MODEL, str(versions.last)))):
-                clients.faults.append(f"version {versions.last} was dropped in and is not served")
-            # The processes of the version before have a while to end.
-            if sample := measure(server, engines=int(executions > 1)):
-                samples.append({**sample, **(gpu_memory() if kind == "plan" else {})})
-            else:
-                clients.faults.append(f"beside version {versions.last} there are {family_of(server.server.pid)}")
-            now = {*family_of(server.server.pid).members}
-            if staying := _staying(former - now):
-                clients.faults.append(f"of a version before {versions.last} there still are {staying}")
-            former |= now
+            try:
+                if versions.last % 3 == 2:
+                    broken += _broken_version_is_refused(versions, control, clients, mode)
+                    continue
+                versions.add()
+                if mode == "explicit":
+                    control.load_model(MODEL)
+                if not _soon(lambda: bool(control.is_model_ready(MODEL, str(versions.last)))):
+                    clients.faults.append(f"version {versions.last} was dropped in and is not served")
+                # The processes of the version before have a while to end.
+                if sample := measure(server, engines=int(executions > 1)):
+                    samples.append({**sample, **(gpu_memory() if kind == "plan" else {})})
+                else:
+                    clients.faults.append(f"beside version {versions.last} there are {family_of(server.server.pid)}")
+                now = {*family_of(server.server.pid).members}
+                if staying := _staying(former - now):
+                    clients.faults.append(f"of a version before {versions.last} there still are {staying}")
+                former |= now
+            except (ProcessLookupError, InferenceServerException) as error:
+                clients.faults.append(f"at version {versions.last}: {error}")
+                break
     return {
         "mode": mode,
         "kind": kind,

@@ -292,9 +292,8 @@ def _rebuild_command(path: Path, source: str, options: Sequence[str] = ()) -> st
     if _BUILT.fullmatch(path.name):
         return command
     # The build leaves a file of another name as it is, and a configuration that names it would load it again.
-    return (
-        f"{command}, and leave out of config.pbtxt what names {path.name} (default_model_filename, cc_model_filenames)"
-    )
+    names = "default_model_filename, cc_model_filenames"
+    return f"{command}, and leave {path.name} out of config.pbtxt where that names it ({names})"
 
 
 def _source_of(sidecar: Sidecar | None) -> str:

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.fuzz import steady
 from tests.fuzz.beside import Neighbour
 from tests.fuzz.documented import documented_in
 from tests.fuzz.pictures import corpus
@@ -33,6 +34,17 @@ def test_whatever_clients_send_the_server_and_its_neighbours_go_on(server: Runni
     # Of each kind some get as far as the model: what only fails on its way there tries nothing behind it.
     for kind in ("picture", "tensors", "message", "stream", "generate", "bytes"):
         assert f"{kind}: answered" in report["outcomes"], report["outcomes"]
+
+
+def test_small_requests_that_end_otherwise_or_leave_something_are_faults(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady, "_requests", lambda: iter([(steady.good_request("classifier"), "INTERNAL")]))
+    monkeypatch.setattr(steady, "GROWTH_MIB", -1000.0)
+    _, faults = steady.steady(server, 10)
+    assert faults[0].startswith("classifier: OK instead of INTERNAL")
+    assert [fault for fault in faults if fault.startswith("memory of stubs grows by")]
+    assert [fault for fault in faults if fault.startswith("memory of tritonserver grows by")]
 
 
 def test_what_triton_refuses_in_words_of_its_own_is_documented(server: Running) -> None:

@@ -32,8 +32,9 @@ class Captured:
 class Graphs:
     """The graphs that an engine's batches are launched as.
 
-    Those of a profile are all captured from its one context. NVIDIA's guide to TensorRT for RTX advises a context each;
-    they give the same in whatever order they are launched (tests/gpu/test_accuracy.py), and contexts are most of a start.
+    Those of a profile are all captured from its one context. NVIDIA's guide to TensorRT for RTX advises a context each.
+    They give the same in whatever order they are launched (tests/gpu/test_accuracy.py), and contexts are most of what a
+    start takes.
 
     Args:
         stream: What they are captured on.

@@ -1,4 +1,4 @@
-"""What the plugin answers where Triton asks whether a model is ready; that of the server tests, 2.51, does not ask."""
+"""What a model instance decides by its engines: whether it is ready, and whether it waits for a request itself."""
 
 from __future__ import annotations
 
@@ -22,10 +22,22 @@ class Engine:
 
     failure: str
     recovers: bool
+    alone: bool = False
 
 
 WELL, WELL_AND_RECOVERS = Engine("", False), Engine("", True)
 LOST, COMES_BACK = Engine("the GPU context is lost", False), Engine("its process is gone", True)
+
+
+class Idle:
+    """Executions of which none is under way, or one is."""
+
+    def __init__(self, loop: str | None) -> None:
+        self._loop = loop
+
+    def idle(self) -> str | None:
+        """See Executions."""
+        return self._loop
 
 
 @pytest.fixture
@@ -66,3 +78,29 @@ def test_a_model_whose_engine_is_lost_meanwhile_is_ready_no_more(model: Any) -> 
     assert model.is_ready()
     engine.failure = LOST.failure
     assert not model.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("alone", "other_instances", "idle", "waits"),
+    [
+        ([True, True], True, "the next", True),
+        # Others had something under way when one of them was last asked.
+        ([True, False], True, "the next", False),
+        ([False, False], True, "the next", False),
+        # Nobody else would take what comes meanwhile.
+        ([True, True], False, "the next", False),
+        ([True, True], True, None, False),
+    ],
+)
+def test_an_instance_waits_for_a_request_that_nothing_is_under_way_beside(
+    model: Any, alone: list[bool], other_instances: bool, idle: str | None, waits: bool
+) -> None:
+    model._engines = [Engine("", True, each) for each in alone]
+    model._other_instances = other_instances
+    model._executions = Idle(idle)
+    assert model._lone_loop() == (idle if waits else None)
+
+
+def test_an_instance_of_one_execution_waits_for_everything(model: Any) -> None:
+    model._engines, model._other_instances, model._executions = [Engine("", True, True)], True, None
+    assert model._lone_loop() is None

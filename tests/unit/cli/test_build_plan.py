@@ -195,7 +195,9 @@ def test_a_plan_is_accepted_once_the_advice_of_its_refusal_was_followed(
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
     built = command(model, *shlex.split(advised[1]))
     assert built.exit_code == 0, built.output
-    assert f"leave out of config.pbtxt what names {name} (default_model_filename" in advised[2] or not advised[2]
+    assert (
+        f"leave {name} out of config.pbtxt where that names it (default_model_filename" in advised[2] or not advised[2]
+    )
     files = check() if advised[2] else check(default_model_filename=name)
     assert version / "model.b4.plan" in files
 
