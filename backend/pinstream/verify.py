@@ -16,9 +16,9 @@ from pinstream.errors import ModelFileError
 from pinstream.sidecar import FILE_NAME, Sidecar, SidecarError, file_sha256, read
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-# What Triton looks for in the directories of a model before it takes its own: libraries of backends, in those of the
-# version and of the model, and the process of its Python backend, in that of the model alone.
-_LIBRARIES, _STUB = "libtriton_*.so", "triton_python_backend_stub"
+# What Triton looks for in the directories of a model before it takes its own: libraries of backends and of a batching
+# strategy, in those of the version and of the model, and the process of its Python backend, in that of the model alone.
+_LIBRARIES, _STUB = ("libtriton_*.so", "batchstrategy.so"), "triton_python_backend_stub"
 
 
 def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] = ()) -> None:
@@ -60,7 +60,7 @@ def verify_model(model_file: Path, *, is_onnx: bool, libraries: Iterable[Path] =
 def _check_overrides(version: Path) -> None:
     """Tell of what Triton has run by now, where it was there: nobody else does."""
     try:
-        unverified = runs_unverified(version)
+        unverified = runs_unverified(version.absolute().parent, version)
     except OSError as error:
         raise ModelFileError(f"VERIFY is set, and {error.filename} cannot be looked at: {error.strerror}") from error
     if unverified:
@@ -159,30 +159,32 @@ def places_of(version: Path, files: Iterable[Path]) -> list[Path]:
     return [model.parent, model, *configurations, *(model / "configs").glob("*.pbtxt"), version, *files]
 
 
-def overrides(version: Path) -> list[Path]:
-    """What of a model Triton runs in place of its own code and of the backend's, before any of that is run.
+def overrides(model: Path, *versions: Path) -> list[Path]:
+    """What of a model Triton runs in place of its own code and of the backend's, or before the backend can look at it.
 
     Args:
-        version: The version's directory, `<repository>/<model>/<version>`.
+        model: The model's directory, `<repository>/<model>`.
+        versions: Those of its versions' directories that are to be looked at.
 
     Raises:
-        OSError: It, or the model's directory, cannot be looked at.
+        OSError: One of them cannot be looked at.
     """
-    model = version.absolute().parent
-    libraries = (path for place in (model, version) for path in place.iterdir() if path.match(_LIBRARIES))
+    there = (path for place in (model, *versions) for path in place.iterdir())
+    libraries = (path for path in there if any(map(path.match, _LIBRARIES)))
     return sorted([*libraries, *(path for path in model.iterdir() if path.name == _STUB)])
 
 
-def runs_unverified(version: Path) -> str:
+def runs_unverified(model: Path, *versions: Path) -> str:
     """Which code of a model Triton runs unverified, and what to do; empty for none.
 
     Args:
-        version: The version's directory, `<repository>/<model>/<version>`.
+        model: The model's directory, `<repository>/<model>`.
+        versions: Those of its versions' directories that are to be looked at.
 
     Raises:
-        OSError: It, or the model's directory, cannot be looked at.
+        OSError: One of them cannot be looked at.
     """
-    code = overrides(version)
+    code = overrides(model, *versions)
     return f"{code[0]} is code that Triton runs before this backend can verify it; remove it" if code else ""
 
 

@@ -104,6 +104,7 @@ FIRST = "is code that Triton runs before this backend can verify it"
             put("triton_python_backend_stub"),
             f"--verify is given, and {{dir}}/repository/classifier/triton_python_backend_stub {FIRST}",
         ),
+        (put("1/batchstrategy.so"), f"--verify is given, and {{dir}}/repository/classifier/1/batchstrategy.so {FIRST}"),
         (name_runtime, '--verify is given, and {dir}/repository/classifier/config.pbtxt has runtime: "libother.so"'),
     ],
 )
@@ -156,6 +157,20 @@ def test_what_a_later_version_brings_along_is_told_when_it_has_run(
     (model / ".2").rename(model / "2")
     serve.wait_for(f"VERIFY is set, and {stub} {FIRST}")
     assert ran.exists()
+
+
+def test_a_batching_strategy_that_a_later_version_brings_along_is_not_run(
+    start: Callable[..., Serve], repository: Path
+) -> None:
+    """Triton asks the backend to complete the configuration before it opens the library, which is none here."""
+    serve = start("--model-repository", repository, "--verify", "--model-control-mode=poll", "--repository-poll-secs=1")
+    serve.wait_for("Stop with Ctrl-C")
+    model = repository / "classifier"
+    shutil.copytree(model / "1", model / ".2")
+    (model / ".2" / "batchstrategy.so").touch(mode=0o644)
+    (model / ".2").rename(model / "2")
+    serve.wait_for(f"VERIFY is set, and {model / '2' / 'batchstrategy.so'} {FIRST}")
+    assert "file too short" not in serve.text
 
 
 def test_a_version_that_comes_later_is_verified_as_well(start: Callable[..., Serve], repository: Path) -> None:

@@ -116,7 +116,7 @@ def permissions(area: str, version: Path, files: Sequence[Path]) -> Check:
         files: Its files; those that are not there are passed over.
     """
     name = f"{version.name}/ permissions"
-    there = [path for path in places_of(version, [*files, *overrides(version)]) if path.exists()]
+    there = [path for path in places_of(version, [*files, *overrides(version.parent, version)]) if path.exists()]
     others = next((text for path in there if (text := others_can_write(path))), "")
     if not others:
         return Check(area, name, "OK", "only root and this user can write")

@@ -99,8 +99,8 @@ def unverified_code(model: Model) -> str:
             f'{model.path / CONFIG} has runtime: "{runtime}", which Triton runs in place of this backend, unverified; '
             "leave it out"
         )
-    # Later loads may take versions that are left out now.
-    return next(filter(None, (runs_unverified(model.path / name) for name in sorted(model.numbers))), "")
+    # Later loads may take versions that are left out now, or come then.
+    return runs_unverified(model.path, *(model.path / name for name in model.numbers))
 
 
 def _environments(served: Path) -> Iterator[Path]:

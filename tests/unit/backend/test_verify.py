@@ -192,7 +192,15 @@ def test_plugins_are_code_as_well(served: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["1/libtriton_pinstream.so", "libtriton_pinstream.so", "1/libtriton_other.so", "triton_python_backend_stub"]
+    "name",
+    [
+        "1/libtriton_pinstream.so",
+        "libtriton_pinstream.so",
+        "1/libtriton_other.so",
+        "1/batchstrategy.so",
+        "batchstrategy.so",
+        "triton_python_backend_stub",
+    ],
 )
 def test_what_triton_runs_before_anything_is_verified_is_refused(served: Path, name: str) -> None:
     code = served.parents[1] / name

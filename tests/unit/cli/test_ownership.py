@@ -93,7 +93,16 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "repository" / "model"
 
 
-@pytest.mark.parametrize("name", ["libtriton_pinstream.so", "1/libtriton_pinstream.so", "triton_python_backend_stub"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "libtriton_pinstream.so",
+        "1/libtriton_pinstream.so",
+        "batchstrategy.so",
+        "1/batchstrategy.so",
+        "triton_python_backend_stub",
+    ],
+)
 def test_code_that_runs_before_a_model_is_verified_is_refused(model: Path, name: str) -> None:
     check_code(model.parent, verify=True)
     (model / name).touch()
@@ -112,6 +121,15 @@ def test_a_library_that_a_configuration_names_is_refused_wherever_it_lies(model:
     config.write_text(OURS + 'runtime: "libother.so"\n')
     check_code(model.parent, verify=False)
     with pytest.raises(CommandError, match=f'and {config} has runtime: "libother.so", which Triton runs in place of'):
+        check_code(model.parent, verify=True)
+
+
+def test_a_model_whose_versions_come_later_is_looked_at_as_well(model: Path) -> None:
+    for version in ("1", "2"):
+        (model / version).rmdir()
+    check_code(model.parent, verify=True)
+    (model / "triton_python_backend_stub").touch()
+    with pytest.raises(CommandError, match="triton_python_backend_stub is code that Triton runs before"):
         check_code(model.parent, verify=True)
 
 
