@@ -147,7 +147,7 @@ class Options:
             version_compatible=_read(parameters, "VERSION_COMPATIBLE", _boolean, False),
             auto_build=_read(parameters, "AUTO_BUILD", _boolean, False),
             cache_dir=_read(parameters, "CACHE_DIR", str, ""),
-            verify=_read(parameters, "VERIFY", _boolean, False) or _verifies_all(),
+            verify=verifies(config),
             priority=PRIORITIES.get(str(_optimization(config).get("priority", "")), "normal"),
             graph_batch_sizes=_graph_batch_sizes(config),
             busy_wait=bool(_cuda(config).get("busy_wait_events", False)),
@@ -160,6 +160,15 @@ class Options:
     def from_json(cls, content: Mapping[str, Any]) -> Options:
         """Read what dataclasses.asdict and JSON made of one."""
         return cls(**{key: _tuples(value) for key, value in content.items()})
+
+
+def verifies(config: Mapping[str, Any]) -> bool:
+    """Whether VERIFY is set by a model's configuration, as Triton's JSON, or for all models in the environment.
+
+    Raises:
+        ConfigError: It is neither true nor false there.
+    """
+    return _read(_string_parameters(config), "VERIFY", _boolean, False) or _verifies_all()
 
 
 def _tuples(value: Any) -> Any:

@@ -60,9 +60,9 @@ def check_overrides(area: str, model: Model) -> Iterator[Check]:
         area: What the checks belong to.
         model: The model.
     """
-    if code := unverified_code(model):
+    if code := unverified_code(model.path):
         found, _, remedy = code.rpartition("; ")
-        yield Check(area, "code", "FIX" if asks_to_verify(model) else "WARN", found, remedy)
+        yield Check(area, "code", "FIX" if asks_to_verify(model.path) else "WARN", found, remedy)
 
 
 def readable(area: str, file: Path, *, may_be_empty: bool = False) -> Check:

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
-from pinstream.errors import PinstreamError
+from pinstream.errors import ConfigError
+from pinstream.options import verifies
 from pinstream.verify import others_can_write, runs_unverified
 from pinstream_cli.errors import CommandError
-from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, model_directories, read_model
+from pinstream_cli.triton.model_versions import version_numbers
+from pinstream_cli.triton.repository import Model, RepositoryError, configured, model_directories, read_model
 
 # What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
 OWN_RUNTIME = "model.py"
+# The parameter that names the library of a batching strategy.
+BATCH_STRATEGY = "TRITON_BATCH_STRATEGY_PATH"
 
 
 def check_owners(served: Path) -> None:
@@ -62,15 +66,12 @@ def check_code(repository: Path, *, verify: bool) -> None:
     Raises:
         CommandError: Something does, or it cannot be looked at.
     """
-    for directory in model_directories(repository):
-        # What cannot be read, Triton does not read either.
-        with contextlib.suppress(RepositoryError):
-            model = read_model(directory)
-            if model.config.backend == "pinstream" and (verify or asks_to_verify(model)):
-                _check_code(model, "--verify is given" if verify else "VERIFY is set")
+    for model in model_directories(repository):
+        if _ours(model) if verify else asks_to_verify(model):
+            _check_code(model, "--verify is given" if verify else "VERIFY is set")
 
 
-def _check_code(model: Model, why: str) -> None:
+def _check_code(model: Path, why: str) -> None:
     try:
         code = unverified_code(model)
     except OSError as error:
@@ -79,28 +80,52 @@ def _check_code(model: Model, why: str) -> None:
         raise CommandError(f"{why}, and {code}")
 
 
-def asks_to_verify(model: Model) -> bool:
-    """Whether VERIFY is set for a model of this backend, by its configuration or in the environment."""
+def asks_to_verify(model: Path) -> bool:
+    """Whether VERIFY is set for a model of this backend, by any of its configurations or in the environment.
+
+    Args:
+        model: Its directory, `<repository>/<model>`.
+    """
+    return any(map(_asks_to_verify, _ours(model)))
+
+
+def _ours(model: Path) -> list[Model]:
+    """A model with each of its configurations that are for this backend."""
+    return [read for read in configured(model).values() if read.config.backend == "pinstream"]
+
+
+def _asks_to_verify(model: Model) -> bool:
     try:
-        return model.options.verify
-    except PinstreamError:
-        # The backend refuses it when it is loaded, and doctor tells.
-        return False
+        return verifies(model.as_json())
+    except ConfigError:
+        # The backend refuses it when it is loaded. What Triton runs before that would have run.
+        return True
 
 
-def unverified_code(model: Model) -> str:
-    """Which code Triton runs in place of this backend for one of its models, and what to do; empty for none.
+def unverified_code(model: Path) -> str:
+    """Which code Triton runs unverified for a model of this backend, and what to do; empty for none.
+
+    Args:
+        model: Its directory, `<repository>/<model>`.
 
     Raises:
         OSError: A directory of the model cannot be looked at.
     """
-    if (runtime := model.config.runtime) not in ("", OWN_RUNTIME):
-        return (
-            f'{model.path / CONFIG} has runtime: "{runtime}", which Triton runs in place of this backend, unverified; '
-            "leave it out"
-        )
+    named = (_named_code(file, read) for file, read in configured(model).items())
     # Later loads may take versions that are left out now, or come then.
-    return runs_unverified(model.path, *(model.path / name for name in model.numbers))
+    return next(filter(None, named), "") or runs_unverified(model, *(model / name for name in version_numbers(model)))
+
+
+def _named_code(file: Path, model: Model) -> str:
+    """Which code a model's configuration names that Triton runs, wherever it lies, and what to do; empty for none."""
+    if (runtime := model.config.runtime) not in ("", OWN_RUNTIME):
+        found = f'{file} has runtime: "{runtime}", which Triton runs in place of this backend'
+    elif BATCH_STRATEGY in model.config.parameters:
+        library = model.config.parameters[BATCH_STRATEGY].string_value
+        found = f'{file} has the parameter {BATCH_STRATEGY}: "{library}", which Triton runs beside this backend'
+    else:
+        return ""
+    return f"{found}, unverified; leave it out"
 
 
 def _environments(served: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from pinstream.tensors import ModelSpec
 from pinstream_cli.triton.model_versions import chosen, version_numbers
 
 CONFIG = "config.pbtxt"
+# Where the configurations lie that `--model-config-name` chooses from.
+CONFIGS = "configs"
 # The parameter that names another environment than this one, and what may stand there for the model's directory.
 ENVIRONMENT, _MODEL_DIRECTORY = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
 # What Triton runs with its Python backend.
@@ -101,17 +104,33 @@ def model_directories(repository: Path) -> list[Path]:
     return sorted(path for path in repository.iterdir() if path.is_dir())
 
 
-def read_model(path: Path) -> Model:
+def configured(path: Path) -> dict[Path, Model]:
+    """A model with each configuration that Triton can be told to read, by `--model-config-name` too, by their files.
+
+    Those that cannot be read are left out: Triton does not read them either.
+    """
+    models = {}
+    for name in (CONFIG, *sorted(f"{CONFIGS}/{file.name}" for file in (path / CONFIGS).glob("*.pbtxt"))):
+        with contextlib.suppress(RepositoryError):
+            models[path / name] = read_model(path, name)
+    return models
+
+
+def read_model(path: Path, name: str = CONFIG) -> Model:
     """Read one model directory.
 
+    Args:
+        path: `<repository>/<model>`.
+        name: Of its configuration, in that directory.
+
     Raises:
-        RepositoryError: Its config.pbtxt cannot be read.
+        RepositoryError: Its configuration cannot be read.
     """
-    file = path / CONFIG
+    file = path / name
     try:
         # Opening a pipe or a device might never end.
         if file.exists() and not file.is_file():
-            raise RepositoryError(f"{CONFIG} is no regular file; put a file there")
+            raise RepositoryError(f"{name} is no regular file; put a file there")
         text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         numbers = version_numbers(path)
     except OSError as error:
@@ -119,9 +138,9 @@ def read_model(path: Path) -> Model:
     try:
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
-        raise RepositoryError(f"{CONFIG} cannot be parsed, line and column {error}") from None
+        raise RepositoryError(f"{name} cannot be parsed, line and column {error}") from None
     except ValueError as error:  # an enum's number that fits into no 32 bits
-        raise RepositoryError(f"{CONFIG} cannot be parsed: {error}") from None
+        raise RepositoryError(f"{name} cannot be parsed: {error}") from None
     return Model(path, config, numbers)
 
 

@@ -103,7 +103,8 @@ def test_a_version_that_triton_leaves_out_keeps_nobody_from_serving(version: Pat
 
 
 @pytest.mark.parametrize(
-    "code", ["1/libtriton_pinstream.so", "libtriton_python.so", "triton_python_backend_stub", "runtime"]
+    "code",
+    ["1/libtriton_pinstream.so", "libtriton_python.so", "1/batchstrategy.so", "triton_python_backend_stub", "runtime"],
 )
 def test_code_that_triton_runs_in_place_of_the_backend_is_told(version: Path, code: str) -> None:
     config = version.parent / "config.pbtxt"
@@ -121,6 +122,13 @@ def test_code_that_triton_runs_in_place_of_the_backend_is_told(version: Path, co
         check = report("--model-repository", version.parents[1])[1]["model mine", "code"]
         assert (check["status"], check["remedy"]) == (status, remedy)
         assert check["found"].startswith(found)
+
+
+def test_code_of_a_model_whose_settings_are_wrong_is_told_as_the_server_refuses_it(version: Path) -> None:
+    (version / "libtriton_pinstream.so").touch()
+    with (version.parent / "config.pbtxt").open("a") as config:
+        config.write(VERIFY + 'parameters { key: "SLOTS" value { string_value: "abc" } }\n')
+    assert report("--model-repository", version.parents[1])[1]["model mine", "code"]["status"] == "FIX"
 
 
 def test_a_model_of_ours_has_no_code_to_tell_of(version: Path) -> None:

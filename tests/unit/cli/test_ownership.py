@@ -114,14 +114,53 @@ def test_code_that_runs_before_a_model_is_verified_is_refused(model: Path, name:
         check_code(model.parent, verify=False)
 
 
-def test_a_library_that_a_configuration_names_is_refused_wherever_it_lies(model: Path) -> None:
-    config = model / "config.pbtxt"
+STRATEGY = 'parameters { key: "TRITON_BATCH_STRATEGY_PATH" value { string_value: "/lib.so" } }\n'
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "configs/fast.pbtxt"])
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ('runtime: "libother.so"\n', 'runtime: "libother.so", which Triton runs in place of'),
+        (STRATEGY, 'the parameter TRITON_BATCH_STRATEGY_PATH: "/lib.so", which Triton runs beside'),
+    ],
+)
+def test_a_library_that_a_configuration_names_is_refused_wherever_it_lies(
+    model: Path, name: str, named: str, words: str
+) -> None:
+    config = model / name
+    config.parent.mkdir(exist_ok=True)
     config.write_text(OURS + 'runtime: "model.py"\n')
     check_code(model.parent, verify=True)
-    config.write_text(OURS + 'runtime: "libother.so"\n')
+    config.write_text(OURS + named)
     check_code(model.parent, verify=False)
-    with pytest.raises(CommandError, match=f'and {config} has runtime: "libother.so", which Triton runs in place of'):
+    with pytest.raises(CommandError, match=f"and {config} has {words} this backend, unverified; leave it out"):
         check_code(model.parent, verify=True)
+    config.write_text(OURS + named + VERIFY)
+    with pytest.raises(CommandError, match=f"^VERIFY is set, and {config} has"):
+        check_code(model.parent, verify=False)
+
+
+@pytest.mark.parametrize("first", ["", 'backend: "python"\n', "cannot be parsed"])
+def test_a_model_is_ours_by_any_of_its_configurations(model: Path, first: str) -> None:
+    (model / "config.pbtxt").write_text(first)
+    (model / "configs").mkdir()
+    (model / "configs" / "fast.pbtxt").write_text(OURS)
+    check_code(model.parent, verify=True)
+    (model / "libtriton_pinstream.so").touch()
+    with pytest.raises(CommandError, match=r"libtriton_pinstream\.so is code that Triton runs before"):
+        check_code(model.parent, verify=True)
+
+
+@pytest.mark.parametrize("verify", ["true", "maybe"])
+def test_a_model_whose_settings_are_wrong_asks_for_it_as_well(model: Path, verify: str) -> None:
+    wrong = 'parameters { key: "SLOTS" value { string_value: "abc" } }\n'
+    (model / "libtriton_pinstream.so").touch()
+    (model / "config.pbtxt").write_text(OURS + wrong + VERIFY.replace("true", "false"))
+    check_code(model.parent, verify=False)
+    (model / "config.pbtxt").write_text(OURS + wrong + VERIFY.replace("true", verify))
+    with pytest.raises(CommandError, match=r"^VERIFY is set, and .*/libtriton_pinstream\.so is code"):
+        check_code(model.parent, verify=False)
 
 
 def test_a_model_whose_versions_come_later_is_looked_at_as_well(model: Path) -> None:
