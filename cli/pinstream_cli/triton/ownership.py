@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pinstream.options import verifies
 from pinstream.verify import others_can_write, runs_unverified
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.model_versions import version_numbers
-from pinstream_cli.triton.repository import Model, RepositoryError, configured, model_directories, read_model
+from pinstream_cli.triton.repository import Model, configured, model_directories
 
 # What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
 OWN_RUNTIME = "model.py"
@@ -131,11 +130,9 @@ def _named_code(file: Path, model: Model) -> str:
 def _environments(served: Path) -> Iterator[Path]:
     """The environments that models of a repository name, wherever these lie: their bin/activate is run first of all."""
     for directory in model_directories(served) if served.is_dir() else ():
-        # What cannot be read, Triton does not read either.
-        with contextlib.suppress(RepositoryError):
-            environment = read_model(directory).environment
-            if environment is not None:
-                yield from _everything(environment)
+        for model in configured(directory).values():
+            if model.environment is not None:
+                yield from _everything(model.environment)
 
 
 def _everything(served: Path) -> Iterator[Path]:

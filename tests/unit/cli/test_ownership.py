@@ -51,13 +51,14 @@ def test_all_of_a_repository_is_looked_at_where_links_lead_as_well(tmp_path: Pat
         check_owners(repository)
 
 
-def test_an_environment_that_a_configuration_names_is_looked_at(tmp_path: Path) -> None:
-    model, environment = tmp_path / "repository" / "model", tmp_path / "environment"
-    for directory in (model, environment / "bin"):
+@pytest.mark.parametrize("configuration", ["config.pbtxt", "configs/fast.pbtxt"])
+def test_an_environment_that_a_configuration_names_is_looked_at(tmp_path: Path, configuration: str) -> None:
+    config, environment = tmp_path / "repository" / "model" / configuration, tmp_path / "environment"
+    for directory in (config.parent, environment / "bin"):
         directory.mkdir(mode=0o755, parents=True)
     named = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
-    (model / "config.pbtxt").write_text('backend: "python"\n' + named)
-    (model / "config.pbtxt").chmod(0o644)
+    config.write_text('backend: "python"\n' + named)
+    config.chmod(0o644)
     activate = environment / "bin" / "activate"
     activate.touch(mode=0o644)
     check_owners(tmp_path / "repository")
