@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pinstream import sidecar as sidecars
@@ -30,12 +31,7 @@ def check_owners(served: Path) -> None:
         CommandError: Somebody else can, or it cannot be looked at.
     """
     for place in (*_everything(served), *_environments(served)):
-        try:
-            others = others_can_write(place)
-        except OSError as error:
-            raise CommandError(f"--verify is given, and {place} cannot be looked at: {error.strerror}") from None
-        if others:
-            raise CommandError(f"--verify is given, and {others}")
+        _refuse("--verify is given", partial(others_can_write, place))
 
 
 def check_vouched(repository: Path, model: Path) -> None:
@@ -67,16 +63,17 @@ def check_code(repository: Path, *, verify: bool) -> None:
     """
     for model in model_directories(repository):
         if _ours(model) if verify else asks_to_verify(model):
-            _check_code(model, "--verify is given" if verify else "VERIFY is set")
+            _refuse("--verify is given" if verify else "VERIFY is set", partial(unverified_code, model))
 
 
-def _check_code(model: Path, why: str) -> None:
+def _refuse(why: str, look: Callable[[], str]) -> None:
+    """Look, and refuse to start for what there is, or where it cannot be looked at."""
     try:
-        code = unverified_code(model)
+        found = look()
     except OSError as error:
         raise CommandError(f"{why}, and {error.filename} cannot be looked at: {error.strerror}") from None
-    if code:
-        raise CommandError(f"{why}, and {code}")
+    if found:
+        raise CommandError(f"{why}, and {found}")
 
 
 def asks_to_verify(model: Path) -> bool:
