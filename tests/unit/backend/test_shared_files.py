@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -36,6 +37,8 @@ def kill(engine: Engine) -> None:
     (process_id,) = engine_processes()
     os.kill(process_id, signal.SIGKILL)
     wait_until_gone()
+    # A process gives up its memory, by which it is looked for, before its sockets.
+    assert select.select([engine._channel], [], [], 5.0)[0]  # type: ignore[attr-defined]
     assert engine.failure
 
 
