@@ -37,6 +37,7 @@ from pinstream.tensors import Array, TensorSpec
 from pinstream.trace import Tracer
 from pinstream.triton_answers import have_parameters, refusal, send, senders_of, unexpected
 from pinstream.triton_reports import log_to_triton, recorder
+from pinstream.triton_tensors import leave_out_copies
 
 # Triton's types that a DLPack view cannot carry into NumPy: strings, and what DLPack of this NumPy does not know.
 NOT_IN_DLPACK = frozenset({"BYTES", "BOOL"})
@@ -68,6 +69,7 @@ class TritonPythonModel:
         device = max(0, int(args["model_instance_device_id"]))
         options = Options.from_model_config(config, device, args["model_instance_kind"])
         log_to_triton()
+        leave_out_copies()
         model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
         self._engines: list[Engine] = []
         for _ in range(options.executions):
@@ -178,7 +180,7 @@ class TritonPythonModel:
         if tensor.name() in self._bf16:
             return bits_of(tensor)
         if tensor.name() in self._copied_inputs:
-            return np.asarray(tensor.as_numpy())
+            return np.array(tensor.as_numpy())
         return np.from_dlpack(tensor)
 
     def _respond(self, answer: Answer, engine: Engine) -> Any:
