@@ -11,6 +11,9 @@ FloatArray = npt.NDArray[np.float32]
 
 # Columns of a candidate.
 X1, Y1, X2, Y2, SCORE, CLASS = range(6)
+_STARTS, _ENDS = slice(X1, Y1 + 1), slice(X2, Y2 + 1)
+# Columns of a letterbox's width and height, for each column of a box.
+_EDGES = np.array([1, 2, 1, 2])
 
 # Candidates are compared pairwise, this many at a time: bounds the memory, and most of a long tail is never looked at.
 _BLOCK = 256
@@ -30,13 +33,14 @@ def select(candidates: FloatArray, thresholds: Thresholds) -> FloatArray:
         The detections, FP32 [n, 6] with n at most `max_det`, best score first.
     """
     candidates = candidates[candidates[:, SCORE] >= thresholds.conf]
-    candidates = candidates[np.argsort(-candidates[:, SCORE], kind="stable")]
+    candidates = candidates[(-candidates[:, SCORE]).argsort(kind="stable")]
     kept = candidates[:0]
     for start in range(0, len(candidates), _BLOCK):
         block = candidates[start : start + _BLOCK]
-        block = block[_compatible(kept, block, thresholds.iou).all(axis=0)]
-        chosen = _greedy(_compatible(block, block, thresholds.iou))
-        kept = np.concatenate([kept, block[chosen]])[: thresholds.max_det]
+        if len(kept):
+            block = block[_compatible(kept, block, thresholds.iou).all(axis=0)]
+        chosen = block[_greedy(_compatible(block, block, thresholds.iou))]
+        kept = (np.concatenate([kept, chosen]) if len(kept) else chosen)[: thresholds.max_det]
         if len(kept) == thresholds.max_det:
             break
     return kept
@@ -52,26 +56,24 @@ def to_original_pixels(boxes: FloatArray, letterbox: FloatArray) -> FloatArray:
     Returns:
         FP32 [n, 4] in original pixels.
     """
-    ratio, width, height = letterbox
-    edges = np.array([width, height, width, height], np.float32)
-    original: FloatArray = np.clip(boxes / ratio, np.float32(0), edges)
+    original: FloatArray = (boxes / letterbox[0]).clip(0, letterbox[_EDGES])
     return original
 
 
 def _compatible(first: FloatArray, second: FloatArray, iou: float) -> npt.NDArray[np.bool_]:
     """Which pairs may both be detections: BOOL [n, m] for rows [n, 6] and [m, 6]."""
-    a, b = np.ascontiguousarray(first.T), np.ascontiguousarray(second.T)
-    width = np.minimum.outer(a[X2], b[X2]) - np.maximum.outer(a[X1], b[X1])
-    height = np.minimum.outer(a[Y2], b[Y2]) - np.maximum.outer(a[Y1], b[Y1])
-    intersection = np.maximum(width, 0) * np.maximum(height, 0)
-    union = np.add.outer(_area(a), _area(b)) - intersection
+    # As columns, which are each beside the other's: of few candidates it is the calls that take the time.
+    a, b = np.ascontiguousarray(first.T)[:, :, None], np.ascontiguousarray(second.T)[:, None, :]
+    sides = np.minimum(a[_ENDS], b[_ENDS]) - np.maximum(a[_STARTS], b[_STARTS])
+    intersection = np.multiply(*np.maximum(sides, 0))
+    union = _area(a) + _area(b) - intersection
     # Multiplied instead of divided: boxes without area have no union to divide by.
-    compatible: npt.NDArray[np.bool_] = (intersection <= iou * union) | np.not_equal.outer(a[CLASS], b[CLASS])
+    compatible: npt.NDArray[np.bool_] = (intersection <= iou * union) | (a[CLASS] != b[CLASS])
     return compatible
 
 
 def _area(columns: FloatArray) -> FloatArray:
-    area: FloatArray = (columns[X2] - columns[X1]) * (columns[Y2] - columns[Y1])
+    area: FloatArray = np.multiply(*(columns[_ENDS] - columns[_STARTS]))
     return area
 
 
