@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -82,20 +84,30 @@ def run_chunk(name: str, first: int, count: int) -> Chunk:
 
 def run_inputs(target: Target, first: int, count: int) -> Chunk:
     """Try inputs of a target, each once, in child processes: another one where an input ends the one before."""
+    # What they write goes with the directory: one that an input ends removes nothing itself.
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:
+        return _run_inputs(target, first, count, directory)
+
+
+def _run_inputs(target: Target, first: int, count: int, directory: str) -> Chunk:
     total = Chunk()
     context = multiprocessing.get_context("spawn")
     while count > 0:
         receiving, sending = context.Pipe(duplex=False)
-        child = context.Process(target=_child, args=(target, first, count, sending), daemon=True)
+        child = context.Process(target=_child, args=(target, first, count, sending, directory), daemon=True)
         child.start()
         sending.close()
-        done, tried = _follow(receiving, total)
-        child.join(PATIENCE_S)
+        try:
+            done, tried = _follow(receiving, total)
+            child.join(PATIENCE_S)
+            # Unless it is done it has ended, or hangs, within this input, or before its first one.
+            how = "took too long" if child.is_alive() else f"ended the process with code {child.exitcode}"
+        finally:
+            # Also where this run is ended, and its directory goes next.
+            child.kill()
+            child.join(PATIENCE_S)
         if done:
             break
-        # The child has ended, or hangs, within this input, or before its first one.
-        how = "took too long" if child.is_alive() else f"ended the process with code {child.exitcode}"
-        child.kill()
         if tried is None:
             # The next child would fare no better, and what did not run may not pass.
             total.failures.append(Failure(first, f"{how} before this input: {count} were not tried"))
@@ -129,7 +141,8 @@ def _follow(receiving: Connection, total: Chunk) -> tuple[bool, int | None]:
             total.outcomes[value] += 1
 
 
-def _child(target: Target, first: int, count: int, notes: Connection) -> None:
+def _child(target: Target, first: int, count: int, notes: Connection, directory: str) -> None:
+    tempfile.tempdir = directory
     mute_decoders()
     done, warm_mib = Chunk(), 0.0
     for seed in range(first, first + count):
@@ -188,6 +201,8 @@ def run_target(name: str, first: int, count: int) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
 def main(inputs: int | None, served: int, first: int, only: str | None, out: Path | None) -> None:
     """Give bad input to everything that reads what others wrote."""
+    # As Ctrl-C does: its directories are removed and its server is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     names = [only] if only else list(TARGETS)
     report: dict[str, Any] = {
         name: run_target(name, first, TARGETS[name][1] if inputs is None else inputs) for name in names

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,7 @@ from tests.fuzz import long
 from tests.fuzz.long import run_chunk, run_inputs
 from tests.fuzz.pictures import corpus, liars
 from tests.fuzz.targets import TARGETS
+from tests.server.test_leftovers import wait_until
 from yolox_steps.decode import decode, prepare_process
 from yolox_steps.errors import RequestError
 
@@ -75,3 +81,29 @@ def test_what_did_not_run_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(failure.seed, failure.text) for failure in done.failures] == [
         (7, "ended the process with code 139 before this input: 100 were not tried")
     ]
+
+
+def _writes_and_dies(seed: int) -> str:
+    (Path(tempfile.mkdtemp()) / "file").write_text("content")
+    if seed == 1:
+        os._exit(77)
+    return "taken"
+
+
+def test_what_inputs_write_is_removed_even_where_they_end_their_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_inputs(_writes_and_dies, 0, 3).outcomes == {"taken": 2, "fault": 1}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_leaves_no_directory(tmp_path: Path, stop: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tests.fuzz.long", "--only", "onnx", "--inputs", "100000"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}) as run:
+        wait_until(lambda: any(tmp_path.glob("fuzz-*/fuzz-*/*")))
+        run.send_signal(stop)
+        assert run.wait(30) != 0
+    # ONNX Runtime has a file of its own there.
+    assert list(tmp_path.glob("fuzz-*")) == []
