@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -315,15 +315,17 @@ def _set_parameters(request: Any, rng: random.Random) -> None:
 
 
 @contextlib.contextmanager
-def fuzzed_server() -> Iterator[Running]:
-    """The YOLOX service with a small network, and plain models beside it."""
+def fuzzed_server(extra: Sequence[str] = ()) -> Iterator[Running]:
+    """The YOLOX service with a small network, and plain models beside it; with more arguments of tritonserver."""
     with tempfile.TemporaryDirectory() as directory:
         base = Path(directory)
         onnx_models.classifier(add_model(base / "plain", "classifier"))
         onnx_models.dynamic_width(add_model(base / "plain", "dynamic_width"))
         onnx_models.dynamic_width(add_model(base / "plain", "executions", _SHARED))
         onnx_models.text(add_model(base / "plain", "text"))
-        with running(Export(batch=None).save(base / "small.onnx"), repositories=[base / "plain"]) as server:
+        with running(
+            Export(batch=None).save(base / "small.onnx"), repositories=[base / "plain"], extra=extra
+        ) as server:
             yield server
 
 

@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.fuzz import steady
 from tests.fuzz.beside import Neighbour
 from tests.fuzz.documented import documented_in
+from tests.fuzz.memory import KINDS, Sender, memory_of
 from tests.fuzz.pictures import corpus
 from tests.fuzz.refusals import over_grpc, over_http
 from tests.fuzz.served import fuzz, fuzzed_server
@@ -45,6 +46,21 @@ def test_small_requests_that_end_otherwise_or_leave_something_are_faults(
     assert faults[0].startswith("classifier: OK instead of INTERNAL")
     assert [fault for fault in faults if fault.startswith("memory of stubs grows by")]
     assert [fault for fault in faults if fault.startswith("memory of tritonserver grows by")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_memory_is_measured_with_is_answered(server: Running, kind: str) -> None:
+    # Of an address that is too long the connection is closed, and an error that repeats it is too long for gRPC.
+    closed = {"ConnectionResetError", "BrokenPipeError"} if "name of a model" in kind else set()
+    refused = {"RESOURCE_EXHAUSTED"} if "64 KiB" in kind else {"INVALID_ARGUMENT", "400", "500"}
+    assert KINDS[kind](Sender(server), 0) in ({"OK"} if "right" in kind else refused | closed)
+
+
+def test_memory_is_counted_by_where_it_lies(server: Running) -> None:
+    found = memory_of(server)
+    assert min(found.values()) > 0
+    parts = sum(found[f"{name}_mib"] for name in ("heap", "arenas", "else", "files"))
+    assert parts == pytest.approx(found["resident_mib"], rel=0.1)
 
 
 def test_what_triton_refuses_in_words_of_its_own_is_documented(server: Running) -> None:
