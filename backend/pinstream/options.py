@@ -120,6 +120,7 @@ class Options:
         _refuse_unknown(parameters)
         cores = len(os.sched_getaffinity(0))
         device = _first_gpu(config) if device is None else device
+        verify = verifies(config)
         groups = _groups_on(config, device)
         instances = max(1, sum(int(group.get("count", 1)) for group in groups))
         share = _read(parameters, "SHARE_ENGINE", _choice(("auto", "on", "off")), "auto")
@@ -136,9 +137,12 @@ class Options:
             instances=instances,
             executions=_read(parameters, "EXECUTIONS", _integer(1, 64), 1),
             gpu_inputs=parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS", "yes").lower() == "no",
-            model_filename=_file_name(config.get("default_model_filename", "")),
+            model_filename=_file_name(config.get("default_model_filename", ""), verify=verify),
             cc_model_filenames=tuple(
-                sorted((gpu, _file_name(name)) for gpu, name in dict(config.get("cc_model_filenames") or {}).items())
+                sorted(
+                    (gpu, _file_name(name, verify=verify))
+                    for gpu, name in dict(config.get("cc_model_filenames") or {}).items()
+                )
             ),
             unbatched_inputs=_unbatched_inputs(config),
             cuda_graphs=_read(parameters, "CUDA_GRAPHS", _choice(("auto", "on", "off")), _configured_graphs(config)),
@@ -147,7 +151,7 @@ class Options:
             version_compatible=_read(parameters, "VERSION_COMPATIBLE", _boolean, False),
             auto_build=_read(parameters, "AUTO_BUILD", _boolean, False),
             cache_dir=_read(parameters, "CACHE_DIR", str, ""),
-            verify=verifies(config),
+            verify=verify,
             priority=PRIORITIES.get(str(_optimization(config).get("priority", "")), "normal"),
             graph_batch_sizes=_graph_batch_sizes(config),
             busy_wait=bool(_cuda(config).get("busy_wait_events", False)),
@@ -259,13 +263,19 @@ def _read(parameters: Mapping[str, str], key: str, parse: Callable[[str], T], de
         raise ConfigError(f'parameter {key} is "{text}" in config.pbtxt; it must be {error}') from None
 
 
-def _file_name(name: object) -> str:
+def _file_name(name: object, *, verify: bool) -> str:
     """The name of a model file. A plan is code: only what lies in the repository is run."""
     text = str(name)
     if os.path.isabs(text) or ".." in text.split("/"):
         raise ConfigError(
             f'config.pbtxt names the file "{text}", which leads out of the version\'s directory; put the file into it, '
             "and name it without the way there"
+        )
+    if verify and "/" in text:
+        # The directories above the file's are what is looked at as the version's, the model's and the repository's.
+        raise ConfigError(
+            f'VERIFY is set, and config.pbtxt names the file "{text}", deeper than the version\'s directory; '
+            "put the file into it, and name it without the way there"
         )
     return text
 

@@ -80,6 +80,46 @@ def name_runtime(repository: Path) -> None:
         config.write('runtime: "libother.so"\n')
 
 
+def name_agent(repository: Path) -> None:
+    with (repository / "classifier" / "config.pbtxt").open("a") as config:
+        config.write('model_repository_agents { agents { name: "../repository/classifier/1" } }\n')
+
+
+def bring_environment(repository: Path) -> None:
+    activate = repository / "classifier" / "environment" / "bin" / "activate"
+    activate.parent.mkdir(parents=True, mode=0o755)
+    activate.write_text(f"touch {repository.parent / 'ran'}\n")
+    for path in (activate, *activate.parents[:2]):
+        path.chmod(path.stat().st_mode & ~0o022)
+    parameter = 'key: "EXECUTION_ENV_PATH" value { string_value: "$$TRITON_MODEL_DIRECTORY/environment" }'
+    with (repository / "classifier" / "config.pbtxt").open("a") as config:
+        config.write(f"parameters {{ {parameter} }}\n")
+
+
+def hide_backend(repository: Path) -> None:
+    put("1/libtriton_pinstream.so")(repository)
+    (repository / "classifier" / "config.pbtxt").write_bytes(b'backend: "pinstream"\n# \rbackend: "python"\n')
+
+
+def write_no_utf8(repository: Path) -> None:
+    put("1/libtriton_pinstream.so")(repository)
+    with (repository / "classifier" / "config.pbtxt").open("a") as config:
+        config.write('metric_tags { key: "a" value: "\\377" }\n')
+
+
+def name_deeper(repository: Path) -> None:
+    """Triton hands over the directory of the file that it is told of."""
+    version = repository / "classifier" / "1"
+    deeper = version / "sub" / "sub"
+    deeper.mkdir(parents=True)
+    for path in (version / "sub", deeper):
+        path.chmod(0o755)
+    for name in ("model.onnx", sidecars.FILE_NAME):
+        (version / name).rename(deeper / name)
+    with (repository / "classifier" / "config.pbtxt").open("a") as config:
+        config.write('default_model_filename: "sub/model.onnx"\n')
+
+
 FIRST = "is code that Triton runs before this backend can verify it"
 
 
@@ -105,6 +145,11 @@ FIRST = "is code that Triton runs before this backend can verify it"
             f"--verify is given, and {{dir}}/repository/classifier/triton_python_backend_stub {FIRST}",
         ),
         (put("1/batchstrategy.so"), f"--verify is given, and {{dir}}/repository/classifier/1/batchstrategy.so {FIRST}"),
+        (name_agent, 'has the repository agent "../repository/classifier/1", which leads out of Triton'),
+        (bring_environment, '{dir}/repository/classifier/environment", in the repository, which Triton runs first'),
+        (hide_backend, f"--verify is given, and {{dir}}/repository/classifier/1/libtriton_pinstream.so {FIRST}"),
+        (write_no_utf8, "--verify is given, and of {dir}/repository/classifier config.pbtxt cannot be parsed"),
+        (name_deeper, "deeper than the version's directory; put the file into it"),
         (name_runtime, '--verify is given, and {dir}/repository/classifier/config.pbtxt has runtime: "libother.so"'),
     ],
 )
@@ -116,6 +161,7 @@ def test_what_was_changed_or_could_be_is_not_served(
     assert serve.end() == 2
     assert words.format(dir=tmp_path) in serve.text
     assert "Traceback" not in serve.text
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_model_that_asks_for_it_itself_has_no_code_that_runs_before(

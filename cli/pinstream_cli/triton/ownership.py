@@ -13,7 +13,7 @@ from pinstream.options import verifies
 from pinstream.verify import others_can_write, runs_unverified
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.model_versions import version_numbers
-from pinstream_cli.triton.repository import Model, configured, model_directories
+from pinstream_cli.triton.repository import ENVIRONMENT, Model, configured, model_directories, unreadable
 
 # What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
 OWN_RUNTIME = "model.py"
@@ -62,6 +62,12 @@ def check_code(repository: Path, *, verify: bool) -> None:
         CommandError: Something does, or it cannot be looked at.
     """
     for model in model_directories(repository):
+        for file, reason in unreadable(model).items():
+            if verify or _may_ask(file):
+                raise CommandError(
+                    f"{'--verify is given' if verify else 'VERIFY is set'}, and of {model} {reason}; correct it, or "
+                    "take the model out: Triton may read in it what is to be run"
+                )
         if _ours(model) if verify else asks_to_verify(model):
             _refuse("--verify is given" if verify else "VERIFY is set", partial(unverified_code, model))
 
@@ -87,7 +93,20 @@ def asks_to_verify(model: Path) -> bool:
 
 def _ours(model: Path) -> list[Model]:
     """A model with each of its configurations that are for this backend."""
-    return [read for read in configured(model).values() if read.config.backend == "pinstream"]
+    return [read for read in configured(model).values() if _backend(read) == "pinstream"]
+
+
+def _backend(model: Model) -> str:
+    """What runs a model; where nothing says so, Triton goes by the model's name behind the first dot."""
+    return model.config.backend or model.name.partition(".")[2]
+
+
+def _may_ask(file: Path) -> bool:
+    """Whether VERIFY may be set in a configuration that cannot be read."""
+    try:
+        return verifies({}) or not file.is_file() or b"VERIFY" in file.read_bytes()
+    except (ConfigError, OSError):
+        return True
 
 
 def _asks_to_verify(model: Model) -> bool:
@@ -119,9 +138,22 @@ def _named_code(file: Path, model: Model) -> str:
     elif BATCH_STRATEGY in model.config.parameters:
         library = model.config.parameters[BATCH_STRATEGY].string_value
         found = f'{file} has the parameter {BATCH_STRATEGY}: "{library}", which Triton runs beside this backend'
+    elif agent := next((a.name for a in model.config.model_repository_agents.agents if "/" in a.name), ""):
+        found = (
+            f'{file} has the repository agent "{agent}", which leads out of Triton\'s own, and which Triton runs first'
+        )
+    elif model.environment is not None and _lies_with(model, model.environment):
+        found = f'{file} has {ENVIRONMENT}: "{model.environment}", in the repository, which Triton runs first'
     else:
         return ""
     return f"{found}, unverified; leave it out"
+
+
+def _lies_with(model: Model, environment: Path) -> bool:
+    """Whether an environment comes with what is served, by its name or where links lead; else it is the machine's."""
+    places = {Path(os.path.abspath(environment)), Path(os.path.realpath(environment))}
+    homes = {home for path in (model.path, model.path.parent) for home in (path.absolute(), path.resolve())}
+    return any(place.is_relative_to(home) for place in places for home in homes)
 
 
 def _environments(served: Path) -> Iterator[Path]:

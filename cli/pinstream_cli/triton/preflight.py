@@ -87,6 +87,12 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 f"{option} would open {whose} address to everybody, on all addresses and without the keys; "
                 "leave it out, or start tritonserver by itself"
             )
+    for name in values_of("--model-config-name", arguments):
+        if "/" in name:
+            raise CommandError(
+                f"--model-config-name {name} leads away from the models' configs/, where nobody has looked at what it "
+                "says; put the file there, and name it alone"
+            )
     before = ""
     for argument in arguments:
         # "--log-verbose 1" is an option and its value, "--log-verbose=1 1" has one word too many.

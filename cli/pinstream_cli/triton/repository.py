@@ -110,10 +110,28 @@ def configured(path: Path) -> dict[Path, Model]:
     Those that cannot be read are left out: Triton does not read them either.
     """
     models = {}
-    for name in (CONFIG, *sorted(f"{CONFIGS}/{file.name}" for file in (path / CONFIGS).glob("*.pbtxt"))):
+    for name in _configurations(path):
         with contextlib.suppress(RepositoryError):
             models[path / name] = read_model(path, name)
     return models
+
+
+def unreadable(path: Path) -> dict[Path, str]:
+    """The configurations of a model that cannot be read, by their files, and why.
+
+    Triton may read them all the same: it has another reader, of another version.
+    """
+    reasons = {}
+    for name in _configurations(path):
+        try:
+            read_model(path, name)
+        except RepositoryError as error:
+            reasons[path / name] = str(error)
+    return reasons
+
+
+def _configurations(path: Path) -> tuple[str, ...]:
+    return (CONFIG, *sorted(f"{CONFIGS}/{file.name}" for file in (path / CONFIGS).glob("*.pbtxt")))
 
 
 def read_model(path: Path, name: str = CONFIG) -> Model:
@@ -131,7 +149,8 @@ def read_model(path: Path, name: str = CONFIG) -> Model:
         # Opening a pipe or a device might never end.
         if file.exists() and not file.is_file():
             raise RepositoryError(f"{name} is no regular file; put a file there")
-        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        # A carriage return ends no line to Triton, nor a comment.
+        text = file.read_bytes().decode(errors="replace") if file.exists() else ""
         numbers = version_numbers(path)
     except OSError as error:
         raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}; let this user read it") from None

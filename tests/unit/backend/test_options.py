@@ -115,3 +115,13 @@ def test_no_name_leads_out_of_the_version(name: str) -> None:
         with pytest.raises(ConfigError, match="leads out of the version's directory; put the file into it"):
             Options.from_model_config(names)
     assert Options.from_model_config({"default_model_filename": "a..b.onnx"}).model_filename == "a..b.onnx"
+
+
+def test_with_verify_a_file_lies_in_the_versions_directory_itself() -> None:
+    """The directories above it are what is looked at."""
+    for names in ({"default_model_filename": "sub/x.onnx"}, {"cc_model_filenames": {"9.0": "sub/x.onnx"}}):
+        Options.from_model_config(names)
+        with pytest.raises(
+            ConfigError, match=r'VERIFY is set, and config\.pbtxt names the file "sub/x\.onnx", deeper than'
+        ):
+            Options.from_model_config(names | {"parameters": {"VERIFY": {"string_value": "true"}}})

@@ -104,6 +104,14 @@ def test_an_address_behind_the_back_of_host_is_refused(given: list[str]) -> None
     check_arguments(["--log-verbose=1", "--http-thread-count", "4", "--metrics-config=counter_latencies=true"])
 
 
+@pytest.mark.parametrize("name", ["../fast", "sub/fast", "/fast"])
+def test_a_configuration_is_chosen_of_those_that_are_looked_at(name: str) -> None:
+    for given in ([f"--model-config-name={name}"], ["--model-config", name]):
+        with pytest.raises(CommandError, match=f"--model-config-name {name} leads away from the models' configs/"):
+            check_arguments(given)
+    check_arguments(["--model-config-name=fast"])
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o620, 0o604, 0o602])
 def test_a_key_is_its_owners_alone(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "key"

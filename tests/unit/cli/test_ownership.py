@@ -142,7 +142,7 @@ def test_a_library_that_a_configuration_names_is_refused_wherever_it_lies(
         check_code(model.parent, verify=False)
 
 
-@pytest.mark.parametrize("first", ["", 'backend: "python"\n', "cannot be parsed"])
+@pytest.mark.parametrize("first", ["", 'backend: "python"\n'])
 def test_a_model_is_ours_by_any_of_its_configurations(model: Path, first: str) -> None:
     (model / "config.pbtxt").write_text(first)
     (model / "configs").mkdir()
@@ -150,6 +150,65 @@ def test_a_model_is_ours_by_any_of_its_configurations(model: Path, first: str) -
     check_code(model.parent, verify=True)
     (model / "libtriton_pinstream.so").touch()
     with pytest.raises(CommandError, match=r"libtriton_pinstream\.so is code that Triton runs before"):
+        check_code(model.parent, verify=True)
+
+
+def test_a_model_is_ours_by_its_name_where_its_configuration_says_nothing(model: Path) -> None:
+    named = model.rename(model.with_name("model.pinstream"))
+    (named / "config.pbtxt").write_text("")
+    check_code(named.parent, verify=True)
+    (named / "1" / "libtriton_pinstream.so").touch()
+    with pytest.raises(CommandError, match=r"libtriton_pinstream\.so is code that Triton runs before"):
+        check_code(named.parent, verify=True)
+
+
+def test_a_carriage_return_ends_no_comment_as_it_ends_none_to_triton(model: Path) -> None:
+    (model / "config.pbtxt").write_bytes(OURS.encode() + b'# \rbackend: "python"\n')
+    (model / "libtriton_pinstream.so").touch()
+    with pytest.raises(CommandError, match=r"libtriton_pinstream\.so is code that Triton runs before"):
+        check_code(model.parent, verify=True)
+
+
+@pytest.mark.parametrize("name", ["config.pbtxt", "configs/fast.pbtxt"])
+def test_a_configuration_that_triton_alone_may_read_is_refused(model: Path, name: str) -> None:
+    """Triton 2.51 reads strings that are no UTF-8, and runs what such a configuration names."""
+    config = model / name
+    config.parent.mkdir(exist_ok=True)
+    config.write_text(OURS + 'metric_tags { key: "a" value: "\\377" }\n')
+    check_code(model.parent, verify=False)
+    with pytest.raises(CommandError, match=f"^--verify is given, and of {model} {name} cannot be parsed"):
+        check_code(model.parent, verify=True)
+    with config.open("a") as more:
+        more.write(VERIFY)
+    with pytest.raises(CommandError, match=f"^VERIFY is set, and of {model} {name} cannot be parsed"):
+        check_code(model.parent, verify=False)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_an_environment_that_comes_with_a_model_is_refused_and_one_of_the_machine_is_not(
+    model: Path, link: bool
+) -> None:
+    def name(environment: str) -> None:
+        parameter = f'parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}\n'
+        (model / "config.pbtxt").write_text(OURS + parameter)
+
+    outside = model.parents[1] / "environment"
+    name(str(outside))
+    check_code(model.parent, verify=True)
+    if link:
+        outside.symlink_to(model / "environment")
+    for place in [str(outside)] if link else ["$$TRITON_MODEL_DIRECTORY/environment", f"{model}/../other/env.tar.gz"]:
+        name(place)
+        with pytest.raises(CommandError, match=r'config\.pbtxt has EXECUTION_ENV_PATH: ".*", in the repository'):
+            check_code(model.parent, verify=True)
+
+
+def test_a_repository_agent_of_another_place_than_tritons_own_is_refused(model: Path) -> None:
+    agents = OURS + 'model_repository_agents {{ agents {{ name: "checksum" }} agents {{ name: "{}" }} }}\n'
+    (model / "config.pbtxt").write_text(agents.format("other"))
+    check_code(model.parent, verify=True)
+    (model / "config.pbtxt").write_text(agents.format("../../model/1"))
+    with pytest.raises(CommandError, match=r'has the repository agent "\.\./\.\./model/1", which leads out of Triton'):
         check_code(model.parent, verify=True)
 
 
