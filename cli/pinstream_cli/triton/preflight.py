@@ -87,6 +87,12 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 f"{option} would open {whose} address to everybody, on all addresses and without the keys; "
                 "leave it out, or start tritonserver by itself"
             )
+    for option in ("--model-store", "--model-repository"):
+        # Triton takes these for the same, and the latter cut short.
+        if values := values_of(option, arguments):
+            raise CommandError(
+                f"{values[0]} would be served without a look at it; name it with --model-repository, written out"
+            )
     for name in values_of("--model-config-name", arguments):
         if "/" in name:
             raise CommandError(

@@ -104,6 +104,12 @@ def test_an_address_behind_the_back_of_host_is_refused(given: list[str]) -> None
     check_arguments(["--log-verbose=1", "--http-thread-count", "4", "--metrics-config=counter_latencies=true"])
 
 
+@pytest.mark.parametrize("given", [["--model-store=/models"], ["--model-s", "/models"], ["--model-repo=/models"]])
+def test_a_repository_behind_the_back_of_serve_is_refused(given: list[str]) -> None:
+    with pytest.raises(CommandError, match="/models would be served without a look at it; name it with --model-repo"):
+        check_arguments(given)
+
+
 @pytest.mark.parametrize("name", ["../fast", "sub/fast", "/fast"])
 def test_a_configuration_is_chosen_of_those_that_are_looked_at(name: str) -> None:
     for given in ([f"--model-config-name={name}"], ["--model-config", name]):
