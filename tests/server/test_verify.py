@@ -85,6 +85,10 @@ def name_agent(repository: Path) -> None:
         config.write('model_repository_agents { agents { name: "../repository/classifier/1" } }\n')
 
 
+def name_backend(repository: Path) -> None:
+    (repository / "classifier" / "config.pbtxt").write_text('backend: "./pinstream"\n')
+
+
 def bring_environment(repository: Path) -> None:
     activate = repository / "classifier" / "environment" / "bin" / "activate"
     activate.parent.mkdir(parents=True, mode=0o755)
@@ -146,6 +150,7 @@ FIRST = "is code that Triton runs before this backend can verify it"
         ),
         (put("1/batchstrategy.so"), f"--verify is given, and {{dir}}/repository/classifier/1/batchstrategy.so {FIRST}"),
         (name_agent, 'has the repository agent "../repository/classifier/1", which leads out of Triton'),
+        (name_backend, 'has backend: "./pinstream", which leads out of Triton'),
         (bring_environment, '{dir}/repository/classifier/environment", in the repository, which Triton runs first'),
         (hide_backend, f"--verify is given, and {{dir}}/repository/classifier/1/libtriton_pinstream.so {FIRST}"),
         (write_no_utf8, "--verify is given, and of {dir}/repository/classifier config.pbtxt cannot be parsed"),

@@ -93,7 +93,7 @@ def asks_to_verify(model: Path) -> bool:
 
 def _ours(model: Path) -> list[Model]:
     """A model with each of its configurations that are for this backend."""
-    return [read for read in configured(model).values() if _backend(read) == "pinstream"]
+    return [read for read in configured(model).values() if _backend(read).rpartition("/")[2] == "pinstream"]
 
 
 def _backend(model: Model) -> str:
@@ -138,6 +138,8 @@ def _named_code(file: Path, model: Model) -> str:
     elif BATCH_STRATEGY in model.config.parameters:
         library = model.config.parameters[BATCH_STRATEGY].string_value
         found = f'{file} has the parameter {BATCH_STRATEGY}: "{library}", which Triton runs beside this backend'
+    elif "/" in (backend := model.config.backend):
+        found = f'{file} has backend: "{backend}", which leads out of Triton\'s own, and which Triton runs first'
     elif agent := next((a.name for a in model.config.model_repository_agents.agents if "/" in a.name), ""):
         found = (
             f'{file} has the repository agent "{agent}", which leads out of Triton\'s own, and which Triton runs first'

@@ -184,6 +184,15 @@ def test_a_configuration_that_triton_alone_may_read_is_refused(model: Path, name
         check_code(model.parent, verify=False)
 
 
+@pytest.mark.parametrize("backend", ["./pinstream", "other/../pinstream"])
+def test_a_backend_that_is_named_by_a_way_to_it_is_refused(model: Path, backend: str) -> None:
+    """Triton looks for libtriton_./pinstream.so, in a directory of the version's."""
+    (model / "config.pbtxt").write_text(f'backend: "{backend}"\n')
+    with pytest.raises(CommandError, match=f'has backend: "{backend}", which leads out of Triton'):
+        check_code(model.parent, verify=True)
+    check_code(model.parent, verify=False)
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_an_environment_that_comes_with_a_model_is_refused_and_one_of_the_machine_is_not(
     model: Path, link: bool
