@@ -59,8 +59,8 @@ building=()
 part plans 300 bash -c "plans 640 1,2,4,8,12,16,24,32" & building+=($!)
 if wants compare; then
   part classic 240 bash -c classic & building+=($!)
-  part compiled 300 bash -c compiled & building+=($!)
 fi
+if wants compare || wants latency; then part compiled 300 bash -c compiled & building+=($!); fi
 if wants sweep; then for size in $SIZES; do part "plans$size" 300 bash -c "plans $size 1,32" & building+=($!); done; fi
 wait "${building[@]}"
 [ -d "$WORK/plans640" ] || { echo "no plans, so nothing can be measured"; exit 1; }
@@ -87,16 +87,17 @@ fi
 wants timeline && part timeline 45 $bench timeline "${model[@]}" --concurrency 128 --seconds 1 --out "$GPU/timeline"
 if wants latency; then
   # One request at a time: a single instance that looks for the GPU all the time, the detector as it is and with its engine
-  # looking all the time as well, and an empty model that takes as long as a batch of one, the least that any Python model
-  # can do; and all of them again where no core ever sleeps.
+  # looking all the time as well, PyTorch, and an empty model that takes as long as a batch of one, the least that any
+  # Python model can do; and all of them again where no core ever sleeps.
   detector "$WORK/one/single" 1 "$looking"
   rm -rf "$WORK/peers/spinning"; mkdir -p "$WORK/peers"; cp -r benchmarks/peers/empty "$WORK/peers/spinning"
   printf 'parameters { key: "SPIN_US" value { string_value: "%s" } }\n' "$BATCH_US" >> "$WORK/peers/spinning/config.pbtxt"
   one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
   one+=(--peer "$WORK/models/detector" --peer "$WORK/peers/detector_looking" --batch 1 --concurrency 1)
+  [ -f "$WORK/compiled" ] && one+=(--peer torch)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
-  measure latency 115 30 $bench compare "${one[@]}"
-  measure latency-awake 115 30 python3 benchmarks/awake.py $bench compare "${one[@]}"
+  measure latency 130 30 $bench compare "${one[@]}"
+  measure latency-awake 130 30 python3 benchmarks/awake.py $bench compare "${one[@]}"
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
