@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pinstream_cli.serve import serve
+from pinstream_cli.triton.install import MALLOC, TritonInstall
 from pinstream_cli.triton.server import LONGEST_STOP_S
 from pinstream_cli.triton.shared_memory import needs
 from tests import onnx_models
@@ -106,6 +107,21 @@ def test_compose_and_dockerfile_have_one_tensorrt() -> None:
     dockerfile = re.search(r"^ARG TENSORRT_VERSION=(\S+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
     assert dockerfile is not None
     assert f"TENSORRT_VERSION: ${{TENSORRT_VERSION:-{dockerfile[1]}}}\n" in service("triton")
+
+
+def test_the_image_has_the_settings_of_malloc_that_serve_gives() -> None:
+    found = re.findall(r"\b(MALLOC_\w+)=(\S+)", (ROOT / "deploy" / "Dockerfile").read_text())
+    assert len(found) == len(MALLOC)
+    assert dict(found) == MALLOC
+
+
+def test_serve_leaves_a_setting_of_malloc_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in MALLOC:
+        monkeypatch.delenv(name, raising=False)
+    triton = TritonInstall(Path("tritonserver"), Path("python"), Path("stub"))
+    assert MALLOC.items() <= triton.environment().items()
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert {**MALLOC, "MALLOC_ARENA_MAX": "2"}.items() <= triton.environment().items()
 
 
 def test_the_grace_is_longer_than_a_stop_takes() -> None:
