@@ -62,3 +62,53 @@ def test_an_input_is_copied_unless_that_is_left_out(tmp_path: Path, prepare: str
 
 def test_the_backend_leaves_it_out(plain: Running) -> None:
     assert "once more than is needed" not in plain.console.getvalue()
+
+
+ECHO = "echo"
+ECHO_TYPES = {"TYPE_STRING": "BYTES", "TYPE_BOOL": "BOOL", "TYPE_FP32": "FP32"}
+ECHO_CODE = """import sys
+import numpy as np
+import triton_python_backend_utils as utils
+
+sys.path.insert(0, {backend!r})
+from pinstream.triton_tensors import leave_out_copies
+
+class TritonPythonModel:
+    def initialize(self, args):
+        assert leave_out_copies()
+
+    def execute(self, requests):
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request):
+        given = {{tensor.name(): tensor.as_numpy() for tensor in request.inputs()}}
+        made = [utils.Tensor(name.replace("in", "out"), array.T) for name, array in given.items()]
+        for tensor, array in zip(made, given.values()):
+            assert np.array_equal(tensor.as_numpy(), array.T)
+        return utils.InferenceResponse(made)
+"""
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (0, 5), (300, 400)], ids=str)
+def test_views_of_inputs_come_back_right_transposed(tmp_path: Path, shape: tuple[int, int]) -> None:
+    backend = str(Path(str(pinstream.__file__)).parents[1])
+    lines = ['backend: "python"']
+    for own, name in ECHO_TYPES.items():
+        lines.append(f'input {{ name: "in{name}" data_type: {own} dims: [ -1, -1 ] }}')
+        lines.append(f'output {{ name: "out{name}" data_type: {own} dims: [ -1, -1 ] }}')
+    (tmp_path / ECHO / "1").mkdir(parents=True)
+    (tmp_path / ECHO / "config.pbtxt").write_text("\n".join(lines))
+    (tmp_path / ECHO / "1" / "model.py").write_text(ECHO_CODE.format(backend=backend))
+    numbers = np.arange(shape[0] * shape[1]).reshape(shape)
+    arrays = {
+        "BYTES": numbers.astype(str).astype(np.bytes_).astype(np.object_),
+        "BOOL": numbers % 3 == 0,
+        "FP32": numbers.astype(np.float32),
+    }
+    inputs = [http.InferInput(f"in{name}", list(shape), name) for name in arrays]
+    for given, array in zip(inputs, arrays.values(), strict=True):
+        given.set_data_from_numpy(array)
+    with running(repositories=[tmp_path]) as server, http.InferenceServerClient(server.http_url) as client:
+        answer = client.infer(ECHO, inputs)
+        for name, array in arrays.items():
+            assert np.array_equal(answer.as_numpy(f"out{name}"), array.T), name
