@@ -101,7 +101,8 @@ def test_what_inputs_write_is_removed_even_where_they_end_their_process(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_leaves_no_directory(tmp_path: Path, stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "tests.fuzz.long", "--only", "onnx", "--inputs", "100000"]
-    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}) as run:
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, env=env) as run:
         wait_until(lambda: any(tmp_path.glob("fuzz-*/fuzz-*/*")))
         run.send_signal(stop)
         assert run.wait(30) != 0
