@@ -19,7 +19,8 @@ import triton_python_backend_utils as pb_utils
 
 from pinstream.dlpack import handed_over
 
-# Of NumPy's table: PyArray_NewCopy's place, and how many places pybind11 knows at most.
+# Of NumPy's table: PyArray_NewCopy's place, which is part of its binary interface (numpy/__multiarray_api.h), and how
+# many places are taken over: more than pybind11 reads (its numpy.h), and no more than NumPy has.
 _NEW_COPY, _FUNCTIONS = 85, 300
 _MULTIARRAY = "numpy.core.multiarray" if np.__version__.startswith("1.") else "numpy._core.multiarray"
 # Prototypes of our own: those that are attributes of pythonapi are everybody's.
