@@ -31,7 +31,7 @@ def test_a_service_that_holds_all_misses_nothing() -> None:
         ({"milliseconds": {"refused": {"p50": 1.0, "p100": 9000.0}}}, "refusals within"),
         ({"milliseconds": {"refused": {"p50": 3016.5, "p100": 3185.7}}}, "half the refusals"),
         ({"computed_of_answered": 1.3}, "computed_of_answered"),
-        ({"back_to_idle_s": float("inf")}, "back to idle"),
+        ({"back_to_idle_s": float("inf")}, "back to 1.5 x idle"),
         ({"by_status": {"INTERNAL": 1, "OK": 21223}}, "no status but DEADLINE_EXCEEDED, OK, UNAVAILABLE"),
         ({"gave_up": 5267}, "no more DEADLINE_EXCEEDED"),
         ({"memory_mib": [*range(560, 760, 10)]}, "memory_mib at the end"),
