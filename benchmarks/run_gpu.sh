@@ -96,8 +96,8 @@ if wants latency; then
   one+=(--peer "$WORK/models/detector" --peer "$WORK/peers/detector_looking" --batch 1 --concurrency 1)
   [ -f "$WORK/compiled" ] && one+=(--peer torch)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
-  measure latency 130 30 $bench compare "${one[@]}"
-  measure latency-awake 130 30 python3 benchmarks/awake.py $bench compare "${one[@]}"
+  measure latency "${LATENCY_LIMIT:-130}" 30 $bench compare "${one[@]}"
+  measure latency-awake "${LATENCY_LIMIT:-130}" 30 python3 benchmarks/awake.py $bench compare "${one[@]}"
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then

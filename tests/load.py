@@ -43,7 +43,8 @@ SIDES = (320, 640, 640, 1280, 1920)
 # Of all clients so many give up, after anything up to so many seconds.
 GIVING_UP, SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S = 0.2, 0.1, 1.0
 TIMEOUT_S = 60.0
-PEAK_CLIENTS = (4, 8)
+# Clients at a time with which the peak is looked for, for each core.
+PEAK_CLIENTS_PER_CORE = (2, 4)
 # Back to idle: the median of so many calls, one after the other, within so much of what it was before.
 CALLS_LIKE_IDLE, LIKE_IDLE = 5, 1.5
 # What may not be missed. Half the refusals come sooner than an answer where nobody else asks; the last, of what has
@@ -278,7 +279,7 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         calls = [service.call(probe) for _ in range(60)]
         idle = statistics.median(calls[10:])
         peaks, frugal = {}, 0.0
-        for clients in PEAK_CLIENTS:
+        for clients in (len(os.sched_getaffinity(0)) * each for each in PEAK_CLIENTS_PER_CORE):
             cpu = service.cpu_s()
             peaks[clients] = service.peak(mix, peak_s, clients)
             frugal = max(frugal, peaks[clients] * peak_s / (service.cpu_s() - cpu))
@@ -305,6 +306,7 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         "peak_images_per_s": {str(clients): round(value, 1) for clients, value in peaks.items()},
         "peak_afterwards_images_per_s": round(after, 1),
         "offered_requests_per_s": round(rate, 1),
+        "sent_requests_per_s": round(overload.sent / (overload.ended - overload.began), 1),
         **report(outcomes, seconds, peak),
         "goodput_of_peak_per_cpu_second": round(spent / frugal, 3),
         "computed_of_answered": round(computed / max(1, sum(o.images for o in outcomes if o.status == "OK")), 3),
