@@ -11,7 +11,6 @@ import contextlib
 import json
 import math
 import os
-import random
 import statistics
 import sys
 import threading
@@ -24,24 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import grpc
 import numpy as np
-from tritonclient.grpc import service_pb2
 
 from pinstream_cli.benchmark import environment
+from tests.load_requests import Mix
 from tests.server.running import Running, running
 from tests.server.test_plain_models import metrics
 
-MODEL = "yolox"
 MODELS = Path(__file__).parents[1] / "models"
 SHAPES, PICTURE = MODELS / "shapes_nano.onnx", MODELS / "demo.jpg"
-# Images of a request, and their longer sides; most requests have one image of a usual size.
-COUNTS = (1, 1, 1, 1, 2, 2, 4, 8)
-KINDS = 200
-SIDES = (320, 640, 640, 1280, 1920)
-# Of all clients so many give up, after anything up to so many seconds.
-GIVING_UP, SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S = 0.2, 0.1, 1.0
 TIMEOUT_S = 60.0
 # Clients at a time with which the peak is looked for, for each core.
 PEAK_CLIENTS_PER_CORE = (2, 4)
@@ -97,52 +88,6 @@ class Overload:
         """Wait until every request has ended."""
         while len(self.outcomes) < self.sent:
             time.sleep(0.05)
-
-
-class Mix:
-    """Requests of mixed sizes, by random numbers.
-
-    They are written once, so that sending them takes as little as can be from the cores that the service needs.
-
-    Args:
-        picture: The file that all images are made of.
-        seed: Of the random numbers.
-    """
-
-    def __init__(self, picture: Path, seed: int = 0) -> None:
-        original = cv2.imread(str(picture))
-        scales = [side / max(original.shape[:2]) for side in SIDES]
-        resized = [cv2.resize(original, None, fx=scale, fy=scale) for scale in scales]
-        self._encoded = [bytes(cv2.imencode(".jpg", image)[1]) for image in resized]
-        self._random = random.Random(seed)
-        counts = self._random.choices(COUNTS, k=KINDS)
-        self._requests = [(_request(self._random.choices(self._encoded, k=count)), count) for count in counts]
-        self.mean_images = statistics.mean(counts)
-
-    def request(self) -> tuple[bytes, int]:
-        """The next request, and how many images it has."""
-        return self._random.choice(self._requests)
-
-    def probe(self) -> bytes:
-        """The same small request each time."""
-        return _request(self._encoded[1:2])
-
-    def patience(self) -> float | None:
-        """Seconds after which the next client gives up; None for one that does not."""
-        return (
-            self._random.uniform(SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S) if self._random.random() < GIVING_UP else None
-        )
-
-    def pause(self, rate: float) -> float:
-        """Seconds to the next client where `rate` come a second, each by its own clock."""
-        return self._random.expovariate(rate)
-
-
-def _request(encoded: Sequence[bytes]) -> bytes:
-    request = service_pb2.ModelInferRequest(model_name=MODEL)
-    request.inputs.add(name="image", datatype="BYTES", shape=[len(encoded), 1])
-    request.raw_input_contents.append(b"".join(len(e).to_bytes(4, "little") + e for e in encoded))
-    return bytes(request.SerializeToString())
 
 
 class Service:
@@ -262,7 +207,14 @@ def quantile(values: Sequence[float], q: float) -> float:
     return float(np.quantile(values, q)) if values else 0.0
 
 
-def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: float) -> dict[str, Any]:
+def on_cores(cores: Sequence[int]) -> None:
+    """Let this thread, and the threads and processes that it starts from now on, run on these cores only."""
+    os.sched_setaffinity(0, cores)
+
+
+def load(
+    model: Path, picture: Path, seconds: float, factor: float, peak_s: float, client_cores: int = 0
+) -> dict[str, Any]:
     """Run it; see the report's keys.
 
     Args:
@@ -271,15 +223,21 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         seconds: Of overload.
         factor: Of what it can do.
         peak_s: Seconds to find out what that is, for each number of clients.
+        client_cores: What the clients have of the cores for themselves, who else would take them from the server the
+            more of them there are; with 0 all share all.
     """
     mix = Mix(picture)
+    cores = sorted(os.sched_getaffinity(0))
+    server_cores = cores[: len(cores) - client_cores]
+    on_cores(server_cores)
     with running(model) as server:
+        on_cores(cores[-client_cores:])
         service = Service(server)
         probe = mix.probe()
         calls = [service.call(probe) for _ in range(60)]
         idle = statistics.median(calls[10:])
         peaks, frugal = {}, 0.0
-        for clients in (len(os.sched_getaffinity(0)) * each for each in PEAK_CLIENTS_PER_CORE):
+        for clients in (len(server_cores) * each for each in PEAK_CLIENTS_PER_CORE):
             cpu = service.cpu_s()
             peaks[clients] = service.peak(mix, peak_s, clients)
             frugal = max(frugal, peaks[clients] * peak_s / (service.cpu_s() - cpu))
@@ -297,11 +255,13 @@ def load(model: Path, picture: Path, seconds: float, factor: float, peak_s: floa
         # The probes are computed as well; they are few.
         computed = service.computed() - before
         after = service.peak(mix, peak_s, max(peaks, key=lambda clients: peaks[clients]))
+    on_cores(cores)
     return {
         **environment.origin(environment.command(["python", "-m", "tests.load", *sys.argv[1:]])),
         "machine": {**environment.machine(), "load_average": os.getloadavg()[1]},
         "seconds": seconds,
         "factor": factor,
+        "client_cores": client_cores,
         "idle_p50_ms": round(idle * 1e3, 1),
         "peak_images_per_s": {str(clients): round(value, 1) for clients, value in peaks.items()},
         "peak_afterwards_images_per_s": round(after, 1),
@@ -362,10 +322,15 @@ def missed(report: dict[str, Any]) -> list[str]:
 @click.option("--seconds", default=600.0, show_default=True, help="How long the overload lasts.")
 @click.option("--factor", default=2.0, show_default=True, help="Of what the service can do.")
 @click.option("--peak-s", default=20.0, show_default=True, help="Seconds to find out what that is.")
+@click.option(
+    "--client-cores", default=0, show_default=True, help="Cores that only the clients have; 0: all share all."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
-def main(model: Path, picture: Path, seconds: float, factor: float, peak_s: float, out: Path | None) -> None:
+def main(
+    model: Path, picture: Path, seconds: float, factor: float, peak_s: float, client_cores: int, out: Path | None
+) -> None:
     """Send the YOLOX service more than it can do."""
-    found = load(model, picture, seconds, factor, peak_s)
+    found = load(model, picture, seconds, factor, peak_s, client_cores)
     found["missed"] = missed(found)
     text = json.dumps(found, indent=2) + "\n"
     if out:

@@ -67,6 +67,18 @@ def classifier(path: Path, batch: Dim = "batch", seed: int = 0) -> Path:
     )
 
 
+def biased(path: Path, width: int) -> Path:
+    """FP32 `row` [batch,width] -> FP32 `sum` [batch,width]: plus weights, which stay as they are in the file."""
+    weights = np.random.default_rng(0).normal(size=width).astype(np.float32)
+    return save(
+        path,
+        [helper.make_node("Add", ["row", "w"], ["sum"])],
+        [("row", TensorProto.FLOAT, ["batch", width])],
+        [("sum", TensorProto.FLOAT, ["batch", width])],
+        {"w": weights},
+    )
+
+
 def two_by_two(path: Path) -> Path:
     """FP32 `left` [batch,4] and INT64 `right` [batch,4] -> FP32 `sum` [batch,4] and INT64 `double` [batch,4]."""
     return save(

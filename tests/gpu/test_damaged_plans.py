@@ -24,6 +24,8 @@ from tests.gpu.conftest import BuildPlan
 PLANS = 300
 # How a process ends that has lost its GPU context to a plan: the next one needs another process.
 LOST = 77
+# Of 299 it was 36 (TensorRT for RTX 1.4): more than twice as many are another fault than the one that is known.
+MOST_CRASHES = 0.25
 # docs/security.md says so of damaged plans; as long as it does, it is none of our faults.
 SAID = "may end the process that loads it"
 
@@ -61,5 +63,6 @@ def test_a_damaged_body_is_refused_in_words_or_runs(
     assert not ends
     assert loaded + refused + lost + crashed == PLANS, done.outcomes
     assert refused
+    assert crashed + lost <= MOST_CRASHES * PLANS, done.outcomes
     security = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
     assert not crashed or SAID in " ".join(security.split())

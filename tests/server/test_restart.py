@@ -12,15 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.triton.watchdog import Backoff
+from tests import onnx_models
+from tests.server.conftest import add_model
 from tests.server.serve_process import Serve, left_behind, ready
 from tests.server.test_leftovers import tritonserver
 from tests.server.test_plain_models import infer
 
 MODEL = "/v2/models/classifier/ready"
+# Weights of several pages of memory.
+WIDE = 1 << 16
 
 
 def stubs_of(serve: Serve) -> list[int]:
@@ -125,6 +130,28 @@ def test_what_hangs_in_a_crash_at_its_start_is_given_up(start: Callable[..., Ser
     assert serve.end() == 2
     assert "error: Triton has crashed with signal 11\n" in serve.text
     assert not left_behind(serve)
+
+
+def test_weights_that_are_cut_short_where_they_lie_end_their_model_and_it_comes_back(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    """Those in a file of their own are read there, all else is in memory."""
+    file = add_model(tmp_path / "models", "biased")
+    weights, kept = file.with_name("weights.bin"), tmp_path / "kept"
+    onnx_models.biased(file, WIDE)
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location=weights.name, size_threshold=0)
+    shutil.copy(weights, kept)
+    serve = start("--model-repository", tmp_path / "models", "--restart")
+    serve.wait_for("Stop with Ctrl-C")
+    row = np.ones((1, WIDE), np.float32)
+    expected = infer(serve, "biased", row=row).as_numpy("sum")
+    os.truncate(weights, 0)
+    with pytest.raises(InferenceServerException):
+        infer(serve, "biased", row=row)
+    shutil.move(kept, weights)
+    seconds_until(lambda: "RESTART" in serve.text, 5)
+    seconds_until(lambda: ready(serve.endpoints, "/v2/models/biased/ready"), 60)
+    np.testing.assert_array_equal(infer(serve, "biased", row=row).as_numpy("sum"), expected)
 
 
 def test_without_restart_a_dead_model_ends_the_server(start: Callable[..., Serve], classifier: Path) -> None:

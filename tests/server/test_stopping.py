@@ -6,16 +6,20 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import tritonclient.grpc as grpc
+import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.triton.server import LONGEST_STOP_S
 from tests import onnx_models
 from tests.fuzz.documented import documented_in
+from tests.load import PICTURE, SHAPES
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind
 from tests.server.test_plain_models import metrics
@@ -70,4 +74,40 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..
     # What the server says, and not the client of one that is gone.
     said = {error.message() for error in refused if not NOBODY_LISTENS.search(error.message())}
     assert all(map(documented_in, said)), said
+    assert not left_behind(serve)
+
+
+PICTURES, CALLS = 8, 24
+
+
+@pytest.mark.parametrize("protocol", [grpc, http], ids=["grpc", "http"])
+def test_what_an_ensemble_has_begun_is_answered_or_refused_in_words(start: Callable[..., Serve], protocol: Any) -> None:
+    """Triton 2.51 ends its models after HTTP and before gRPC: there a step may refuse what the one before has done."""
+    serve = start("--model", SHAPES)
+    serve.wait_for("Stop with Ctrl-C")
+    url = serve.grpc_url if protocol is grpc else serve.http_url
+    pictures = np.array([[PICTURE.read_bytes()]] * PICTURES, np.object_)
+
+    def ask(_: int = 0) -> list[float]:
+        tensor = protocol.InferInput("image", list(pictures.shape), "BYTES")
+        tensor.set_data_from_numpy(pictures)
+        with protocol.InferenceServerClient(url) as client:
+            return list(np.ravel(client.infer("yolox", [tensor]).as_numpy("det_scores")))
+
+    expected = ask()
+    assert len(expected)
+    with ThreadPoolExecutor(CALLS) as pool:
+        calls = [pool.submit(ask, number) for number in range(CALLS)]
+        next(as_completed(calls))
+        time.sleep(0.05)
+        assert not all(call.done() for call in calls), "the service is too fast for this test"
+        serve.process.terminate()
+        ends = [call.exception() for call in calls]
+    assert all(call.result() == expected for call, error in zip(calls, ends, strict=True) if not error)
+    refused = [error for error in ends if isinstance(error, InferenceServerException)]
+    assert len(refused) == sum(error is not None for error in ends), ends
+    assert {error.status() for error in refused} <= {"StatusCode.UNAVAILABLE"}, refused
+    assert all(documented_in(error.message()) for error in refused), refused
+    assert protocol is grpc or not refused, refused
+    assert serve.end(GRACE_S) == 0
     assert not left_behind(serve)

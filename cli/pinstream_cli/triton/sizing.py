@@ -13,8 +13,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 DETECTORS_ON_GPU, EXECUTIONS_ON_GPU = 8, 4
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
-# Requests that wait before the next one is refused at once: on a CPU what a small network does in about a second.
-WAITING_PER_CORE, WAITING_AT_LEAST, WAITING_ON_GPU = 32, 64, 1024
+# Requests that wait before the next one is refused at once: what is done in less than the seconds that one may wait, on
+# a CPU of a small network, beside a GPU of decoding. Were they more, what is too much would be refused that late.
+WAITING_PER_CORE, WAITING_AT_LEAST = 32, 64
 # The step before which the service queues, and the one with the network.
 FIRST_STEP, DETECTOR = "yolox_preprocess", "yolox_detector"
 
@@ -45,7 +46,7 @@ def waiting(cores: int, gpu: bool) -> int:
         cores: That this process may use.
         gpu: Whether the model runs on one.
     """
-    return WAITING_ON_GPU if gpu else max(WAITING_AT_LEAST, WAITING_PER_CORE * cores)
+    return max(WAITING_AT_LEAST, WAITING_PER_CORE * cores)
 
 
 def plain_config() -> str:
