@@ -140,7 +140,8 @@ class Service:
 
     def _send(self, mix: Mix, overload: Overload) -> None:
         request, images = mix.request()
-        patience = mix.patience()
+        if patience := mix.patience():
+            request += mix.told(patience)
         sent = time.perf_counter()
         future = self._infer.future(request, timeout=patience or TIMEOUT_S)
         overload.sent += 1

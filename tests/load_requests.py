@@ -17,6 +17,8 @@ KINDS = 200
 SIDES = (320, 640, 640, 1280, 1920)
 # Of all clients so many give up, after anything up to so many seconds.
 GIVING_UP, SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S = 0.2, 0.1, 1.0
+# Of those so many have said so when they asked, as pinstream's own client does; nobody knows of the others.
+SAYING_SO = 0.5
 
 
 class Mix:
@@ -52,6 +54,15 @@ class Mix:
         return (
             self._random.uniform(SHORTEST_PATIENCE_S, LONGEST_PATIENCE_S) if self._random.random() < GIVING_UP else None
         )
+
+    def told(self, patience: float) -> bytes:
+        """What a client adds to its request that gives up after `patience` seconds: as often as not, nothing."""
+        if self._random.random() >= SAYING_SO:
+            return b""
+        # Messages of protobuf one behind the other are one message.
+        more = service_pb2.ModelInferRequest()
+        more.parameters["timeout"].int64_param = int(patience * 1e6)
+        return bytes(more.SerializeToString())
 
     def pause(self, rate: float) -> float:
         """Seconds to the next client where `rate` come a second, each by its own clock."""

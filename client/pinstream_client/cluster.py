@@ -45,8 +45,9 @@ class Cluster:
     ) -> Steps[Result]:
         """What ``once`` gives for one of the servers.
 
-        After a transient error the servers not yet tried come at once, and when all were, the next round after a
-        pause. Any other error, and the last one, is raised.
+        After a transient error, and from a server that does not have the model ready, the servers not yet tried come at
+        once, and when all were, the next round after a pause if one of them may be otherwise then. Any other error,
+        and the last one, is raised.
 
         Args:
             once: The procedure with one server, by its index.
@@ -58,7 +59,7 @@ class Cluster:
             PinstreamError: What the server answered, or the last transient error where no time is left for another.
         """
         policy = retry or self.retry
-        pauses, rounds, busy = policy.pauses(), 1, False
+        pauses, rounds, busy, again = policy.pauses(), 1, False, False
         tried: set[int] = set()
         while True:
             server = self.endpoints.pick(tried)
@@ -70,17 +71,19 @@ class Cluster:
                 self.endpoints.failed(server)
                 raise deadline_exceeded(self.addresses[server], deadline.seconds) from None
             except PinstreamError as error:
-                if not error.transient:
+                not_ready = isinstance(error, ServerNotReady)
+                if not (error.transient or not_ready):
                     self.endpoints.answered(server)
                     raise
                 self.endpoints.failed(server)
                 tried.add(server)
-                busy |= isinstance(error, ServerNotReady)
+                again |= error.transient
+                busy |= error.transient and not_ready
                 if len(tried) == len(self.addresses):
                     pause = next(pauses)
-                    if pause >= deadline.left() or not policy.goes_on(rounds, busy):
+                    if not again or pause >= deadline.left() or not policy.goes_on(rounds, busy):
                         raise
-                    tried, rounds, busy = set(), rounds + 1, False
+                    tried, rounds, busy, again = set(), rounds + 1, False, False
                     yield Pause(pause)
             else:
                 self.endpoints.answered(server)

@@ -89,7 +89,7 @@ class GrpcCalls(ABC):
 
     def infer(self, request: InferRequest, timeout: float) -> Any:
         """See `Transport`."""
-        return self._infer(infer_message(request), request, timeout)
+        return self._infer(infer_message(request, timeout), request, timeout)
 
     def server_ready(self, timeout: float) -> Any:
         """See `Transport`."""

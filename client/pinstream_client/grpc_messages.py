@@ -7,12 +7,12 @@ from typing import Any
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from .payloads import from_bytes, require_free, to_bytes, triton_dtype
+from .payloads import from_bytes, require_free, to_bytes, told_timeout, triton_dtype
 from .transport import InferRequest, SharedTensor
 
 
-def infer_message(request: InferRequest) -> Any:
-    """The message ``ModelInferRequest``.
+def infer_message(request: InferRequest, timeout: float) -> Any:
+    """The message ``ModelInferRequest`` of a request that is waited for so many seconds.
 
     Raises:
         InvalidRequest: An array or a parameter that Triton cannot be sent.
@@ -32,6 +32,7 @@ def infer_message(request: InferRequest) -> Any:
         require_free(request.parameters)
         for name, chosen in request.parameters.items():
             _set(message.parameters[name], chosen)
+    message.parameters["timeout"].int64_param = told_timeout(timeout)
     return message
 
 

@@ -78,7 +78,7 @@ class HttpCalls(ABC):
 
     def infer(self, request: InferRequest, timeout: float) -> Any:
         """See `Transport`."""
-        body, header_length = infer_body(request)
+        body, header_length = infer_body(request, timeout)
         path = f"{_model_path(request.model, request.version)}/infer"
         headers = {_HEADER_LENGTH: str(header_length)}
         question = Question("POST", path, body, headers, request.model, compressible=True)

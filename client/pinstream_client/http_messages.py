@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidRequest
-from .payloads import from_bytes, numpy_dtype, require_free, to_bytes, triton_dtype
+from .payloads import from_bytes, numpy_dtype, require_free, to_bytes, told_timeout, triton_dtype
 from .transport import InferRequest, SharedTensor
 
 
-def infer_body(request: InferRequest) -> tuple[bytes, int]:
-    """The body of an inference request, and how many bytes of it are the JSON header.
+def infer_body(request: InferRequest, timeout: float) -> tuple[bytes, int]:
+    """The body of a request that is waited for so many seconds, and how many bytes of it are the JSON header.
 
     Raises:
         InvalidRequest: An array or a parameter that Triton cannot be sent.
@@ -30,7 +30,7 @@ def infer_body(request: InferRequest) -> tuple[bytes, int]:
             datatype = triton_dtype(value.dtype)
             inputs.append({"name": name, "shape": value.shape, "datatype": datatype, "parameters": size})
     require_free(request.parameters)
-    header: dict[str, Any] = {"inputs": inputs, "parameters": dict(request.parameters)}
+    header: dict[str, Any] = {"inputs": inputs, "parameters": {**request.parameters, "timeout": told_timeout(timeout)}}
     if request.outputs:
         header["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in request.outputs]
     else:

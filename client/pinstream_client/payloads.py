@@ -24,6 +24,7 @@ from tritonclient.utils import (
 from .errors import InvalidRequest
 
 _LENGTH = struct.Struct("<I")  # before each element of BYTES
+LONGEST_TOLD_S = 365 * 86400.0  # a timeout may be infinite here, and is a number of microseconds there
 
 
 @functools.cache
@@ -65,6 +66,16 @@ def from_bytes(data: Any, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
     if dtype == "BYTES":
         return np.asarray(deserialize_bytes_tensor(data), np.object_).reshape(shape)
     return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
+
+
+def told_timeout(seconds: float) -> int:
+    """Triton's own request parameter ``timeout``, in microseconds.
+
+    What has waited for so long in the queue of a model whose configuration has ``allow_timeout_override`` is refused
+    instead of computed. Nobody else tells Triton: not over HTTP that a client has left, and of an ensemble's request
+    over gRPC not before the first step is done.
+    """
+    return max(1, int(min(seconds, LONGEST_TOLD_S) * 1e6))
 
 
 def require_free(parameters: Mapping[str, Any]) -> None:

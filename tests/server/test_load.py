@@ -45,7 +45,7 @@ def test_what_is_too_much_is_refused_in_time_and_the_rest_is_done() -> None:
 
 
 def test_what_is_too_much_for_a_plain_model_is_refused_at_once(tmp_path: Path) -> None:
-    sent = 40 + waiting(len(os.sched_getaffinity(0)), gpu=False)
+    sent = 40 + waiting(len(os.sched_getaffinity(0)))
     request = service_pb2.ModelInferRequest(model_name="slow")
     request.inputs.add(name="x", datatype="FP32", shape=[1, 512, 512])
     request.raw_input_contents.append(bytes(4 * 512 * 512))

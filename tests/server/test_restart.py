@@ -24,6 +24,7 @@ from tests.server.test_leftovers import tritonserver
 from tests.server.test_plain_models import infer
 
 MODEL = "/v2/models/classifier/ready"
+BIASED = "/v2/models/biased/ready"
 # Weights of several pages of memory.
 WIDE = 1 << 16
 
@@ -148,9 +149,9 @@ def test_weights_that_are_cut_short_where_they_lie_end_their_model_and_it_comes_
     os.truncate(weights, 0)
     with pytest.raises(InferenceServerException):
         infer(serve, "biased", row=row)
+    seconds_until(lambda: not ready(serve.endpoints, BIASED), 5)
     shutil.move(kept, weights)
-    seconds_until(lambda: "RESTART" in serve.text, 5)
-    seconds_until(lambda: ready(serve.endpoints, "/v2/models/biased/ready"), 60)
+    seconds_until(lambda: ready(serve.endpoints, BIASED), 60)
     np.testing.assert_array_equal(infer(serve, "biased", row=row).as_numpy("sum"), expected)
 
 

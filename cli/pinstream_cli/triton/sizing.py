@@ -14,8 +14,9 @@ DETECTORS_ON_GPU, EXECUTIONS_ON_GPU = 8, 4
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
 # Requests that wait before the next one is refused at once: what is done in less than the seconds that one may wait, on
-# a CPU of a small network, beside a GPU of decoding. Were they more, what is too much would be refused that late.
-WAITING_PER_CORE, WAITING_AT_LEAST = 32, 64
+# a CPU of a small network, beside a GPU of decoding. Were they more, what is too much would be refused that late, and
+# decoded for those who have left meanwhile.
+WAITING_PER_CORE, WAITING_AT_LEAST = 16, 64
 # The step before which the service queues, and the one with the network.
 FIRST_STEP, DETECTOR = "yolox_preprocess", "yolox_detector"
 
@@ -39,12 +40,11 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
     }
 
 
-def waiting(cores: int, gpu: bool) -> int:
+def waiting(cores: int) -> int:
     """How many requests wait before the next one is refused at once.
 
     Args:
         cores: That this process may use.
-        gpu: Whether the model runs on one.
     """
     return max(WAITING_AT_LEAST, WAITING_PER_CORE * cores)
 
@@ -53,12 +53,13 @@ def plain_config() -> str:
     """The configuration of an ONNX model that nobody has written one for.
 
     Two instances, since Triton 2.51 looks at a limited queue again after half a second where a request came while every
-    instance was busy: with one, that is often. The model's speed is not known, so that no time is set.
+    instance was busy: with one, that is often. The model's speed is not known, so that no time is set; nor may clients
+    set one, for which Triton would need one by default, and that would keep `pinstream tune` from trying a delay.
     """
-    limit = waiting(len(os.sched_getaffinity(0)), gpu=False)
+    limit = waiting(len(os.sched_getaffinity(0)))
     return (
         'backend: "pinstream"\ninstance_group [ { count: 2 } ]\n'
-        f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {limit} allow_timeout_override: true }} }}\n"
+        f"dynamic_batching {{ default_queue_policy {{ max_queue_size: {limit} }} }}\n"
     )
 
 
@@ -84,5 +85,5 @@ def size_service(repository: Path, gpu: bool) -> None:
         if gpu and policy.default_timeout_microseconds:
             policy.default_timeout_microseconds = PATIENCE_ON_GPU_S * 1_000_000
         if model == FIRST_STEP and policy.max_queue_size:
-            policy.max_queue_size = waiting(cores, gpu)
+            policy.max_queue_size = waiting(cores)
         file.write_text(text_format.MessageToString(config))

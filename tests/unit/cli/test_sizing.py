@@ -72,23 +72,18 @@ def test_nothing_but_the_counts_and_waiting_times_changes(tmp_path: Path, gpu: b
 
 
 def test_as_many_wait_as_the_machine_does_in_about_a_second(tmp_path: Path) -> None:
-    assert read(service_repository(), FIRST_STEP).dynamic_batching.default_queue_policy.max_queue_size == waiting(
-        2, False
-    )
-    assert [waiting(cores, gpu=False) for cores in (1, 2, 4, 32)] == [64, 64, 128, 1024]
-    assert waiting(2, gpu=True) == waiting(64, gpu=True) == 1024
+    assert read(service_repository(), FIRST_STEP).dynamic_batching.default_queue_policy.max_queue_size == waiting(2)
+    assert [waiting(cores) for cores in (1, 2, 4, 16, 64)] == [64, 64, 64, 256, 1024]
     for gpu in (False, True):
         repository = shutil.copytree(service_repository(), tmp_path / str(gpu))
         size_service(repository, gpu)
         policy = read(repository, FIRST_STEP).dynamic_batching.default_queue_policy
-        assert policy.max_queue_size == waiting(len(os.sched_getaffinity(0)), gpu)
+        assert policy.max_queue_size == waiting(len(os.sched_getaffinity(0)))
 
 
 def test_an_onnx_model_that_nobody_configured_has_a_limit_and_instances_that_make_it_cheap() -> None:
     config = text_format.Parse(plain_config(), ModelConfig())
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == waiting(
-        len(os.sched_getaffinity(0)), gpu=False
-    )
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == waiting(len(os.sched_getaffinity(0)))
     # With one instance a limit costs up to half a second; a delay beside a timeout stalls the batcher.
     assert config.instance_group[0].count > 1
     assert not config.dynamic_batching.max_queue_delay_microseconds
