@@ -90,6 +90,19 @@ class Overload:
             time.sleep(0.05)
 
 
+@dataclass(frozen=True)
+class Peak:
+    """What the service does when nobody has to be refused.
+
+    Attributes:
+        images_per_s: That it answers.
+        images_per_cpu_s: By seconds of its CPU time.
+    """
+
+    images_per_s: float
+    images_per_cpu_s: float
+
+
 class Service:
     """A server as its clients see it."""
 
@@ -104,8 +117,9 @@ class Service:
         self._infer(request, timeout=TIMEOUT_S)
         return time.perf_counter() - began
 
-    def peak(self, mix: Mix, seconds: float, clients: int) -> float:
-        """Images a second for `clients` that wait for each answer before they send again."""
+    def peak(self, mix: Mix, seconds: float, clients: int) -> Peak:
+        """What is done for `clients` that wait for each answer before they send again."""
+        cpu = self.cpu_s()
         until = time.perf_counter() + seconds
         lock = threading.Lock()
 
@@ -122,7 +136,7 @@ class Service:
         began = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
             done = sum(pool.map(work, range(clients)))
-        return done / (time.perf_counter() - began)
+        return Peak(done / (time.perf_counter() - began), done / (self.cpu_s() - cpu))
 
     def overload(self, mix: Mix, seconds: float, rate: float, each_second: Callable[[], None]) -> Overload:
         """Send `rate` requests a second whatever becomes of them, each second doing something more."""
@@ -237,14 +251,13 @@ def load(
         probe = mix.probe()
         calls = [service.call(probe) for _ in range(60)]
         idle = statistics.median(calls[10:])
-        peaks, frugal = {}, 0.0
-        for clients in (len(server_cores) * each for each in PEAK_CLIENTS_PER_CORE):
-            cpu = service.cpu_s()
-            peaks[clients] = service.peak(mix, peak_s, clients)
-            frugal = max(frugal, peaks[clients] * peak_s / (service.cpu_s() - cpu))
-        peak = max(peaks.values())
+        peaks = {
+            clients: service.peak(mix, peak_s, clients)
+            for clients in (len(server_cores) * each for each in PEAK_CLIENTS_PER_CORE)
+        }
+        best = max(peaks, key=lambda clients: peaks[clients].images_per_s)
         before, memory = service.computed(), [service.memory_mib()]
-        rate = factor * peak / mix.mean_images
+        rate = factor * peaks[best].images_per_s / mix.mean_images
         cpu = service.cpu_s()
         overload = service.overload(mix, seconds, rate, lambda: memory.append(service.memory_mib()))
         good = sum(o.images for o in list(overload.outcomes) if o.status == "OK")
@@ -255,7 +268,10 @@ def load(
         time.sleep(1)
         # The probes are computed as well; they are few.
         computed = service.computed() - before
-        after = service.peak(mix, peak_s, max(peaks, key=lambda clients: peaks[clients]))
+        after = service.peak(mix, peak_s, best)
+    # A machine that others use is another one after ten minutes.
+    peak = statistics.mean((peaks[best].images_per_s, after.images_per_s))
+    frugal = statistics.mean((peaks[best].images_per_cpu_s, after.images_per_cpu_s))
     on_cores(cores)
     return {
         **environment.origin(environment.command(["python", "-m", "tests.load", *sys.argv[1:]])),
@@ -264,8 +280,8 @@ def load(
         "factor": factor,
         "client_cores": client_cores,
         "idle_p50_ms": round(idle * 1e3, 1),
-        "peak_images_per_s": {str(clients): round(value, 1) for clients, value in peaks.items()},
-        "peak_afterwards_images_per_s": round(after, 1),
+        "peak_images_per_s": {str(clients): round(found.images_per_s, 1) for clients, found in peaks.items()},
+        "peak_afterwards_images_per_s": round(after.images_per_s, 1),
         "offered_requests_per_s": round(rate, 1),
         "sent_requests_per_s": round(overload.sent / (overload.ended - overload.began), 1),
         **report(outcomes, seconds, peak),
