@@ -45,6 +45,8 @@ PATIENCE_S = 60.0
 # From the first quarter of a run to its last: what grows by more than this share and so many, be they MiB, threads or
 # files, leaks.
 GROWTH, SLACK = 0.05, 2.0
+# A context takes gigabytes of the GPU's memory, so that a share of it says little. It was the same to 2 MiB.
+GPU_SLACK = 32.0
 # MiB more for each new version, which tritonserver takes for a plain Python model as well, and much more of on a GPU.
 PER_VERSION = {"onnx": 0.2, "plan": 5.0}
 # By kind and mode, how many executions an instance has: with several, each version has an engine's process as well. On
@@ -323,7 +325,8 @@ def growth(samples: list[dict[str, float]], per_version: float) -> list[str]:
     for name in samples[0] if samples else ():
         first, last = (statistics.median(s[name] for s in part) for part in (samples[:quarter], samples[-quarter:]))
         versions = len(samples) - quarter if name == "resident_mib" else 0
-        if last > first * (1 + GROWTH) + SLACK + versions * per_version:
+        room = GPU_SLACK if name == "gpu_mib" else first * GROWTH + SLACK + versions * per_version
+        if last > first + room:
             faults.append(f"{name} grows: {first} at first, {last} at last")
     return faults
 

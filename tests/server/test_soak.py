@@ -21,3 +21,6 @@ def test_what_grows_by_more_than_it_may_is_a_fault() -> None:
     assert growth(samples, per_version=0.2) == ["shm_mib grows: 1.55 at first, 5.35 at last"]
     faster = [{**sample, "resident_mib": 40.0 + 0.4 * i} for i, sample in enumerate(samples)]
     assert any("resident_mib" in fault for fault in growth(faster, per_version=0.2))
+    # A context of the GPU is gigabytes: what grows there by fifty MiB is far from a share of it.
+    on_gpu = [{"gpu_mib": 3151.0 + i} for i in range(50)]
+    assert growth(on_gpu, per_version=5.0) == ["gpu_mib grows: 3156.5 at first, 3194.5 at last"]
