@@ -41,7 +41,7 @@ class Detector:
 
     Args:
         url: ``[grpc://|grpcs://|http://|https://]host[:port]``, or several of them: servers of the same models, asked
-            in turn. One that does not answer is left out and tried again later.
+            in turn. One that does not answer, or has not the model ready, is left out and tried again later.
         protocol: "grpc" or "http"; by default what the URL says, else gRPC.
         model: Name of the ensemble on the server.
         timeout: Seconds that a call may take, from its beginning to the last byte of the answer, with all its retries;
