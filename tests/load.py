@@ -340,7 +340,11 @@ def missed(report: dict[str, Any]) -> list[str]:
 @click.option("--factor", default=2.0, show_default=True, help="Of what the service can do.")
 @click.option("--peak-s", default=20.0, show_default=True, help="Seconds to find out what that is.")
 @click.option(
-    "--client-cores", default=0, show_default=True, help="Cores that only the clients have; 0: all share all."
+    "--client-cores",
+    type=click.IntRange(0, max(0, len(os.sched_getaffinity(0)) - 1)),
+    default=0,
+    show_default=True,
+    help="Cores that only the clients have; 0: all share all.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
 def main(
