@@ -231,6 +231,33 @@ def test_refusal_is_not_tried_again(status: str, kind: type[PinstreamError]) -> 
         assert len(asked) == 1
 
 
+def test_another_server_is_asked_where_one_has_no_version_of_the_model() -> None:
+    unready = http_answer(b'{"error":"Request for unknown model: \'yolox\' has no available versions"}', "404 Not Found")
+    asked: list[str] = []
+
+    def saying(answer: bytes, name: str) -> Callable[[socket.socket, int], None]:
+        def handle(connection: socket.socket, _: int) -> None:
+            while read_http_request(connection):
+                asked.append(name)
+                connection.sendall(answer)
+
+        return handle
+
+    with (
+        serving_connections(saying(unready, "ends")) as ends,
+        serving_connections(saying(unready, "begins")) as begins,
+        serving_connections(saying(http_answer(_YOLOX), "serves")) as serves,
+    ):
+        with Detector([f"http://{ends}", f"http://{serves}"], timeout=5) as detector:
+            assert detector.class_names()
+        assert asked == ["ends", "serves"]
+        asked.clear()
+        # Where none has it, nobody is asked again.
+        with Detector([f"http://{ends}", f"http://{begins}"], timeout=5) as detector, pytest.raises(ServerNotReady):
+            detector.class_names()
+        assert asked == ["ends", "begins"]
+
+
 @pytest.mark.parametrize(("compression", "inflate"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)])
 def test_http_bodies_are_compressed_both_ways(compression: Compression, inflate: Callable[[bytes], bytes]) -> None:
     answer = b'{"outputs":[{"name":"y","datatype":"INT32","shape":[2],"data":[1,2]}]}'
