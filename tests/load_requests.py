@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 from tritonclient.grpc import service_pb2
 
+from pinstream_client.payloads import told_timeout
+
 MODEL = "yolox"
 # Images of a request, and their longer sides; most requests have one image of a usual size.
 COUNTS = (1, 1, 1, 1, 2, 2, 4, 8)
@@ -61,7 +63,7 @@ class Mix:
             return b""
         # Messages of protobuf one behind the other are one message.
         more = service_pb2.ModelInferRequest()
-        more.parameters["timeout"].int64_param = int(patience * 1e6)
+        more.parameters["timeout"].int64_param = told_timeout(patience)
         return bytes(more.SerializeToString())
 
     def pause(self, rate: float) -> float:

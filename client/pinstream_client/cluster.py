@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from .address import Address
 from .endpoints import Endpoints
 from .errors import DeadlineExceeded, PinstreamError, ServerNotReady, deadline_exceeded
+from .payloads import TOLD_EARLIER_S
 from .retry import Retry
 from .steps import Ask, Pause, Steps
 from .transport import Deadline
@@ -76,6 +77,9 @@ class Cluster:
                     self.endpoints.answered(server)
                     raise
                 self.endpoints.failed(server)
+                # The server was told to refuse it about now: that is no answer in time, and no other reason.
+                if isinstance(error, ServerNotReady) and error.waited and deadline.left() <= TOLD_EARLIER_S:
+                    raise deadline_exceeded(self.addresses[server], deadline.seconds) from None
                 tried.add(server)
                 again |= error.transient
                 busy |= error.transient and not_ready

@@ -33,7 +33,13 @@ class ServerUnreachable(PinstreamError):
 
 
 class ServerNotReady(PinstreamError):
-    """The server is there, but it or the model does not take requests now."""
+    """The server is there, but it or the model does not take requests now.
+
+    Attributes:
+        waited: It has had the request in its queue for as long as one may wait there.
+    """
+
+    waited = False
 
 
 class AccessDenied(PinstreamError):
@@ -125,6 +131,7 @@ def from_status(code: str, text: str, address: object, model: str) -> PinstreamE
     if code == "UNAVAILABLE":
         not_now = ServerNotReady(f"the server at {address} takes no request now: {reason}; try again later")
         not_now.transient = True
+        not_now.waited = has_waited(reason)
         return not_now
     return ServerError(f"the server at {address} failed ({code}): {reason}; the server's log has the details")
 
@@ -132,6 +139,11 @@ def from_status(code: str, text: str, address: object, model: str) -> PinstreamE
 def is_restriction(text: str) -> bool:
     """Whether this is Triton's refusal of a restricted API, which over gRPC has the status UNAVAILABLE."""
     return _RESTRICTED.search(text) is not None
+
+
+def has_waited(text: str) -> bool:
+    """Whether this is Triton's refusal of a request that has waited as long as it may."""
+    return "Request timeout expired" in text
 
 
 def first_line(text: str) -> str:

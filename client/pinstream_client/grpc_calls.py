@@ -189,7 +189,8 @@ def details(error: Any) -> str:
 
 def may_be_the_network(error: Any) -> bool:
     """Whether only a probe can tell: gRPC says UNAVAILABLE without a connection, Triton when it takes no request."""
-    return error.code() is grpc.StatusCode.UNAVAILABLE and not errors.is_restriction(errors.first_line(details(error)))
+    text = errors.first_line(details(error))
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not (errors.is_restriction(text) or errors.has_waited(text))
 
 
 def _ready(answer: Any) -> bool:

@@ -232,7 +232,7 @@ def test_refusal_is_not_tried_again(status: str, kind: type[PinstreamError]) -> 
 
 
 def test_another_server_is_asked_where_one_has_no_version_of_the_model() -> None:
-    unready = http_answer(b'{"error":"Request for unknown model: \'yolox\' has no available versions"}', "404 Not Found")
+    unready = http_answer(b'{"error":"Request for unknown model: \'yolox\' has no available versions"}', "404 None")
     asked: list[str] = []
 
     def saying(answer: bytes, name: str) -> Callable[[socket.socket, int], None]:
