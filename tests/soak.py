@@ -310,7 +310,10 @@ def _broken_version_is_refused(
         answered = clients.by_version.get(before, 0)
         if not _soon(lambda: clients.by_version.get(before, 0) > answered) or not control.is_model_ready(MODEL):
             clients.faults.append(f"a broken version {versions.last} stopped the model")
-        return int(not control.is_model_ready(MODEL, str(versions.last)))
+        refused = not control.is_model_ready(MODEL, str(versions.last))
+        if not refused:
+            clients.faults.append(f"a broken version {versions.last} is called ready")
+        return int(refused)
 
 
 def growth(samples: list[dict[str, float]], per_version: float) -> list[str]:

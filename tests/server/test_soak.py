@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
-from tests.soak import MODES, growth, soak
+from tests import soak as soaks
+from tests.soak import MODES, Versions, growth, soak
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -14,6 +18,20 @@ def test_no_request_is_lost_and_no_answer_wrong_while_versions_change(mode: str)
     assert report["reloads"] >= 1
     assert report["broken_versions_refused"] >= 1
     assert len(report["requests_by_version"]) >= 2
+
+
+def test_a_broken_version_that_is_called_ready_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def not_broken(versions: Versions) -> Iterator[None]:
+        versions.add()
+        yield
+
+    monkeypatch.setattr(Versions, "broken", not_broken)
+    # Of the version before, which is asked for no more.
+    monkeypatch.setattr(soaks, "PATIENCE_S", 3.0)
+    report = soak(seconds=8, every_s=0.5, mode="poll")
+    assert "a broken version 3 is called ready" in report["faults"]
+    assert report["broken_versions_refused"] == 0
 
 
 def test_what_grows_by_more_than_it_may_is_a_fault() -> None:
