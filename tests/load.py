@@ -41,6 +41,8 @@ CALLS_LIKE_IDLE, LIKE_IDLE = 5, 1.5
 # What may not be missed. Half the refusals come sooner than an answer where nobody else asks; the last, of what has
 # waited, come with the models' default_timeout_microseconds.
 LEAST_GOODPUT, MOST_COMPUTED, LONGEST_BACK_S = 0.9, 1.05, 5.0
+# Of what was to be sent: clients that are slower themselves ask for less than twice what the service can do.
+LEAST_SENT = 0.95
 LONGEST_REFUSAL_MS = 3000 + 1000
 # How a request may end.
 STATUSES = frozenset({"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
@@ -320,7 +322,9 @@ def missed(report: dict[str, Any]) -> list[str]:
     """What a report of `load` falls short of, in words."""
     statuses, memory = report["by_status"], report["memory_mib"]
     most_mib = statistics.median(memory) + GROWTH_MIB
+    sent, offered = report["sent_requests_per_s"], report["offered_requests_per_s"]
     held = {
+        f"sent_requests_per_s of at least {LEAST_SENT} of those offered": sent >= LEAST_SENT * offered,
         f"no status but {', '.join(sorted(STATUSES))}": statuses.keys() <= STATUSES,
         "no more DEADLINE_EXCEEDED than clients gave_up": statuses.get("DEADLINE_EXCEEDED", 0) <= report["gave_up"],
         f"memory_mib at the end within {GROWTH_MIB} of its median": memory[-1] <= most_mib,

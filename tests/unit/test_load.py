@@ -9,6 +9,8 @@ import pytest
 from tests.load import missed
 
 WELL: dict[str, Any] = {
+    "offered_requests_per_s": 100.9,
+    "sent_requests_per_s": 100.6,
     "goodput_of_peak": 0.91,
     "idle_p50_ms": 18.9,
     "milliseconds": {"refused": {"p50": 1.0, "p100": 3185.7}},
@@ -27,6 +29,7 @@ def test_a_service_that_holds_all_misses_nothing() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        ({"sent_requests_per_s": 95.0}, "sent_requests_per_s"),
         ({"goodput_of_peak": 0.5}, "goodput_of_peak"),
         ({"milliseconds": {"refused": {"p50": 1.0, "p100": 9000.0}}}, "refusals within"),
         ({"milliseconds": {"refused": {"p50": 3016.5, "p100": 3185.7}}}, "half the refusals"),
