@@ -75,6 +75,29 @@ def test_inference_needs_the_api_key(keyed: Running) -> None:
     assert http_status(keyed, "/v2/health/ready") == 200, "probes have no keys"
 
 
+def test_no_other_call_that_infers_or_tells_of_models_gets_by_without_the_key(keyed: Running) -> None:
+    model = "/v2/models/classifier"
+    for path, body in (
+        ("/v2", None),
+        ("/v2/models/stats", None),
+        *((f"{model}/{call}", None) for call in ("config", "stats", "versions/1", "versions/1/config")),
+        *((f"{model}/{call}", b"{}") for call in ("generate", "generate_stream", "versions/1/infer")),
+    ):
+        for headers in ({}, {API_HEADER: "another"}, {ADMIN_HEADER: ADMIN_KEY}):
+            assert http_status(keyed, path, headers, body) == 403, path
+    named = {"name": "classifier"}
+    with grpc.insecure_channel(keyed.grpc_url) as channel:
+        server = stub(channel)
+        for call in (
+            partial(server.ServerMetadata, service_pb2.ServerMetadataRequest()),
+            partial(server.ModelMetadata, service_pb2.ModelMetadataRequest(**named)),
+            partial(server.ModelConfig, service_pb2.ModelConfigRequest(**named)),
+            partial(server.ModelStatistics, service_pb2.ModelStatisticsRequest(**named)),
+            lambda: list(server.ModelStreamInfer(iter([service_pb2.ModelInferRequest(model_name="classifier")]))),
+        ):
+            assert "restricted" in refused(call)
+
+
 def test_model_control_needs_the_other_key(keyed: Running) -> None:
     index = service_pb2.RepositoryIndexRequest()
     with grpc.insecure_channel(keyed.grpc_url) as channel:
@@ -137,11 +160,20 @@ def test_by_default_anybody_here_infers_and_nobody_does_anything_else(classifier
         for path in (
             "/v2/logging",
             "/v2/trace/setting",
+            "/v2/models/classifier/trace/setting",
             "/v2/systemsharedmemory/status",
             "/v2/cudasharedmemory/status",
         ):
             assert http_status(started, path) == 403, path
-        assert http_status(started, "/v2/repository/models/classifier/unload", body=b"{}") == 403
+        for path in (
+            "/v2/repository/models/classifier/load",
+            "/v2/repository/models/classifier/unload",
+            "/v2/systemsharedmemory/region/x/register",
+            "/v2/cudasharedmemory/region/x/register",
+            "/v2/logging",
+            "/v2/trace/setting",
+        ):
+            assert http_status(started, path, body=b"{}") == 403, path
         infer(server)
 
 
@@ -183,9 +215,11 @@ def addresses(port: int) -> set[str]:
     listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=False).stdout
     if not listening:
         pytest.skip("needs the ss command to see who listens")
-    return {
+    found = {
         line.split()[3].rpartition(":")[0] for line in listening.splitlines() if line.split()[3].endswith(f":{port}")
     }
+    assert found, f"nobody listens on port {port}"
+    return found
 
 
 def key_file(path: Path, key: str) -> Path:
