@@ -36,7 +36,7 @@ from pinstream_cli.triton.caches import compile_models
 from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.fallback import Fallback, Views
 from pinstream_cli.triton.ownership import check_code, check_owners, check_vouched
-from pinstream_cli.triton.preflight import gpu_count
+from pinstream_cli.triton.preflight import check_temporary_files, check_writable_shared_memory, gpu_count
 from pinstream_cli.triton.repository import CONFIG, RepositoryError, breaks_shell, model_directories, read_model
 from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
@@ -108,6 +108,8 @@ def serving(
             check_owners(path)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
+    check_writable_shared_memory()
+    check_temporary_files()
     fallback = fallback or Fallback(repositories, extra)
     with contextlib.ExitStack() as stack:
         with _telling_of_room():

@@ -1,19 +1,31 @@
-"""What Triton takes of this machine: /dev/shm, ports, file descriptors."""
+"""What Triton takes of this machine: /dev/shm, temporary files, ports, cores, file descriptors."""
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.ports import check_free_ports
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.awake import cpu_limit
 from pinstream_cli.triton.endpoints import Endpoints
-from pinstream_cli.triton.preflight import MIB, SHARED_MEMORY, free_shared_memory
+from pinstream_cli.triton.preflight import (
+    MIB,
+    SHARED_MEMORY,
+    check_temporary_files,
+    check_writable_shared_memory,
+    free_shared_memory,
+)
 from pinstream_cli.triton.shared_memory import needs
 
 AREA = "machine"
+# Of temporary files: the log takes up to 64 MiB, and a library and the models' Python code a few.
+LEAST_TEMPORARY = 128 * MIB
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,11 @@ LIMITS = (
 
 
 def check_machine(endpoints: Endpoints, repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
-    """/dev/shm against what the repositories need, the ports, and the limits of this shell."""
+    """/dev/shm against what the repositories need, temporary files, the ports, cores, and the limits of this shell."""
     yield from _shared_memory(repositories, gpus)
+    yield _temporary_files()
     yield from check_free_ports(endpoints)
+    yield _cores()
     yield from _limits()
 
 
@@ -54,6 +68,11 @@ def _shared_memory(repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
     models = needs(repositories, gpus)
     for model in models:
         yield Check(AREA, f"{SHARED_MEMORY} for {model.name}", "OK", str(model).partition(": ")[2])
+    try:
+        check_writable_shared_memory()
+    except CommandError as error:
+        yield _unfit(str(SHARED_MEMORY), error)
+        return
     needed, free = sum(model.needed for model in models), free_shared_memory()
     found = f"{free / MIB:.0f} MiB free" + (f", {needed / MIB:.0f} MiB needed" if models else "")
     if free >= needed:
@@ -62,6 +81,34 @@ def _shared_memory(repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
     size = f"{-(-needed // MIB) * 2}m"
     remedy = f"docker run --shm-size={size}, or mount -o remount,size={size} {SHARED_MEMORY}, or lower max_batch_size"
     yield Check(AREA, str(SHARED_MEMORY), "FIX", found, remedy)
+
+
+def _temporary_files() -> Check:
+    """Where `serve` puts together what Triton reads and runs, and its log."""
+    name = "temporary files"
+    try:
+        place = check_temporary_files()
+    except CommandError as error:
+        return _unfit(name, error)
+    free = shutil.disk_usage(place).free
+    found = f"{place}, {free / MIB:.0f} MiB free"
+    if free < LEAST_TEMPORARY:
+        return Check(AREA, name, "WARN", found, "make room there, or set TMPDIR to another directory")
+    return Check(AREA, name, "OK", found)
+
+
+def _cores() -> Check:
+    found = str(len(os.sched_getaffinity(0)))
+    if limit := cpu_limit():
+        # Every one of them gets processes, which are all held back once the share is used up.
+        remedy = "give the container whole cores (docker: --cpuset-cpus, not --cpus)"
+        return Check(AREA, "cores", "WARN", f"{found}, of whose time only a share is had: {limit}", remedy)
+    return Check(AREA, "cores", "OK", found)
+
+
+def _unfit(name: str, error: CommandError) -> Check:
+    found, _, remedy = str(error).partition("; ")
+    return Check(AREA, name, "FIX", found, remedy)
 
 
 def _limits() -> Iterator[Check]:

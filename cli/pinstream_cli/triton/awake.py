@@ -38,7 +38,7 @@ def awake() -> Iterator[None]:
     Raises:
         CommandError: This process has only a share of the CPU's time, which that would use up.
     """
-    if limit := _cpu_limit():
+    if limit := cpu_limit():
         raise CommandError(
             f"keeping cores awake would use up this container's share of the CPU ({limit}), and the server would be "
             "held back; leave --awake out, or give the container whole cores (docker: --cpuset-cpus, not --cpus)"
@@ -60,7 +60,7 @@ def _end(spinner: subprocess.Popen[bytes]) -> None:
     spinner.wait()
 
 
-def _cpu_limit() -> str:
+def cpu_limit() -> str:
     """The limit of CPU time that holds for this process, as the kernel has it; empty where there is none."""
     for line in OWN_CGROUP.read_text().splitlines():
         number, controllers, path = line.split(":", 2)

@@ -62,7 +62,11 @@ def remove_regions(prefix: str) -> None:
 
 def dead_runs() -> list[Path]:
     """Run directories of this user that no process holds any more."""
-    return [run for run in sorted(Path(tempfile.gettempdir()).glob(f"{RUN_PREFIX}*")) if _is_dead(run)]
+    try:
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # none that can be written to, as is told elsewhere
+        return []
+    return [run for run in sorted(place.glob(f"{RUN_PREFIX}*")) if _is_dead(run)]
 
 
 def _is_dead(run: Path) -> bool:
@@ -87,7 +91,7 @@ def _is_unlocked(path: Path) -> bool:
 
 def dead_regions() -> list[Path]:
     """Regions in /dev/shm with our mark, of this user, whose server or client is gone."""
-    found = [region for region in sorted(SHARED_MEMORY.iterdir()) if _is_own(region)]
+    found = [region for region in sorted(SHARED_MEMORY.glob("*")) if _is_own(region)]
     ours = {region: match[1] for region in found if (match := REGION.match(region.name))}
     dead = {prefix for prefix in set(ours.values()) if _is_unlocked(SHARED_MEMORY / (prefix + LOCK_NAME))}
     # The file that is locked comes last: should this end in the middle, the rest is still known to be dead.

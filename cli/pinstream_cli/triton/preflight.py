@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -118,6 +119,43 @@ def gpu_count() -> int:
     except ImportError:
         return sum(1 for _ in DRIVER.glob("gpus/*"))
     return cuda.device_count()
+
+
+def check_temporary_files() -> Path:
+    """See that what Triton reads can be put together among temporary files, and run there.
+
+    Returns:
+        Where they go.
+
+    Raises:
+        CommandError: Naming the directory, and the variable that names another one.
+    """
+    try:
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        raise CommandError(
+            "there is no directory for temporary files that this user may write to; set TMPDIR to one"
+        ) from None
+    if os.statvfs(place).f_flag & os.ST_NOEXEC:
+        raise CommandError(
+            f"{place} is mounted noexec, and Triton's Python backend is a library that is put there; "
+            "set TMPDIR to a directory of another file system, or mount this one without noexec"
+        )
+    return place
+
+
+def check_writable_shared_memory() -> None:
+    """See that this user can put something into /dev/shm.
+
+    Raises:
+        CommandError: Saying what to do.
+    """
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        found = "cannot be written to" if SHARED_MEMORY.is_dir() else "is not there"
+        raise CommandError(
+            f"{SHARED_MEMORY} {found}, and Triton's Python backend moves every tensor through it; "
+            "mount a tmpfs there that this user may write to"
+        )
 
 
 def free_shared_memory() -> int:

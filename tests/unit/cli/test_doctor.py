@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pinstream import sidecar as sidecars
-from pinstream_cli.doctor import doctor
+from pinstream_cli.doctor import doctor, machine
+from pinstream_cli.triton import awake
 from pinstream_cli.triton.endpoints import Endpoints
 from tests import onnx_models
 
@@ -76,6 +77,27 @@ def test_limits_of_the_shell_are_told_with_the_command_that_lifts_them() -> None
     assert checks["open files"]["remedy"] == "ulimit -n 4096"
     assert checks["file size"]["remedy"].startswith("ulimit -f unlimited as root")
     assert checks["address space"]["status"] == "OK"
+
+
+def test_a_share_of_the_cores_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(awake, "CGROUPS", tmp_path)
+    monkeypatch.setattr(awake, "OWN_CGROUP", tmp_path / "own")
+    assert report()[1]["machine", "cores"]["status"] == "OK"
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    code, checks = report()
+    check = checks["machine", "cores"]
+    assert (code, check["status"]) == (0, "WARN")
+    assert check["found"].endswith("of whose time only a share is had: cpu.max is 150000 100000")
+    assert "--cpuset-cpus" in check["remedy"]
+
+
+def test_little_room_for_temporary_files_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LEAST_TEMPORARY", 1 << 60)
+    code, checks = report()
+    assert (code, checks["machine", "temporary files"]["status"]) == (0, "WARN")
+    monkeypatch.setattr(machine, "LEAST_TEMPORARY", 0)
+    assert report()[1]["machine", "temporary files"]["status"] == "OK"
 
 
 def test_the_table_says_the_same_and_how_much_of_it(repository: Path) -> None:
