@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +35,9 @@ class Repository:
         file.parent.rmdir()
 
     def add(self, version: int) -> None:
-        made = onnx_models.classifier(self.path / NAME / f"{version}" / "model.onnx", seed=version)
+        self.know(version, onnx_models.classifier(self.path / NAME / f"{version}" / "model.onnx", seed=version))
+
+    def know(self, version: int, made: Path) -> None:
         self._sessions[version] = ort.InferenceSession(str(made), providers=["CPUExecutionProvider"])
 
     def expected(self, version: int, sent: Any) -> Any:
@@ -101,3 +105,33 @@ def test_a_broken_version_takes_no_other_down_and_a_bad_one_is_taken_back(served
         control.load_model(NAME)
         assert_version(served, None, 2)
         assert_version(served, 1, 1)
+
+
+def test_by_default_the_newest_is_served_and_taken_back_by_removing_it_and_no_request_is_lost(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+    (repository.path / NAME / "config.pbtxt").write_text(ONE_LINE)
+    repository.add(1)
+    polled = ["--model-control-mode=poll", "--repository-poll-secs=1"]
+    with (
+        running(repositories=[repository.path], extra=polled) as server,
+        Model(f"grpc://{server.grpc_url}", NAME, timeout=30) as model,
+    ):
+
+        def newest() -> int:
+            """The version that a request without one gets; that it gets any is what this is about."""
+            sent = pixels(2)
+            got = model.infer({"pixels": sent})["probabilities"]
+            (given,) = (v for v in (1, 2) if np.allclose(got, repository.expected(v, sent), rtol=1e-4, atol=1e-6))
+            return given
+
+        def served(version: int) -> bool:
+            deadline = time.monotonic() + 30
+            while newest() != version and time.monotonic() < deadline:
+                threading.Event().wait(0.02)
+            return newest() == version
+
+        repository.know(2, onnx_models.classifier(tmp_path / "2" / "model.onnx", seed=2))
+        (tmp_path / "2").rename(repository.path / NAME / "2")
+        assert served(2)
+        (repository.path / NAME / "2").rename(tmp_path / "2")
+        assert served(1)
