@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
 
 from pinstream import sidecar as sidecars
 from pinstream_cli.triton import find_triton
@@ -233,6 +236,26 @@ def test_a_version_that_comes_later_is_verified_as_well(start: Callable[..., Ser
     later.with_name(".2").chmod(0o777)
     later.with_name(".2").rename(later)
     serve.wait_for(f"VERIFY is set, and others can write {later}")
+
+
+def test_what_is_sent_with_a_load_takes_nothing_from_the_option(
+    start: Callable[..., Serve], repository: Path, tmp_path: Path
+) -> None:
+    """What config.pbtxt says, VERIFY in it, is not read then; docs/security.md says so."""
+    serve = start("--model-repository", repository, "--verify", "--model-control-mode=explicit", "--load-model=*")
+    serve.wait_for("Stop with Ctrl-C")
+    other = onnx_models.classifier(tmp_path / "other" / "model.onnx", seed=1)
+    vouch(other)
+    sent = {f"file:1/{name}": other.with_name(name).read_bytes() for name in ("model.onnx", sidecars.FILE_NAME)}
+    config = {"backend": "pinstream", "parameters": {"VERIFY": {"string_value": "false"}}}
+    with grpc.InferenceServerClient(serve.grpc_url) as control:
+        # Triton writes them to /tmp, where anybody can put something.
+        with pytest.raises(InferenceServerException, match="VERIFY is set, and others can write /tmp"):
+            control.load_model("classifier", config=json.dumps(config), files=sent)
+        swap(repository)
+        with pytest.raises(InferenceServerException, match="is not the file that"):
+            control.load_model("classifier", config=json.dumps(config))
+        assert control.is_model_ready("classifier")
 
 
 def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[..., Serve], repository: Path) -> None:
