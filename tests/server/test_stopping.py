@@ -77,6 +77,23 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..
     assert not left_behind(serve)
 
 
+def test_a_version_that_would_not_load_again_keeps_the_server_no_longer_than_its_grace(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    """Triton 2.51 waits for it for as long as it waits for anything, and docs/errors.md says so."""
+    file = onnx_models.classifier(add_model(tmp_path / "models", "classifier"))
+    serve = start("--model-repository", tmp_path / "models", "--model-control-mode=explicit", "--load-model=*")
+    serve.wait_for("Stop with Ctrl-C")
+    file.write_bytes(b"broken")
+    with grpc.InferenceServerClient(serve.grpc_url) as control:
+        with pytest.raises(InferenceServerException, match="is not an ONNX model"):
+            control.load_model("classifier")
+        assert control.is_model_ready("classifier")
+    serve.process.terminate()
+    assert serve.end(GRACE_S) == 0
+    assert not left_behind(serve)
+
+
 PICTURES, CALLS = 8, 24
 
 
