@@ -42,8 +42,8 @@ MODES = ("explicit", "poll")
 POLL_S = 1
 # Until a version that was dropped in is served; Triton starts a process for it.
 PATIENCE_S = 60.0
-# From the first quarter of a run to its last: what grows by more than this share and so many, be they MiB, threads or
-# files, leaks.
+# From the first quarter of a run to its last: what grows by more than so many, be they MiB, threads or files, leaks; of
+# MiB this share more.
 GROWTH, SLACK = 0.05, 2.0
 # A context takes gigabytes of the GPU's memory, so that a share of it says little. It was the same to 2 MiB.
 GPU_SLACK = 32.0
@@ -328,7 +328,8 @@ def growth(samples: list[dict[str, float]], per_version: float) -> list[str]:
     for name in samples[0] if samples else ():
         first, last = (statistics.median(s[name] for s in part) for part in (samples[:quarter], samples[-quarter:]))
         versions = len(samples) - quarter if name == "resident_mib" else 0
-        room = GPU_SLACK if name == "gpu_mib" else first * GROWTH + SLACK + versions * per_version
+        share = GROWTH if name.endswith("mib") else 0.0
+        room = GPU_SLACK if name == "gpu_mib" else first * share + SLACK + versions * per_version
         if last > first + room:
             faults.append(f"{name} grows: {first} at first, {last} at last")
     return faults

@@ -37,6 +37,9 @@ def test_a_broken_version_that_is_called_ready_is_a_fault(monkeypatch: pytest.Mo
 def test_what_grows_by_more_than_it_may_is_a_fault() -> None:
     samples = [{"resident_mib": 40.0 + 0.1 * i, "files": 67.0, "shm_mib": 1.0 + 0.1 * i} for i in range(50)]
     assert growth(samples, per_version=0.2) == ["shm_mib grows: 1.55 at first, 5.35 at last"]
+    # One file that is left open by every tenth version.
+    leaking = [{**sample, "shm_mib": 1.0, "files": 67.0 + i // 10} for i, sample in enumerate(samples)]
+    assert growth(leaking, per_version=0.2) == ["files grows: 67.0 at first, 71.0 at last"]
     faster = [{**sample, "resident_mib": 40.0 + 0.4 * i} for i, sample in enumerate(samples)]
     assert any("resident_mib" in fault for fault in growth(faster, per_version=0.2))
     # A context of the GPU is gigabytes: what grows there by fifty MiB is far from a share of it.
