@@ -16,8 +16,10 @@ import onnx
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from pinstream_cli.triton.server import LONGEST_STOP_S
 from pinstream_cli.triton.watchdog import Backoff
 from tests import onnx_models
+from tests.processes import family, still_there
 from tests.server.conftest import add_model
 from tests.server.serve_process import Serve, left_behind, ready
 from tests.server.test_leftovers import tritonserver
@@ -71,6 +73,22 @@ def test_what_is_killed_is_not_ready_and_comes_back(
     serve.process.terminate()
     assert serve.end() == 0
     assert not left_behind(serve)
+
+
+def test_when_serve_is_killed_its_tritonserver_ends_and_the_next_serve_has_its_ports(
+    start: Callable[..., Serve], classifier: Path
+) -> None:
+    """A supervisor starts serve again: nothing of the one before may be in its way."""
+    killed = start("--model", classifier, "--restart")
+    killed.wait_for("Stop with Ctrl-C")
+    processes = {*family(killed).members}
+    assert len(processes) > 1
+    killed.process.kill()
+    seconds_until(lambda: not still_there(processes), LONGEST_STOP_S)
+    after = start("--model", classifier, "--restart", endpoints=killed.endpoints)
+    after.wait_for("Stop with Ctrl-C")
+    assert ready(after.endpoints, "/v2/models/classifier/ready")
+    assert not left_behind(killed)
 
 
 SAYS_THAT_IT_IS_LOST = """
