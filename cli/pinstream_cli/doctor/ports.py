@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import urllib.error
@@ -81,8 +82,9 @@ def _running_triton(endpoints: Endpoints) -> str:
             # Its name is whatever --server-id says.
             return f"{said['name']} {said['version']}" if "model_repository" in said["extensions"] else ""
     except urllib.error.HTTPError as error:
-        with error, contextlib.suppress(OSError):
+        with error, contextlib.suppress(OSError, http.client.HTTPException):
             return "Triton with keys" if API_HEADER.encode() in error.read(ANSWER_BYTES) else ""
-    except (OSError, ValueError, KeyError, TypeError):
+    # Whoever speaks something else than HTTP ends it with an HTTPException.
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         pass
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -74,6 +75,32 @@ def test_another_http_server_is_told_from_triton_and_named(application: int) -> 
     assert check["status"] == "FIX"
     name = Path("/proc/self/comm").read_text().strip()
     assert check["found"].endswith(f"{name} listens there")
+
+
+@pytest.mark.parametrize(
+    "says", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{", b"\0" * 70_000]
+)
+def test_a_port_of_somebody_who_speaks_no_http_is_told(says: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(says)
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = listening.getsockname()[1]
+        code, checks = report("--http-port", str(port))
+    assert code == 1
+    assert checks["machine", f"port {port} (HTTP)"]["status"] == "FIX"
+
+
+def test_a_host_that_is_none_is_told() -> None:
+    code, checks = report("--host", "two words")
+    assert code == 1
+    hosts = [check for (area, name), check in checks.items() if area == "machine" and name.startswith("port ")]
+    assert [check["found"].partition(":")[0] for check in hosts] == ["--host two words cannot be looked up"] * 3
 
 
 def test_a_port_for_two_purposes_is_told() -> None:
