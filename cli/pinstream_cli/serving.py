@@ -99,13 +99,14 @@ def serving(
             raise CommandError(
                 f"{option} {given} belongs to --model, which is not given; leave it out, or name a model"
             )
-    if model is not None:
-        _check_model(model, name)
-    for repository in repositories:
-        _check_repository(repository, extra)
-    if verify:
-        for path in (*repositories, *([model] if model is not None else [])):
-            check_owners(path)
+    with _telling_of_closed_files():
+        if model is not None:
+            _check_model(model, name)
+        for repository in repositories:
+            _check_repository(repository, extra)
+        if verify:
+            for path in (*repositories, *([model] if model is not None else [])):
+                check_owners(path)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
     check_writable_shared_memory()
@@ -155,6 +156,18 @@ def serving(
             began = time.monotonic()
             server.stop()
             console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
+
+
+@contextlib.contextmanager
+def _telling_of_closed_files() -> Iterator[None]:
+    """Look at what is named; what this user may not look at, for the most part a volume of another, in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(
+            f"{error.filename} cannot be looked at: {error.strerror}; let this user read it and pass through its "
+            "directories"
+        ) from error
 
 
 @contextlib.contextmanager

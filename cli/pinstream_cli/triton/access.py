@@ -248,7 +248,8 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
     if cert is None or key is None:
         raise CommandError("--tls-cert and --tls-key belong together; give both")
     for option, path in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)):
-        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+        # Not Path's, which raises where a directory on the way is closed.
+        if path is not None and not (os.path.isfile(path) and os.access(path, os.R_OK)):
             raise CommandError(f"{option} {path} is not a file that can be read")
     _check_private("--tls-key", key)
     _check_tls(cert, key, client_ca)
