@@ -17,6 +17,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.options import SECONDS
 from pinstream_cli.serving import serving
 from pinstream_cli.supervise import serve_until_stopped
+from pinstream_cli.told import lasting_console
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.access import exposures, is_public, read_keys, read_tls
 from pinstream_cli.triton.awake import awake
@@ -106,7 +107,7 @@ def serve(
     pinstream serve --model built/ --log-verbose=1   more of tritonserver's own arguments
     pinstream serve --model built/ --public --tls-cert server.pem --tls-key server.key --api-key-file key
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
-    console = Console(stderr=True, highlight=False)
+    console = lasting_console()
     # What is put together for Triton is nobody else's to write; VERIFY looks at it.
     os.umask(0o022 | os.umask(0o022))
     # A supervisor's SIGTERM ends the service the way Ctrl-C does, and so does the end of its terminal.

@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import onnx
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from pinstream_cli.triton import Endpoints
 from pinstream_cli.triton.server import LONGEST_STOP_S
 from pinstream_cli.triton.watchdog import Backoff
 from tests import onnx_models
@@ -89,6 +92,25 @@ def test_when_serve_is_killed_its_tritonserver_ends_and_the_next_serve_has_its_p
     after.wait_for("Stop with Ctrl-C")
     assert ready(after.endpoints, "/v2/models/classifier/ready")
     assert not left_behind(killed)
+
+
+def test_it_comes_back_where_nobody_reads_any_more_what_it_says(classifier: Path) -> None:
+    """As where what collects its log has died."""
+    command = [sys.executable, "-m", "pinstream_cli", "serve", "--model", str(classifier), "--restart"]
+    endpoints = Endpoints.free()
+    command += [f"--{name}-port={getattr(endpoints, name)}" for name in ("http", "grpc", "metrics")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serve:
+        assert serve.stderr is not None
+        try:
+            assert any("Stop with Ctrl-C" in line for line in serve.stderr)
+            serve.stderr.close()
+            (server,) = Path(f"/proc/{serve.pid}/task/{serve.pid}/children").read_text().split()
+            os.kill(int(server), signal.SIGKILL)
+            seconds_until(lambda: not ready(endpoints, MODEL), 5)
+            seconds_until(lambda: ready(endpoints, MODEL), 60)
+        finally:
+            serve.terminate()
+            serve.wait(LONGEST_STOP_S)
 
 
 SAYS_THAT_IT_IS_LOST = """
