@@ -41,6 +41,29 @@ class Cluster:
 
         return (yield from self.attempt(once, deadline, retry))
 
+    def any_says(self, call: Callable[[Any, float], bool], deadline: Deadline) -> Steps[bool]:
+        """Whether ``call`` is true of one of the servers; each is asked once, until one is.
+
+        Raises:
+            PinstreamError: None could be asked: the last one's reason.
+        """
+        tried: set[int] = set()
+        told, last = False, None
+        while len(tried) < len(self.addresses):
+            server = self.endpoints.pick(tried)
+            tried.add(server)
+            try:
+                if (yield Ask(server, call, deadline.left())):
+                    return True
+                told = True
+            except PinstreamError as error:
+                if error.transient or isinstance(error, DeadlineExceeded):
+                    self.endpoints.failed(server)
+                last = error
+        if last is not None and not told:
+            raise last
+        return False
+
     def attempt(
         self, once: Callable[[int], Steps[Result]], deadline: Deadline, retry: Retry | None = None
     ) -> Steps[Result]:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from .cluster import Cluster
 from .errors import ModelNotFound, ServerNotReady, ServerUnreachable
-from .retry import NO_RETRY
 from .steps import Steps, until_ready
 from .tensors import Signature, optional_inputs, read_signature
 from .transport import Deadline, InferRequest, Parameter
@@ -70,11 +69,9 @@ class ModelSteps:
         Raises:
             PinstreamError: None does.
         """
-        ready = yield from self.cluster.ask(
-            lambda server, left: server.model_ready(self.name, left), deadline, NO_RETRY
-        )
-        if not ready:
-            raise ServerNotReady(f"model '{self.name}' at {self.cluster.addresses[0]} is not there or not ready")
+        if not (yield from self.cluster.any_says(lambda server, left: server.model_ready(self.name, left), deadline)):
+            where = " and ".join(map(str, self.cluster.addresses))
+            raise ServerNotReady(f"model '{self.name}' at {where} is not there or not ready")
 
     def wait_ready(self, timeout: float, attempt_timeout: float) -> Steps[None]:
         """Tries `check_ready` until it returns.

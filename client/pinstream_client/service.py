@@ -85,12 +85,8 @@ class Service:
         Raises:
             ServerUnreachable, DeadlineExceeded, ServerNotReady, ModelNotFound: None does; the last one's reason.
         """
-        for _ in self.cluster.addresses:
-            ready = yield from self.cluster.ask(
-                lambda server, left: server.model_ready(self.model, left), deadline, NO_RETRY
-            )
-            if ready:
-                return
+        if (yield from self.cluster.any_says(lambda server, left: server.model_ready(self.model, left), deadline)):
+            return
         # Only now, when something is wrong, does it pay to ask what.
         try:
             index = yield from self.cluster.ask(lambda server, left: server.repository_index(left), deadline, NO_RETRY)
