@@ -25,17 +25,17 @@ def load_onnx(path: Path) -> Any:
     Raises:
         BuildError: The file is missing, empty, or not ONNX.
     """
-    if not path.is_file():
-        found = "is a directory" if path.is_dir() else "no such file"
-        raise BuildError(f"{path}: {found}; expected the path of an ONNX file, such as yolox_m.onnx")
     try:
+        if not path.is_file():
+            found = "is a directory" if path.is_dir() else "no such file"
+            raise BuildError(f"{path}: {found}; expected the path of an ONNX file, such as yolox_m.onnx")
         if path.stat().st_size == 0:
             raise BuildError(f"{path}: the file is empty (0 bytes); download or export it again")
         with path.open("rb") as stream:
             start = stream.read(16)
         model = onnx.load(str(path))
     except OSError as error:
-        raise BuildError(f"{path}: cannot be read ({error})") from error
+        raise BuildError(f"{path}: cannot be read ({error}); let this user read it") from error
     except BuildError:
         raise
     except Exception as error:  # protobuf's DecodeError, and what onnx raises for external data, share no base class

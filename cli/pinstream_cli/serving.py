@@ -230,7 +230,9 @@ def _parent(directory: Path) -> str:
 
 def _check_repository(repository: Path, extra: Sequence[str]) -> None:
     if not repository.is_dir():
-        raise CommandError(f"--model-repository {repository} is not a directory")
+        raise CommandError(
+            f"--model-repository {repository} is not a directory; name the one that holds the models' own"
+        )
     if (repository / CONFIG).is_file():
         raise CommandError(
             f"--model-repository {repository} is a model: {CONFIG} lies in it; name its parent, "
@@ -270,7 +272,10 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | 
     if model.is_dir():
         _add_built(run, model, name)
     elif model.suffix not in (".onnx", ".plan"):
-        raise CommandError(f"--model {model} is neither an .onnx nor a .plan file, nor what `pinstream build` made")
+        raise CommandError(
+            f"--model {model} is neither an .onnx nor a .plan file, nor what `pinstream build` made; export it to "
+            "ONNX, and name that file"
+        )
     elif model.suffix == ".plan":
         run.add_model(name or _own_name(model.stem), [model])
     elif exported:

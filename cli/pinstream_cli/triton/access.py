@@ -250,7 +250,9 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
     for option, path in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)):
         # Not Path's, which raises where a directory on the way is closed.
         if path is not None and not (os.path.isfile(path) and os.access(path, os.R_OK)):
-            raise CommandError(f"{option} {path} is not a file that can be read")
+            raise CommandError(
+                f"{option} {path} is not a file that can be read; name one that the server's user may read"
+            )
     _check_private("--tls-key", key)
     _check_tls(cert, key, client_ca)
     return Tls(cert.resolve(), key.resolve(), client_ca.resolve() if client_ca else None)

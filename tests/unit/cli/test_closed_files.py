@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from pinstream_cli.build_error import BuildError
+from pinstream_cli.onnx_files import load_onnx
 from pinstream_cli.serve import serve
 from tests import onnx_models
 from tests.server.conftest import add_model
@@ -51,3 +53,15 @@ def test_what_this_user_may_not_look_at_is_told_in_a_line(tmp_path: Path, option
     (line,) = result.output.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
+def test_build_tells_it_as_well(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(BuildError, match="let this user read it"):
+            load_onnx(closed / "model.onnx")
+    finally:
+        os.seteuid(0)
