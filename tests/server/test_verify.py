@@ -242,7 +242,8 @@ def test_what_is_sent_with_a_load_takes_nothing_from_the_option(
     start: Callable[..., Serve], repository: Path, tmp_path: Path
 ) -> None:
     """What config.pbtxt says, VERIFY in it, is not read then; docs/security.md says so."""
-    serve = start("--model-repository", repository, "--verify", "--model-control-mode=explicit", "--load-model=*")
+    options = ("--model-control-mode=explicit", "--load-model=*", "--exit-timeout-secs=5")
+    serve = start("--model-repository", repository, "--verify", *options)
     serve.wait_for("Stop with Ctrl-C")
     other = onnx_models.classifier(tmp_path / "other" / "model.onnx", seed=1)
     vouch(other)
