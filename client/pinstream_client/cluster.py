@@ -42,7 +42,9 @@ class Cluster:
         return (yield from self.attempt(once, deadline, retry))
 
     def any_says(self, call: Callable[[Any, float], bool], deadline: Deadline) -> Steps[bool]:
-        """Whether ``call`` is true of one of the servers; each is asked once, until one is.
+        """Whether ``call``, given a transport and a timeout in seconds, is true of one of the servers.
+
+        Each is asked once, until one is. One that says no keeps its turn: only requests tell whether it takes them.
 
         Raises:
             PinstreamError: None could be asked: the last one's reason.
@@ -54,11 +56,12 @@ class Cluster:
             tried.add(server)
             try:
                 if (yield Ask(server, call, deadline.left())):
+                    self.endpoints.answered(server)
                     return True
                 told = True
             except PinstreamError as error:
-                if error.transient or isinstance(error, DeadlineExceeded):
-                    self.endpoints.failed(server)
+                gone = error.transient or isinstance(error, DeadlineExceeded)
+                (self.endpoints.failed if gone else self.endpoints.answered)(server)
                 last = error
         if last is not None and not told:
             raise last

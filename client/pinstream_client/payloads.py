@@ -72,7 +72,7 @@ def from_bytes(data: Any, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def told_timeout(seconds: float) -> int:
-    """Triton's own request parameter ``timeout``, in microseconds.
+    """Triton's own request parameter ``timeout``, in microseconds, of a request that is waited for so many seconds.
 
     What has waited for so long in the queue of a model whose configuration has ``allow_timeout_override`` is refused
     instead of computed. Nobody else tells Triton: not over HTTP that a client has left, and of an ensemble's request

@@ -151,11 +151,15 @@ def check_writable_shared_memory() -> None:
         CommandError: Saying what to do.
     """
     if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
-        found = "cannot be written to" if SHARED_MEMORY.is_dir() else "is not there"
-        raise CommandError(
-            f"{SHARED_MEMORY} {found}, and Triton's Python backend moves every tensor through it; "
-            "mount a tmpfs there that this user may write to"
-        )
+        raise no_shared_memory("cannot be written to" if SHARED_MEMORY.is_dir() else "is not there")
+
+
+def no_shared_memory(found: str) -> CommandError:
+    """The error of a /dev/shm that cannot be used, for the reason found."""
+    return CommandError(
+        f"{SHARED_MEMORY} {found}, and Triton's Python backend moves every tensor through it; "
+        "mount a tmpfs there that this user may write to"
+    )
 
 
 def free_shared_memory() -> int:

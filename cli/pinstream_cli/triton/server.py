@@ -23,7 +23,7 @@ from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.leftovers import hold_regions, remove_regions, shm_prefix
 from pinstream_cli.triton.loads import FAILED, LoadFailed, Loads, Version
 from pinstream_cli.triton.log import LogFile
-from pinstream_cli.triton.preflight import SHARED_MEMORY
+from pinstream_cli.triton.preflight import no_shared_memory
 from pinstream_cli.triton.stubs import Stubs
 
 # Of a model that answers nothing any more, and is READY to Triton all the same; a line break in it is written out, so
@@ -128,10 +128,7 @@ class TritonServer:
             try:
                 self._region_lock = hold_regions(self.shm_prefix)
             except OSError as error:
-                raise CommandError(
-                    f"{SHARED_MEMORY} cannot be written to ({error.strerror}), and Triton's Python backend moves every "
-                    "tensor through it; mount a tmpfs there that this user may write to"
-                ) from None
+                raise no_shared_memory(f"cannot be written to ({error.strerror})") from None
             # What is ours stays marked as in use for as long as any of its processes lives.
             self._child = Child(self._command, self._environment, [self._lock, self._region_lock])
             self.stubs = Stubs(self._child.pid, self.loads)
