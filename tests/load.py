@@ -246,8 +246,10 @@ def load(
     mix = Mix(picture)
     cores = sorted(os.sched_getaffinity(0))
     server_cores = cores[: len(cores) - client_cores]
-    on_cores(server_cores)
-    with running(model) as server:
+    with contextlib.ExitStack() as stack:
+        stack.callback(on_cores, cores)
+        on_cores(server_cores)
+        server = stack.enter_context(running(model))
         on_cores(cores[-client_cores:])
         service = Service(server)
         probe = mix.probe()
@@ -274,7 +276,6 @@ def load(
     # A machine that others use is another one after ten minutes.
     peak = statistics.mean((peaks[best].images_per_s, after.images_per_s))
     frugal = statistics.mean((peaks[best].images_per_cpu_s, after.images_per_cpu_s))
-    on_cores(cores)
     return {
         **environment.origin(environment.command(["python", "-m", "tests.load", *sys.argv[1:]])),
         "machine": {**environment.machine(), "load_average": os.getloadavg()[1]},

@@ -16,7 +16,7 @@ import tritonclient.grpc as grpc
 import tritonclient.http as http
 from tritonclient.utils import InferenceServerException
 
-from pinstream_cli.triton.server import LONGEST_STOP_S
+from pinstream_cli.triton.server import EXIT_TIMEOUT_S, LONGEST_STOP_S
 from tests import onnx_models
 from tests.fuzz.documented import documented_in
 from tests.load import PICTURE, SHAPES
@@ -27,8 +27,9 @@ from tests.server.test_plain_models import metrics
 NOBODY_LISTENS = re.compile("failed to connect|Connection reset|Socket closed|recvmsg|GOAWAY")
 IN_FLIGHT, ITEMS, INSTANCES = 4, 8, 1
 GRACE_S = LONGEST_STOP_S
-# So long Triton waits at its end, where that is asked for.
-PATIENCE = "--exit-timeout-secs=5"
+# So long Triton waits at its end where that is asked for, and so long the end may take then.
+PATIENCE_S = 5
+ENDED_S = PATIENCE_S + GRACE_S - EXIT_TIMEOUT_S
 
 
 def wait_for_waiting(serve: Serve, count: int) -> None:
@@ -85,7 +86,11 @@ def test_a_version_that_would_not_load_again_keeps_the_server_no_longer_than_its
     """Triton 2.51 waits for it for as long as it waits for anything, here 5 s; docs/errors.md says so."""
     file = onnx_models.classifier(add_model(tmp_path / "models", "classifier"))
     serve = start(
-        "--model-repository", tmp_path / "models", "--model-control-mode=explicit", "--load-model=*", PATIENCE
+        "--model-repository",
+        tmp_path / "models",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--exit-timeout-secs={PATIENCE_S}",
     )
     serve.wait_for("Stop with Ctrl-C")
     file.write_bytes(b"broken")
@@ -94,7 +99,7 @@ def test_a_version_that_would_not_load_again_keeps_the_server_no_longer_than_its
             control.load_model("classifier")
         assert control.is_model_ready("classifier")
     serve.process.terminate()
-    assert serve.end(GRACE_S) == 0
+    assert serve.end(ENDED_S) == 0
     assert not left_behind(serve)
 
 
