@@ -13,6 +13,7 @@ from pinstream_cli.doctor.config import Subject, check_config, leading_nowhere
 from pinstream_cli.doctor.ensembles import Known, check_decoupled, check_ensemble
 from pinstream_cli.doctor.model_files import check_files, check_overrides, permissions, readable
 from pinstream_cli.doctor.python_backend import check_python_backend
+from pinstream_cli.doctor.queues import check_queues
 from pinstream_cli.doctor.signature import signature_of
 from pinstream_cli.doctor.steps import check_python
 from pinstream_cli.doctor.warmup import check_warmup
@@ -94,6 +95,7 @@ def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | Non
         yield from check_overrides(area, model)
     yield from check_config(area, Subject(model, known.signature, gpus))
     yield from check_decoupled(area, model, models)
+    yield from check_queues(area, model, gpus)
     for version in model.versions:
         yield from _check_version(area, model, version)
     for version in model.left_out:

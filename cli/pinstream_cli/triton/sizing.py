@@ -25,7 +25,8 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
     """How many instances each step gets.
 
     Where a GPU computes, the CPU's work is mostly decoding. So every core may decode; what Triton, gathering and
-    answering need goes before (NICENESS in yolox_preprocess). Otherwise the detector itself needs the cores.
+    answering need goes before (NICENESS in yolox_preprocess). A quarter more than there are cores, since Triton does
+    not always see at once that one is free (benchmarks/queue_full.py). Otherwise the detector itself needs the cores.
 
     Args:
         cores: That this process may use.
@@ -34,7 +35,7 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
     if not gpu:
         return {"yolox_preprocess": max(2, cores // 4), "yolox_detector": 2, "yolox_postprocess": max(1, cores // 16)}
     return {
-        "yolox_preprocess": max(2, cores),
+        "yolox_preprocess": max(2, cores + cores // 4),
         DETECTOR: max(2, min(DETECTORS_ON_GPU, cores // 2)),
         "yolox_postprocess": max(1, cores // 5),
     }
