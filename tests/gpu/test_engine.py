@@ -255,6 +255,29 @@ def test_an_error_in_one_batch_leaves_the_loop_usable(build: BuildPlan, load: Op
         np.testing.assert_array_equal(fine.outputs["doubled"].copy(), fitting * 2)
 
 
+def test_of_an_abandoned_batch_nothing_is_read_any_more(load: OpenPlan, classifier: Path) -> None:
+    from cuda.bindings import runtime
+
+    from pinstream import cuda
+
+    engine: Any = load(classifier)
+    slot, copies = engine.slots[0], engine._streams.h2d
+    data = pixels(4)
+    large = cuda.DeviceAllocation(256 * MEGABYTE)
+    # Long work on the stream of copies, so that those of the batch have not begun when it is abandoned.
+    for _ in range(50):
+        cuda.fill_async(large.pointer, 0, large.nbytes, copies)
+    slot.begin({"pixels": data.shape})
+    slot.put("pixels", data, 0)
+    waiting = runtime.cudaStreamQuery(copies.handle)[0]
+    engine.abandon(slot)
+    assert waiting == runtime.cudaError_t.cudaErrorNotReady
+    assert runtime.cudaStreamQuery(copies.handle)[0] == runtime.cudaError_t.cudaSuccess
+    large.free()
+    got = answer(engine, "probabilities", pixels=data)["probabilities"]
+    np.testing.assert_allclose(got, reference(data), atol=FP32)
+
+
 def test_streams_of_high_priority_and_polling_give_the_same(load: OpenPlan, classifier: Path) -> None:
     from cuda.bindings import runtime
 

@@ -144,7 +144,7 @@ def test_outputs_that_outlast_their_slot_go_to_the_host_where_the_gpu_has_no_roo
 
 def test_a_buffer_that_cannot_grow_is_empty_and_grows_later(build: BuildPlan, load: OpenPlan, small: Path) -> None:
     from pinstream import cuda
-    from pinstream.engines.staging import BufferSpec, Staging
+    from pinstream.engines.cuda_slot import BufferSpec, Staging
 
     load(small)
     staging = Staging(BufferSpec("found", "FP32", 64, host=False))

@@ -86,7 +86,7 @@ import numpy as np
 from pathlib import Path
 from pinstream.batching import Request
 from pinstream.engines import find_model_file, open_engine, tensorrt
-from pinstream.engines.staging import Staging
+from pinstream.engines.cuda_slot import Staging
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.errors import EngineError
 from pinstream.loop import Loop

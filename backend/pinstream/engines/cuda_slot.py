@@ -1,4 +1,4 @@
-"""One batch on the GPU: its buffers, its events, and its copies in and out."""
+"""The pinned and device buffers of one batch on the GPU, its events, and its copies in and out."""
 
 from __future__ import annotations
 
@@ -15,38 +15,100 @@ from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.kept import KeptOutputs
 from pinstream.engines.registered import RegisteredMemory
-from pinstream.engines.staging import BufferSpec, Staging
 from pinstream.errors import EngineError
 from pinstream.memory import copy_bytes
 from pinstream.pace import Pace
-from pinstream.tensors import Array
-
-# Bytes: copying out so many takes the GPU no longer than to have one stream wait for another.
-FEW_BYTES = 256 << 10
+from pinstream.tensors import NUMPY_DTYPES, Array
 
 
-@dataclass
-class Streams:
-    """An instance's three streams; a batch crosses them in this order, or stays on one where nothing overlaps with it.
+@dataclass(frozen=True)
+class BufferSpec:
+    """An I/O tensor's buffers.
 
     Attributes:
-        h2d: Copies in, while an earlier batch is computed.
-        compute: Computing; and the copies of a batch begun while nothing else was under way, since a stream that waits
-            for another costs time. Not what is large of its copies out: a later batch would wait for them.
-        d2h: Copies out, while a later batch is computed.
-        newest: The slot begun last.
+        name: The tensor.
+        dtype: Triton's data type.
+        nbytes: The most it ever holds.
+        host: A shape tensor, which TensorRT reads and writes in host memory.
     """
+
+    name: str
+    dtype: str
+    nbytes: int
+    host: bool
+
+
+class Staging:
+    """One I/O tensor's memory, pinned on the host and on the device.
+
+    Args:
+        spec: What it holds.
+    """
+
+    def __init__(self, spec: BufferSpec) -> None:
+        self.name = spec.name
+        self.dtype = NUMPY_DTYPES[spec.dtype]
+        self._host = spec.host
+        self._allocate(spec.nbytes)
+
+    def _allocate(self, nbytes: int) -> None:
+        self.nbytes = 0
+        self.pinned = cuda.PinnedAllocation(max(nbytes, 1))
+        try:
+            self.device = None if self._host else cuda.DeviceAllocation(nbytes)
+        except cuda.CudaError:
+            self.pinned.free()
+            raise
+        self.nbytes = nbytes
+
+    @property
+    def address(self) -> int:
+        """What TensorRT is told."""
+        return self.pinned.pointer if self.device is None else self.device.pointer
+
+    def nbytes_of(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor of `shape`.
+
+        Raises:
+            EngineError: There is no room for so many.
+        """
+        nbytes = math.prod(shape) * self.dtype.itemsize
+        if nbytes > self.nbytes:
+            raise EngineError(
+                f"tensor '{self.name}' of shape {list(shape)} takes {nbytes:,} bytes, and the plan's largest is "
+                f"{self.nbytes:,}; send a smaller one or build a plan with a larger profile"
+            )
+        return nbytes
+
+    def host_view(self, shape: tuple[int, ...]) -> Array:
+        """The pinned memory's first bytes as an array of `shape`."""
+        return self.pinned.data[: self.nbytes_of(shape)].view(self.dtype).reshape(shape)
+
+    def grow(self, nbytes: int) -> int:
+        """Make the buffers hold at least `nbytes`; for outputs whose size only the data tells.
+
+        Returns:
+            The address.
+        """
+        if nbytes > self.nbytes:
+            self.free()
+            self._allocate(nbytes)
+        return self.address
+
+    def free(self) -> None:
+        """Give both memories back."""
+        self.pinned.free()
+        if self.device is not None:
+            self.device.free()
+
+
+@dataclass(frozen=True)
+class Streams:
+    """An instance's three streams; a batch crosses them in this order."""
 
     h2d: cuda.Stream
     compute: cuda.Stream
     d2h: cuda.Stream
-    newest: CudaSlot | None = None
-
-    def begin(self, slot: CudaSlot) -> cuda.Stream:
-        """Count a slot as begun; gives the stream for the copies into it."""
-        alone = self.newest is None or self.newest.finished()
-        self.newest = slot
-        return self.compute if alone else self.h2d
 
 
 class Waiting:
@@ -117,9 +179,6 @@ class CudaSlot:
         self._h2d_begin, self._h2d_end, self._compute_begin, self._compute_end, self._d2h_begin, self._d2h_end = (
             _owned_event(waiting.spin, resources) for _ in range(6)
         )
-        self._h2d = streams.h2d
-        # From where computing and copying out count: events of their own, or the end of what was before.
-        self._computing, self._copying_out = self._compute_begin, self._d2h_begin
         self._views: dict[str, Array] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.output_shapes: Mapping[str, tuple[int, ...]] = {}
@@ -139,8 +198,7 @@ class CudaSlot:
         self.shapes = dict(shapes)
         self._copied = False
         self._items = None
-        self._h2d = self._streams.begin(self)
-        self._h2d_begin.record(self._h2d)
+        self._h2d_begin.record(self._streams.h2d)
 
     def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
         """Copy a part of the batch in and start it on its way to the device at once; see base.Slot.
@@ -158,19 +216,19 @@ class CudaSlot:
             cuda.copy(f"copying shape tensor '{name}' from the GPU", staging.address, source.pointer, source.nbytes)
             return
         if isinstance(source, DeviceArray):
-            cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._h2d)
+            cuda.copy_async(doing, staging.address + start, source.pointer, source.nbytes, self._streams.h2d)
             return
         if staging.device is not None and source.flags.c_contiguous and (parts := self._registered.parts(source)):
             target = staging.device.pointer + start
             for address, nbytes in parts:
-                cuda.copy_async(doing, target, address, nbytes, self._h2d)
+                cuda.copy_async(doing, target, address, nbytes, self._streams.h2d)
                 target += nbytes
             return
         view = self._view(name)
         copy_bytes(view if offset is None else view[offset : offset + len(source)], source)
         if staging.device is not None and source.nbytes:
             pinned = staging.pinned.pointer + start
-            cuda.copy_async(doing, staging.device.pointer + start, pinned, source.nbytes, self._h2d)
+            cuda.copy_async(doing, staging.device.pointer + start, pinned, source.nbytes, self._streams.h2d)
 
     def _view(self, name: str) -> Array:
         """Where an input is gathered on the host, for the whole batch begun; most lie elsewhere already."""
@@ -193,10 +251,10 @@ class CudaSlot:
     def begin_compute(self) -> cuda.Stream:
         """Let the compute stream wait for the inputs; gives that stream."""
         self._enqueued = time.perf_counter()
-        compute = self._streams.compute
-        self._h2d_end.record(self._h2d)
-        self._computing = _cross(self._h2d_end, self._h2d, compute, self._compute_begin)
-        return compute
+        self._h2d_end.record(self._streams.h2d)
+        self._streams.compute.wait(self._h2d_end)
+        self._compute_begin.record(self._streams.compute)
+        return self._streams.compute
 
     def end_compute(self) -> None:
         """Behind what was enqueued for this batch on the compute stream."""
@@ -204,23 +262,16 @@ class CudaSlot:
 
     def copy_out(self, names: Iterable[str]) -> None:
         """Let outputs follow the computation to the host; only the batch's own bytes, and none of padding."""
-        nbytes = {name: self._nbytes_out(name) for name in names if self.outputs[name].device is not None}
-        stream = self._stream_out(sum(nbytes.values()))
-        self._copying_out = _cross(self._compute_end, self._streams.compute, stream, self._d2h_begin)
-        for name, count in nbytes.items():
-            source = self.outputs[name].device
-            if source is not None and count:
+        self._streams.d2h.wait(self._compute_end)
+        self._d2h_begin.record(self._streams.d2h)
+        for name in names:
+            staging = self.outputs[name]
+            nbytes = math.prod(self._without_padding(self.output_shapes[name])) * staging.dtype.itemsize
+            if staging.device is not None and nbytes:
                 doing = f"copying output '{name}' from the GPU"
-                cuda.copy_async(doing, self.outputs[name].pinned.pointer, source.pointer, count, stream)
-        self._d2h_end.record(stream)
+                cuda.copy_async(doing, staging.pinned.pointer, staging.device.pointer, nbytes, self._streams.d2h)
+        self._d2h_end.record(self._streams.d2h)
         self._copied = True
-
-    def _nbytes_out(self, name: str) -> int:
-        return math.prod(self._without_padding(self.output_shapes[name])) * self.outputs[name].dtype.itemsize
-
-    def _stream_out(self, nbytes: int) -> cuda.Stream:
-        alone = self._h2d is self._streams.compute and self._streams.newest is self
-        return self._streams.compute if alone and nbytes <= FEW_BYTES else self._streams.d2h
 
     def _without_padding(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The part of an output that belongs to the items put in; a batch's outputs have its dimension first."""
@@ -231,7 +282,7 @@ class CudaSlot:
         # Of a lost context none goes on.
         if not cuda.lost_context():
             with contextlib.suppress(cuda.CudaError):
-                self._h2d.synchronize()
+                self._streams.h2d.synchronize()
 
     def finished(self) -> bool:
         """Whether everything of the batch that was put on streams is done, or has failed."""
@@ -270,23 +321,11 @@ class CudaSlot:
         """Seconds of each stage of the finished batch."""
         stages = {
             "h2d": self._h2d_end.seconds_since(self._h2d_begin),
-            "compute": self._compute_end.seconds_since(self._computing),
+            "compute": self._compute_end.seconds_since(self._compute_begin),
         }
         if self._copied:
-            stages["d2h"] = self._d2h_end.seconds_since(self._copying_out)
+            stages["d2h"] = self._d2h_end.seconds_since(self._d2h_begin)
         return stages
-
-
-def _cross(end: cuda.Event, before: cuda.Stream, after: cuda.Stream, begin: cuda.Event) -> cuda.Event:
-    """Let a batch go on at `end`, a point of the stream that it comes from; gives the point where it does.
-
-    That is `begin`, recorded on another stream, or `end` itself on the same one.
-    """
-    if after is before:
-        return end
-    after.wait(end)
-    begin.record(after)
-    return begin
 
 
 def _owned_event(spin: bool, resources: ExitStack) -> cuda.Event:

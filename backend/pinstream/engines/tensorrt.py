@@ -24,7 +24,7 @@ import numpy as np
 from pinstream import cuda
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.cuda_slot import CudaSlot, Streams, Waiting
+from pinstream.engines.cuda_slot import BufferSpec, CudaSlot, Streams, Waiting
 from pinstream.engines.flavour import (
     Flavour,
     allow_tf32,
@@ -37,7 +37,6 @@ from pinstream.engines.graphs import Graphs
 from pinstream.engines.plan_source import built_with_tf32, usable_plans
 from pinstream.engines.profiles import PlanInfo, PlanTensor, model_spec, why_no_graphs
 from pinstream.engines.registered import RegisteredMemory
-from pinstream.engines.staging import BufferSpec
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, LoadSteps, load_plans
 from pinstream.errors import ConfigError, EngineError, let_go
@@ -85,7 +84,7 @@ class TensorRTEngine(Engine):
         cuda.set_device(options.device)
         flavour = load_flavour(options.engine)
         register_plugins(flavour, (model_file.parent / path for path in options.plugins))
-        self._streams = Streams(self._owned_stream(), self._owned_stream(), self._owned_stream())
+        self._streams = Streams(*(self._owned_stream() for _ in range(3)))
         self._registered = RegisteredMemory()
         self._resources.callback(self._registered.clear)
         took.done("device")

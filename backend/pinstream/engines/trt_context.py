@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from pinstream import cuda
-from pinstream.engines.cuda_slot import CudaSlot
+from pinstream.engines.cuda_slot import CudaSlot, Staging
 from pinstream.engines.flavour import Flavour, why
 from pinstream.engines.profiles import PlanInfo, Range
-from pinstream.engines.staging import Staging
 from pinstream.errors import EngineError
 from pinstream.tensors import NUMPY_DTYPES, Array, Shape
 
