@@ -35,7 +35,7 @@ from pinstream_cli.triton.assemble import keep_to_us
 from pinstream_cli.triton.caches import compile_models
 from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.fallback import Fallback, Views
-from pinstream_cli.triton.ownership import check_code, check_owners, check_vouched
+from pinstream_cli.triton.ownership import check_code, check_owners, check_vouched, written_by_others
 from pinstream_cli.triton.preflight import check_temporary_files, check_writable_shared_memory, gpu_count
 from pinstream_cli.triton.repository import CONFIG, RepositoryError, breaks_shell, model_directories, read_model
 from pinstream_cli.triton.server import NO_GPU_NOISE
@@ -104,9 +104,7 @@ def serving(
             _check_model(model, name)
         for repository in repositories:
             _check_repository(repository, extra)
-        if verify:
-            for path in (*repositories, *([model] if model is not None else [])):
-                check_owners(path)
+        _look_at_owners((*repositories, *([model] if model is not None else [])), console, verify=verify)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
     check_writable_shared_memory()
@@ -253,6 +251,16 @@ def _check_repository(repository: Path, extra: Sequence[str]) -> None:
                     f"{directory}: Triton's Python backend gives this to a shell as it is, and hangs; use letters, "
                     "digits, and . _ - only"
                 )
+
+
+def _look_at_owners(served: Sequence[Path], console: Console, *, verify: bool) -> None:
+    """Refuse what others can write where it is to be verified; else tell of the first of it."""
+    for path in served:
+        if verify:
+            check_owners(path)
+        elif found := written_by_others(path):
+            decides = "whoever can write a model decides what runs here, and --verify refuses it (docs/security.md)"
+            console.print(f"[yellow]WARNING[/] {escape(found)}; {decides}", soft_wrap=True)
 
 
 def _check_ports(endpoints: Endpoints) -> None:

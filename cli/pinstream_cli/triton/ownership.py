@@ -1,7 +1,11 @@
-"""What is looked at before the start with `--verify` and VERIFY. The backend looks again at all that it loads."""
+"""What is looked at before the start: owners always, the rest with `--verify` and VERIFY.
+
+The backend looks again at all that it loads.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -32,6 +36,17 @@ def check_owners(served: Path) -> None:
     """
     for place in (*_everything(served), *_environments(served)):
         _refuse("--verify is given", partial(others_can_write, place))
+
+
+def written_by_others(served: Path) -> str:
+    """Who else can write something of what is served, and what to do; empty where nobody can, or nobody can tell.
+
+    Args:
+        served: A model repository, what `pinstream build` made, or a model file.
+    """
+    with contextlib.suppress(OSError):  # whoever reads the model says what cannot be read
+        return next(filter(None, map(others_can_write, _everything(served))), "")
+    return ""
 
 
 def check_vouched(repository: Path, model: Path) -> None:

@@ -5,16 +5,22 @@ Nor has a model that is verified code that runs before it is.
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import os
+import socket
 import stat
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from pinstream.verify import others_can_write
 from pinstream_cli.errors import CommandError
+from pinstream_cli.serving import serving
+from pinstream_cli.triton import Endpoints
 from pinstream_cli.triton.assemble import keep_to_us
-from pinstream_cli.triton.ownership import check_code, check_owners
+from pinstream_cli.triton.ownership import check_code, check_owners, written_by_others
 
 
 def mode(path: Path) -> int:
@@ -245,3 +251,28 @@ def test_models_of_other_backends_have_code_of_their_own(model: Path) -> None:
     (model / "triton_python_backend_stub").touch()
     (model / "config.pbtxt").write_text('backend: "python"\n')
     check_code(model.parent, verify=True)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_start_without_verify_tells_of_what_others_can_write(version: Path, closed: bool) -> None:
+    model = version / "model.onnx"
+    model.chmod(0o644 if closed else 0o666)
+    console = Console(file=io.StringIO(), width=500)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoints = dataclasses.replace(Endpoints.free(), http=taken.getsockname()[1])
+        # The port ends it before Triton starts.
+        with (
+            pytest.raises(CommandError, match="port"),
+            serving(None, repositories=[version.parents[1]], endpoints=endpoints, console=console),
+        ):
+            pass
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("WARNING" in said) == (not closed)
+    assert closed or f"others can write {model} (mode 666); chmod go-w {model}; whoever can write a model" in said
+
+
+def test_what_cannot_be_looked_at_is_left_to_whoever_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    assert written_by_others(tmp_path) == ""
