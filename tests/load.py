@@ -49,6 +49,8 @@ STATUSES = frozenset({"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 # By so many MiB the memory at the end may be above the median of the run; it was by 10. What grows all the time grows
 # by twice as much in a run.
 GROWTH_MIB = 50
+# Characters of Triton's log that are shown where it ended.
+LAST_WORDS = 4000
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,13 @@ class Service:
         found = metrics(self.server)
         return sum(v for k, v in found.items() if k.startswith("nv_inference_count{") and 'model="yolox_detector"' in k)
 
+    def require_running(self) -> None:
+        """Raises SystemExit with the end of its log where tritonserver has ended."""
+        code = self.server.server.wait(0)
+        if code is not None:
+            log = self.server.console.getvalue()[-LAST_WORDS:]
+            raise SystemExit(f"Triton ended with code {code} while it was under load:\n{log}")
+
     def memory_mib(self) -> float:
         """MiB that tritonserver and its stubs have for themselves; what they share grows to the largest batch."""
         group = self.server.server.pid
@@ -263,10 +272,16 @@ def load(
         before, memory = service.computed(), [service.memory_mib()]
         rate = factor * peaks[best].images_per_s / mix.mean_images
         cpu = service.cpu_s()
-        overload = service.overload(mix, seconds, rate, lambda: memory.append(service.memory_mib()))
+
+        def look() -> None:
+            service.require_running()
+            memory.append(service.memory_mib())
+
+        overload = service.overload(mix, seconds, rate, look)
         good = sum(o.images for o in list(overload.outcomes) if o.status == "OK")
         spent = good / (service.cpu_s() - cpu)
         recovered = service.recovery(probe, idle, overload.ended)
+        service.require_running()
         overload.wait()
         outcomes = overload.outcomes
         time.sleep(1)

@@ -13,7 +13,7 @@ from pinstream_cli.triton.completion import complete_model
 from pinstream_cli.triton.repository import RepositoryError, breaks_shell, read_model
 from pinstream_cli.triton.shared_memory import needs
 from tests import onnx_models
-from tests.fuzz.mutate import mutated
+from tests.fuzz.mutate import Chance, generator, mutated
 
 _CONFIGS = (
     """backend: "pinstream"
@@ -62,10 +62,11 @@ _NUMBERS = ("0", "1", "-1", "2147483647", "-2147483648", "9223372036854775807", 
 _TOKEN = re.compile(r'"[^"]*"|TYPE_\w+|KIND_\w+|-?\b\d+\b')
 
 
-def config(seed: int) -> str:
+def config(chance: Chance) -> str:
     """A config.pbtxt, damaged or with other values, beside the model that it was written for."""
     model = _repository() / "m"
-    text = _with_other_values(random.Random(seed)) if seed % 3 else mutated([c.encode() for c in _CONFIGS], seed, 3)
+    rng = generator(chance)
+    text = _with_other_values(rng) if rng.random() < 0.7 else mutated([c.encode() for c in _CONFIGS], rng, 3)
     (model / "config.pbtxt").write_bytes(text)
     needs([model.parent])
     checks = list(check_repositories([model.parent], None, 0))

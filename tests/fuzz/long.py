@@ -14,6 +14,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +24,7 @@ import click
 
 from pinstream_cli.benchmark import environment
 from tests.fuzz.served import run_served
-from tests.fuzz.targets import TARGETS, Target, everything
+from tests.fuzz.targets import TARGETS, everything
 from yolox_steps.decode import mute_decoders
 
 CHUNK = 5000
@@ -82,14 +83,14 @@ def run_chunk(name: str, first: int, count: int) -> Chunk:
     return done
 
 
-def run_inputs(target: Target, first: int, count: int) -> Chunk:
+def run_inputs(target: Callable[[int], str], first: int, count: int) -> Chunk:
     """Try inputs of a target, each once, in child processes: another one where an input ends the one before."""
     # What they write goes with the directory: one that an input ends removes nothing itself.
     with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:
         return _run_inputs(target, first, count, directory)
 
 
-def _run_inputs(target: Target, first: int, count: int, directory: str) -> Chunk:
+def _run_inputs(target: Callable[[int], str], first: int, count: int, directory: str) -> Chunk:
     total = Chunk()
     context = multiprocessing.get_context("spawn")
     while count > 0:
@@ -141,7 +142,7 @@ def _follow(receiving: Connection, total: Chunk) -> tuple[bool, int | None]:
             total.outcomes[value] += 1
 
 
-def _child(target: Target, first: int, count: int, notes: Connection, directory: str) -> None:
+def _child(target: Callable[[int], str], first: int, count: int, notes: Connection, directory: str) -> None:
     tempfile.tempdir = directory
     mute_decoders()
     done, warm_mib = Chunk(), 0.0

@@ -1,4 +1,4 @@
-"""Damage to bytes, decided by a seed."""
+"""Damage to bytes, decided by chance: by a number, or by a generator that somebody else has."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ MOST_OPERATIONS = 6
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def mutated(corpus: Sequence[bytes], seed: int, most: int = MOST_OPERATIONS) -> bytes:
-    """One of the corpus, damaged in up to `most` places; the seed alone decides which and how."""
-    rng = random.Random(seed)
+# A number names an input. Hypothesis has a generator of its own, by which it makes an input that fails smaller.
+Chance = int | random.Random
+
+
+def generator(chance: Chance) -> random.Random:
+    """What decides."""
+    return chance if isinstance(chance, random.Random) else random.Random(chance)
+
+
+def mutated(corpus: Sequence[bytes], chance: Chance, most: int = MOST_OPERATIONS) -> bytes:
+    """One of the corpus, damaged in up to `most` places; `chance` alone decides which and how."""
+    rng = generator(chance)
     data = bytearray(rng.choice(corpus))
     for _ in range(rng.randint(1, most)):
         rng.choice(_OPERATIONS)(data, rng, corpus)
@@ -27,15 +36,15 @@ def mutated(corpus: Sequence[bytes], seed: int, most: int = MOST_OPERATIONS) -> 
     return bytes(data)
 
 
-def mutated_behind(data: bytes, kept: int, seed: int) -> bytes:
+def mutated_behind(data: bytes, kept: int, chance: Chance) -> bytes:
     """Data with one damage behind its first `kept` bytes, and as long as it was."""
-    damaged = mutated((data[kept:],), seed, 1)
+    damaged = mutated((data[kept:],), chance, 1)
     return data[:kept] + damaged[: len(data) - kept].ljust(len(data) - kept, b"\0")
 
 
-def mutated_json(text: bytes, seed: int, values: Sequence[Any]) -> bytes:
+def mutated_json(text: bytes, chance: Chance, values: Sequence[Any]) -> bytes:
     """A JSON text with up to two of its values, wherever they are, made others or taken away."""
-    rng = random.Random(seed)
+    rng = generator(chance)
     content = json.loads(text)
     for _ in range(rng.randint(1, 2)):
         holder = content

@@ -1,4 +1,4 @@
-"""What bad input is given to inside one process, and what has to hold: a function a target, from a seed to an outcome.
+"""What bad input is given to inside one process, and what has to hold: a function a target, from chance to an outcome.
 
 An outcome is a short word for statistics. What must not happen is an AssertionError, any other exception, or the end of
 the process.
@@ -32,7 +32,7 @@ from pinstream.tensors import NUMPY_DTYPES, Array
 from tests import onnx_models
 from tests.fuzz.configs import config
 from tests.fuzz.documented import documented_in
-from tests.fuzz.mutate import INTERESTING, mutated, mutated_behind, mutated_json
+from tests.fuzz.mutate import INTERESTING, Chance, generator, mutated, mutated_behind, mutated_json
 from tests.fuzz.pictures import corpus, liars
 from yolox_steps.decode import decode, prepare_process
 from yolox_steps.detector import DetectorError, read_detector
@@ -43,7 +43,7 @@ from yolox_steps.parameters import Parameters
 MAX_PIXELS = 100_000
 LONGEST_MESSAGE = 1000
 
-Target = Callable[[int], str]
+Target = Callable[[Chance], str]
 
 
 def _assert_message(error: Exception) -> None:
@@ -61,9 +61,9 @@ def _pictures() -> tuple[bytes, ...]:
     return corpus() + liars()
 
 
-def picture(seed: int) -> str:
+def picture(chance: Chance) -> str:
     """A damaged picture through decoding and letterboxing."""
-    data = mutated(_pictures(), seed)
+    data = mutated(_pictures(), chance)
     try:
         image = decode(data, MAX_PIXELS)
     except RequestError as error:
@@ -97,9 +97,9 @@ VALUES: tuple[Any, ...] = (
 NAMES = ("conf", "iou", "max_det", "triton_enable_empty_final_response", "CONF", "", "\0", "conf ", "a" * 300)
 
 
-def parameters(seed: int) -> str:
+def parameters(chance: Chance) -> str:
     """Request parameters of any name, type and value."""
-    rng = random.Random(seed)
+    rng = generator(chance)
     given = {rng.choice(NAMES): rng.choice((*VALUES, *INTERESTING)) for _ in range(rng.randint(1, 4))}
     known = Parameters({}, 100)
     try:
@@ -126,9 +126,9 @@ def _engines() -> tuple[Engine, ...]:
     return tuple(open_engine(file, Options(max_batch_size=4)) for file in files)
 
 
-def tensors(seed: int) -> str:
+def tensors(chance: Chance) -> str:
     """Tensors of any name, type, rank, shape and value through the check, and those that pass through the engine."""
-    rng = random.Random(seed)
+    rng = generator(chance)
     engine = rng.choice(_engines())
     inputs: dict[str, Array] = {}
     for tensor in engine.spec.inputs:
@@ -204,12 +204,13 @@ def _sidecars() -> tuple[bytes, ...]:
     )
 
 
-def sidecar(seed: int) -> str:
+def sidecar(chance: Chance) -> str:
     """A damaged model.json, to all that read one."""
     path = _directory() / "yolox_detector" / "1" / "model.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = _sidecars()
-    path.write_bytes(mutated(whole, seed, 2) if seed % 2 else mutated_json(whole[0], seed, VALUES))
+    rng = generator(chance)
+    path.write_bytes(mutated(whole, rng, 2) if rng.random() < 0.5 else mutated_json(whole[0], rng, VALUES))
     (path.parent / "model.plan").write_bytes(b"vtrt" + bytes(96))
     refused = 0
     for read in (
@@ -235,10 +236,10 @@ def _onnx_files() -> tuple[bytes, ...]:
     return tuple(file.read_bytes() for file in sorted(_directory().glob("?.onnx")))
 
 
-def onnx(seed: int) -> str:
+def onnx(chance: Chance) -> str:
     """A damaged ONNX file, opened as the backend does it."""
     path = _directory() / "model.onnx"
-    path.write_bytes(mutated(_onnx_files(), seed, 2))
+    path.write_bytes(mutated(_onnx_files(), chance, 2))
     try:
         open_engine(path, Options()).close()
     except PinstreamError as error:
@@ -247,11 +248,11 @@ def onnx(seed: int) -> str:
     return "loaded"
 
 
-def plan(seed: int) -> str:
+def plan(chance: Chance) -> str:
     """A damaged plan, up to where TensorRT would be asked."""
     header = b"vtrt" + bytes(12) + (100).to_bytes(8, "little") + bytes((1, 4, 0, 76)) + b"vtrt" + b"\x3f" + bytes(67)
     path = _directory() / "model.plan"
-    path.write_bytes(mutated((header, b"ftrt" + header[4:], b"PK\x03\x04" + header), seed))
+    path.write_bytes(mutated((header, b"ftrt" + header[4:], b"PK\x03\x04" + header), chance))
     try:
         check_plan(path, _FLAVOUR, None)
     except ModelFileError as error:
@@ -274,13 +275,13 @@ def _built_plan() -> tuple[Flavour, bytes]:
     return flavour, (_directory() / "built" / "model.plan").read_bytes()
 
 
-def plan_body(seed: int) -> str:
+def plan_body(chance: Chance) -> str:
     """A plan with a damaged body to TensorRT, which without a GPU reads the whole file and then asks for one."""
     from pinstream.engines.trt_load import load_plans
 
     flavour, whole = _built_plan()
     path = _directory() / "model.plan"
-    path.write_bytes(mutated_behind(whole, PLAN_HEADER_BYTES, seed))
+    path.write_bytes(mutated_behind(whole, PLAN_HEADER_BYTES, chance))
     try:
         load_plans([path], path, Options(), flavour, None)
     except PinstreamError as error:
@@ -296,9 +297,9 @@ OPTION_VALUES = (
 )
 
 
-def options(seed: int) -> str:
+def options(chance: Chance) -> str:
     """Parameters of config.pbtxt of any value, by themselves and held against each other."""
-    rng = random.Random(seed)
+    rng = generator(chance)
     chosen = {rng.choice(OPTION_NAMES): {"string_value": rng.choice(OPTION_VALUES)} for _ in range(rng.randint(1, 3))}
     try:
         is_shared(Path("model.onnx"), Options.from_model_config({"parameters": chosen}))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -16,7 +18,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.sizing import waiting
 from tests import onnx_models
-from tests.load import LEAST_GOODPUT, LONGEST_BACK_S, MOST_COMPUTED, PICTURE, SHAPES, STATUSES, load, quantile
+from tests.load import LEAST_GOODPUT, LONGEST_BACK_S, MOST_COMPUTED, PICTURE, SHAPES, STATUSES, Service, load, quantile
 from tests.server.running import running
 
 
@@ -73,3 +75,13 @@ def test_what_is_too_much_for_a_plain_model_is_refused_at_once(tmp_path: Path) -
     assert took["UNAVAILABLE"]
     assert max(took["UNAVAILABLE"]) < max(took["OK"]), took
     assert quantile(took["UNAVAILABLE"], 0.5) < quantile(took["OK"], 0.5), took
+
+
+def test_a_server_that_ended_under_load_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+    with running(onnx_models.classifier(tmp_path / "classifier.onnx")) as server:
+        service = Service(server)
+        service.require_running()
+        os.kill(server.server.pid, signal.SIGKILL)
+        server.server.wait(30)
+        with pytest.raises(SystemExit, match=r"(?s)Triton ended with code -9 .*Started Metrics Service"):
+            service.require_running()
