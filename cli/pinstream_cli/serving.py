@@ -254,7 +254,7 @@ def _check_repository(repository: Path, extra: Sequence[str]) -> None:
 
 
 def _look_at_owners(served: Sequence[Path], console: Console, *, verify: bool) -> None:
-    """Refuse what others can write where it is to be verified; else tell of the first of it."""
+    """Refuse what others can write where it is to be verified; else tell of the first of it in each place."""
     for path in served:
         if verify:
             check_owners(path)

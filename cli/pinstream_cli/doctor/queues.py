@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pinstream_cli.doctor.backends import ENSEMBLE, backend_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.triton.repository import CONFIG, Model
 
 NAME = "queue"
+TWO_BY_THEMSELVES = frozenset({"onnxruntime", "tensorflow"})
 MANUAL = "docs/configuration.md, More than a model can do"
 
 
@@ -23,6 +25,8 @@ def check_queues(area: str, model: Model, gpus: int) -> Iterator[Check]:
         model: The model.
         gpus: GPUs of this machine.
     """
+    if backend_of(model.config) == ENSEMBLE:
+        return
     batching = model.config.dynamic_batching
     policies = (batching.default_queue_policy, *batching.priority_queue_policy.values())
     timed = any(policy.default_timeout_microseconds for policy in policies)
@@ -37,10 +41,11 @@ def check_queues(area: str, model: Model, gpus: int) -> Iterator[Check]:
 
 
 def _instances(config: Any, gpus: int) -> int:
-    """How many instances Triton makes; one, or one for each GPU, where the configuration says nothing."""
+    """How many instances Triton makes."""
     groups = [group for group in config.instance_group if not group.passive]
     if not config.instance_group:
-        return max(1, gpus)
+        # Triton's core makes two of some backends where there is no GPU.
+        return gpus or (2 if backend_of(config) in TWO_BY_THEMSELVES else 1)
     return sum(max(1, group.count) * _places(group, gpus) for group in groups)
 
 

@@ -1,11 +1,12 @@
-"""What is looked at before the start: owners always, the rest with `--verify` and VERIFY.
+"""What is looked at before the start: for a warning, or for `--verify` and VERIFY to refuse it.
 
-The backend looks again at all that it loads.
+For those the backend looks again at all that it loads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +22,8 @@ from pinstream_cli.triton.repository import ENVIRONMENT, Model, configured, mode
 
 # What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
 OWN_RUNTIME = "model.py"
+# Files, of 0.1 ms each.
+MOST_LOOKED_AT = 10_000
 # The parameter that names the library of a batching strategy.
 BATCH_STRATEGY = "TRITON_BATCH_STRATEGY_PATH"
 
@@ -39,13 +42,16 @@ def check_owners(served: Path) -> None:
 
 
 def written_by_others(served: Path) -> str:
-    """Who else can write something of what is served, and what to do; empty where nobody can, or nobody can tell.
+    """Who else can write something of what is served, and what to do; empty for nobody.
 
     Args:
-        served: A model repository, what `pinstream build` made, or a model file.
+        served: A model repository, what `pinstream build` made, or a model file. Of one with very many files, as with
+            an environment in it, only some are looked at: no start is to wait for that.
     """
-    with contextlib.suppress(OSError):  # whoever reads the model says what cannot be read
-        return next(filter(None, map(others_can_write, _everything(served))), "")
+    for place in itertools.islice(_everything(served), MOST_LOOKED_AT):
+        with contextlib.suppress(OSError):  # nor is it to fail for a link that nobody reads
+            if found := others_can_write(place):
+                return found
     return ""
 
 

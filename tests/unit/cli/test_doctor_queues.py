@@ -39,6 +39,9 @@ def found(directory: Path, config: str, gpus: int = 0) -> list[str]:
         ("instance_group [ { count: 1 }, { count: 1 } ]", 0, False),
         ("instance_group [ { count: 1 } ]", 2, False),
         ("", 2, False),
+        ("instance_group [ { kind: KIND_GPU } ]", 1, True),
+        ("instance_group [ { kind: KIND_GPU } ]", 2, False),
+        ("instance_group [ { kind: KIND_MODEL } ]", 2, True),
     ],
 )
 def test_one_instance_with_a_limit(tmp_path: Path, limit: str, group: str, gpus: int, told: bool) -> None:
@@ -50,6 +53,12 @@ def test_one_instance_with_a_limit(tmp_path: Path, limit: str, group: str, gpus:
 @pytest.mark.parametrize("config", ["", "dynamic_batching { }", DELAYED.replace(POLICY, "")])
 def test_without_limits_nothing_is_said(tmp_path: Path, config: str) -> None:
     assert found(tmp_path, config) == []
+
+
+@pytest.mark.parametrize("other", ['backend: "onnxruntime"', 'platform: "ensemble"'])
+def test_others_have_two_by_themselves_or_none_at_all(tmp_path: Path, other: str) -> None:
+    (tmp_path / "config.pbtxt").write_text(f"{other} {LIMIT}")
+    assert list(check_queues("model", read_model(tmp_path), 0)) == []
 
 
 def test_a_delay_beside_a_limit_in_time(tmp_path: Path) -> None:

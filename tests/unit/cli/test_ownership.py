@@ -273,6 +273,11 @@ def test_a_start_without_verify_tells_of_what_others_can_write(version: Path, cl
     assert closed or f"others can write {model} (mode 666); chmod go-w {model}; whoever can write a model" in said
 
 
-def test_what_cannot_be_looked_at_is_left_to_whoever_reads_it(tmp_path: Path) -> None:
+def test_what_cannot_be_looked_at_hides_nothing(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     assert written_by_others(tmp_path) == ""
+    (tmp_path / "model").mkdir(mode=0o755)
+    (tmp_path / "model" / "model.py").touch(mode=0o644)
+    assert written_by_others(tmp_path) == ""
+    (tmp_path / "model" / "model.py").chmod(0o666)
+    assert written_by_others(tmp_path).startswith(f"others can write {tmp_path}/model/model.py")
