@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("<I")  # before each element of BYTES
 LONGEST_TOLD_S = 365 * 86400.0  # a timeout may be infinite here, and is a number of microseconds there
 # By so much, and by no more than this share, less is told than is waited. A call that its client gives up just as it is
 # refused may end Triton 2.51 (docs/errors.md): with the same time on both sides that was one in some two thousand.
-# Beside a busy GPU refusals come some 50 ms late. Who leaves the queue later than this hardly gets an answer in time.
+# Triton sees it when the request's turn comes, so more is safer; and who leaves the queue that late is hardly answered.
 TOLD_EARLIER_S, MOST_EARLIER = 0.1, 0.2
 
 

@@ -25,7 +25,7 @@ chances = st.randoms(use_true_random=False)
 
 @pytest.fixture(scope="module", autouse=True)
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where the targets keep what they write, and keep it in no other place."""
+    """Where the targets keep what they write: it goes with the tests' other files."""
     made = (targets._directory, targets._engines, targets._onnx_files, configs._repository)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("fuzz")))

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
 from pinstream_cli.doctor.backends import ENSEMBLE, backend_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.triton.repository import CONFIG, Model
 
 NAME = "queue"
-TWO_BY_THEMSELVES = frozenset({"onnxruntime", "tensorflow"})
+# Of these Triton's core makes two on a CPU where no count is given.
+TWO_ON_A_CPU = frozenset({"onnxruntime", "tensorflow"})
 MANUAL = "docs/configuration.md, More than a model can do"
 
 
@@ -42,13 +45,12 @@ def check_queues(area: str, model: Model, gpus: int) -> Iterator[Check]:
 
 def _instances(config: Any, gpus: int) -> int:
     """How many instances Triton makes."""
-    groups = [group for group in config.instance_group if not group.passive]
-    if not config.instance_group:
-        # Triton's core makes two of some backends where there is no GPU.
-        return gpus or (2 if backend_of(config) in TWO_BY_THEMSELVES else 1)
-    return sum(max(1, group.count) * _places(group, gpus) for group in groups)
+    groups = [group for group in config.instance_group or [ModelInstanceGroup()] if not group.passive]
+    return sum(_count(group, backend_of(config), gpus) for group in groups)
 
 
-def _places(group: Any, gpus: int) -> int:
-    """GPUs that a group has its count on; a group that is not for GPUs has one place."""
-    return len(group.gpus) or gpus or 1 if group.kind in (group.KIND_GPU, group.KIND_AUTO) else 1
+def _count(group: Any, backend: str, gpus: int) -> int:
+    if gpus and group.kind in (group.KIND_GPU, group.KIND_AUTO):
+        return max(1, int(group.count)) * (len(group.gpus) or gpus)
+    on_cpu = group.kind in (group.KIND_CPU, group.KIND_AUTO)
+    return int(group.count) or (2 if on_cpu and backend in TWO_ON_A_CPU else 1)

@@ -25,9 +25,9 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
     """How many instances each step gets.
 
     Where a GPU computes, the CPU's work is mostly decoding. So every core may decode; what Triton, gathering and
-    answering need goes before (NICENESS in yolox_preprocess). A quarter more than there are cores: Triton does not
-    always see at once that one is free, and twice the load was answered at 0.96 instead of 0.92 of the peak
-    (benchmarks/README.md). Otherwise the detector itself needs the cores.
+    answering need goes before (NICENESS in yolox_preprocess). With a quarter more instances than cores, at twice the
+    load, 0.96 instead of 0.92 of the peak was answered (benchmarks/README.md). Otherwise the detector itself needs the
+    cores.
 
     Args:
         cores: That this process may use.

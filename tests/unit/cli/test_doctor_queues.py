@@ -55,10 +55,19 @@ def test_without_limits_nothing_is_said(tmp_path: Path, config: str) -> None:
     assert found(tmp_path, config) == []
 
 
-@pytest.mark.parametrize("other", ['backend: "onnxruntime"', 'platform: "ensemble"'])
-def test_others_have_two_by_themselves_or_none_at_all(tmp_path: Path, other: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "gpus", "told"),
+    [
+        ('backend: "onnxruntime"', 0, False),
+        ('backend: "onnxruntime" instance_group [ { kind: KIND_CPU } ]', 1, False),
+        ('backend: "onnxruntime" instance_group [ { count: 1 } ]', 0, True),
+        ('backend: "onnxruntime"', 1, True),
+        ('platform: "ensemble"', 0, False),
+    ],
+)
+def test_others_have_two_by_themselves_or_none_at_all(tmp_path: Path, other: str, gpus: int, told: bool) -> None:
     (tmp_path / "config.pbtxt").write_text(f"{other} {LIMIT}")
-    assert list(check_queues("model", read_model(tmp_path), 0)) == []
+    assert len(list(check_queues("model", read_model(tmp_path), gpus))) == told
 
 
 def test_a_delay_beside_a_limit_in_time(tmp_path: Path) -> None:
