@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,8 @@ DTYPES = {
 }
 
 Dims = Sequence[int | str | None]
+# File, line and signature of a function of ONNX Runtime's, some hundred characters which tell a user nothing.
+OWN_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .+?\) ")
 # Runs of a batch size at load, of which the fastest counts.
 TRIAL_RUNS = 3
 
@@ -196,8 +199,8 @@ def _decoded(array: Array) -> Array:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, without the lines that follow."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an exception of ONNX Runtime says, without the lines that follow and where in its source it says so."""
+    return OWN_PLACE.sub("", (str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def model_spec(inputs: Sequence[Any], outputs: Sequence[Any], options: Options) -> ModelSpec:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pinstream.engines import find_model_file, open_engine
-from pinstream.engines.onnxruntime import batch_sizes
+from pinstream.engines.onnxruntime import batch_sizes, first_line
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.tensors import BatchSizes
@@ -83,3 +83,15 @@ def test_the_batch_size_worth_running_is_found_at_load_and_leaves_the_limit_alon
     assert engine.spec.batch is not None
     assert engine.spec.batch.largest == 8
     assert engine.spec.batch.best in (1, 2, 4, 8)
+
+
+def test_what_onnx_runtime_says_comes_without_its_own_source() -> None:
+    place = (
+        "/onnxruntime_src/onnxruntime/core/framework/session_state_utils.cc:294 onnxruntime::common::Status "
+        "onnxruntime::session_state_utils::SaveInitializedTensors(const onnxruntime::Env&, const std::__cxx11::basic_string<char>&) "
+    )
+    error = RuntimeError(
+        f"[ONNXRuntimeError] : 1 : FAIL : Exception: {place}MaxIdx() > -1 was false. More (of it) here.\nx"
+    )
+    assert first_line(error) == "[ONNXRuntimeError] : 1 : FAIL : Exception: MaxIdx() > -1 was false. More (of it) here."
+    assert first_line(RuntimeError("of no file (but in words) that")) == "of no file (but in words) that"
