@@ -88,7 +88,7 @@ def test_the_batch_size_worth_running_is_found_at_load_and_leaves_the_limit_alon
 def test_what_onnx_runtime_says_comes_without_its_own_source() -> None:
     place = (
         "/onnxruntime_src/onnxruntime/core/framework/session_state_utils.cc:294 onnxruntime::common::Status "
-        "onnxruntime::session_state_utils::SaveInitializedTensors(const onnxruntime::Env&, const std::__cxx11::basic_string<char>&) "
+        "onnxruntime::session_state_utils::SaveInitializedTensors(const onnxruntime::Env&, const std::vector<int>&) "
     )
     error = RuntimeError(
         f"[ONNXRuntimeError] : 1 : FAIL : Exception: {place}MaxIdx() > -1 was false. More (of it) here.\nx"
