@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 
 LOGGER = logging.getLogger("pinstream")
+
+# File, line and signature of a function of ONNX Runtime's, some hundred characters which tell a user nothing.
+_ONNX_RUNTIME_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .+?\) ")
 
 
 class PinstreamError(Exception):
@@ -33,6 +37,15 @@ def let_go(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
+
+
+def first_line(error: Exception) -> str:
+    """What a library's exception says, in one line of at most 300 characters, or its type where it says nothing.
+
+    Where in ONNX Runtime's source it was raised is left out.
+    """
+    text = str(error).strip() or type(error).__name__
+    return _ONNX_RUNTIME_SOURCE.sub("", text.splitlines()[0])[:300]
 
 
 def as_engine_error(error: Exception) -> EngineError:

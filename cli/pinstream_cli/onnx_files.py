@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from pinstream.errors import first_line
 from pinstream_cli.build_error import BuildError
 
 # Resize, TopK and GatherElements as used here came with opset 11, YOLOX's export tool defaults to it.
@@ -123,12 +124,6 @@ def signature(values: Sequence[Any]) -> str:
         entries.append(f"{value.name!r} {dtype} [{', '.join(map(str, dims(value)))}]")
     shown = ", ".join(entries[:4]) + (", ..." if len(entries) > 4 else "")
     return f"{len(entries)}: {shown}" if len(entries) != 1 else shown
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line of bounded length."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
 
 
 def opset_of(model: Any) -> int:

@@ -26,8 +26,9 @@ import numpy as np
 import onnx
 from onnx import helper, version_converter
 
+from pinstream.errors import first_line
 from pinstream_cli.build_error import BuildError
-from pinstream_cli.onnx_files import first_line, opset_of
+from pinstream_cli.onnx_files import opset_of
 from pinstream_cli.yolox_graph import INPUT
 from pinstream_cli.yolox_reference import Image, letterbox
 

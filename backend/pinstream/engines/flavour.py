@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pinstream.errors import EngineError, ModelFileError
+from pinstream.errors import EngineError, ModelFileError, first_line
 
 # The modules of each flavour, in the order of preference. The wheel with the bindings of TensorRT-RTX works by itself;
 # `tensorrt_rtx` is a package around it that need not be there.
@@ -136,7 +136,7 @@ def _reason(error: Exception, module_name: str) -> str:
         return "not installed"
     if isinstance(error, AttributeError):  # a directory of that name is an empty package to Python
         return "something else of that name is in the way"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def _make_logger(trt: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +14,7 @@ import onnxruntime as ort
 
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
-from pinstream.errors import ConfigError, EngineError, ModelFileError
+from pinstream.errors import ConfigError, EngineError, ModelFileError, first_line
 from pinstream.memory import InputBuffer, copy_bytes
 from pinstream.options import DEFAULT_MAX_BATCH_SIZE, Options
 from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
@@ -38,8 +37,6 @@ DTYPES = {
 }
 
 Dims = Sequence[int | str | None]
-# File, line and signature of a function of ONNX Runtime's, some hundred characters which tell a user nothing.
-OWN_PLACE = re.compile(r"/onnxruntime_src/\S+:\d+ .+?\) ")
 # Runs of a batch size at load, of which the fastest counts.
 TRIAL_RUNS = 3
 
@@ -196,11 +193,6 @@ def _decoded(array: Array) -> Array:
     texts = np.empty(array.size, np.object_)
     texts[:] = [element.decode() for element in array.reshape(-1)]
     return texts.reshape(array.shape)
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of ONNX Runtime says, without the lines that follow and where in its source it says so."""
-    return OWN_PLACE.sub("", (str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def model_spec(inputs: Sequence[Any], outputs: Sequence[Any], options: Options) -> ModelSpec:

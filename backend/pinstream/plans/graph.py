@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from pinstream.errors import ModelFileError
+from pinstream.errors import ModelFileError, first_line
 from pinstream.sidecar import file_sha256
 
 # Metadata of a graph that names the nodes to be kept in FP32 when it is converted to FP16: a JSON list of patterns.
@@ -59,7 +59,7 @@ def read_graph(path: Path, weights: bool = False) -> Any:
     try:
         model = onnx.load(str(path), load_external_data=weights)
     except Exception as error:  # protobuf's error, and what onnx raises for external data, share no base class
-        raise ModelFileError(f"{path} is not an ONNX model, or a damaged one: {_first_line(error)}") from error
+        raise ModelFileError(f"{path} is not an ONNX model, or a damaged one: {first_line(error)}") from error
     # Protobuf reads many a short text as a message of unknown fields.
     if not model.graph.output or not model.opset_import:
         raise ModelFileError(f"{path} is not an ONNX model: there is no graph in it; export it again")
@@ -210,7 +210,3 @@ def _elements(tensor: Any) -> int:
     for size in tensor.dims:
         count *= int(size)
     return count
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from pinstream.errors import ModelFileError
+from pinstream.errors import ModelFileError, first_line
 from pinstream.plans.half_range import delicate_tensors
 
 # They sort, sum up or index: rounding changes what they select, and they are no work to speak of.
@@ -55,9 +55,8 @@ def to_half(model: Any, kept: Sequence[str] = ()) -> Any:
     except ModelFileError:
         raise
     except Exception as error:  # ONNX's checker and inference raise classes without a common base
-        reason = str(error).strip().splitlines()[0]
         raise ModelFileError(
-            f"the graph cannot be converted to FP16: {reason}; build it with precision fp32"
+            f"the graph cannot be converted to FP16: {first_line(error)}; build it with precision fp32"
         ) from error
     return converted
 

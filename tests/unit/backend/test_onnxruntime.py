@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pinstream.engines import find_model_file, open_engine
-from pinstream.engines.onnxruntime import batch_sizes, first_line
-from pinstream.errors import ConfigError, ModelFileError
+from pinstream.engines.onnxruntime import batch_sizes
+from pinstream.errors import ConfigError, ModelFileError, first_line
 from pinstream.options import Options
 from pinstream.tensors import BatchSizes
 from tests import onnx_models
@@ -95,3 +95,9 @@ def test_what_onnx_runtime_says_comes_without_its_own_source() -> None:
     )
     assert first_line(error) == "[ONNXRuntimeError] : 1 : FAIL : Exception: MaxIdx() > -1 was false. More (of it) here."
     assert first_line(RuntimeError("of no file (but in words) that")) == "of no file (but in words) that"
+
+
+def test_what_a_library_says_is_one_short_line_even_where_it_says_nothing() -> None:
+    assert first_line(RuntimeError("\n a reason\nits details")) == "a reason"
+    assert first_line(RuntimeError("x" * 1000)) == "x" * 300
+    assert first_line(RuntimeError(" \n")) == "RuntimeError"
