@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from arrivals import poisson_arrivals
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, service_pb2
 
@@ -93,10 +94,8 @@ def measure(url: str, model: str, count: int, batch: int, rng: random.Random) ->
         for timer in looks:
             timer.start()
         calls: list[Any] = []
-        due, began = 0.0, time.perf_counter()
-        while due < SECONDS + 0.5:
-            due += rng.expovariate(rate)
-            time.sleep(max(0.0, began + due - time.perf_counter()))
+        began = time.perf_counter()
+        for _ in poisson_arrivals(rate, SECONDS + 0.5, rng):
             # Kept, since gRPC cancels a call that nobody refers to any more.
             calls.append(infer.future(request, timeout=60))
         sent = len(calls) / (time.perf_counter() - began)

@@ -23,6 +23,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from arrivals import poisson_arrivals
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, service_pb2
 
@@ -71,10 +72,8 @@ def alone_s(infer: Call, request: bytes) -> float:
 def at_random(infer: Call, request: bytes, rate: float, rng: random.Random) -> list[float]:
     """Milliseconds of requests of which `rate` come a second."""
     took: list[float] = []
-    sent, due, began = 0, 0.0, time.perf_counter()
-    while due < SECONDS:
-        due += rng.expovariate(rate)
-        time.sleep(max(0.0, began + due - time.perf_counter()))
+    sent = 0
+    for _ in poisson_arrivals(rate, SECONDS, rng):
         at = time.perf_counter()
         infer.future(request).add_done_callback(lambda _, at=at: took.append((time.perf_counter() - at) * 1e3))  # type: ignore[attr-defined]
         sent += 1
