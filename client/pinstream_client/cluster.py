@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .address import Address
@@ -14,6 +15,33 @@ from .steps import Ask, Pause, Steps
 from .transport import Deadline
 
 Result = TypeVar("Result")
+
+
+@dataclass
+class _Round:
+    """One round over the servers, in which each is tried once.
+
+    Attributes:
+        number: The first one is 1.
+        tried: The servers tried in it, by their indices.
+        transient: Whether one of them may be otherwise in the next round.
+        busy: Whether one of them was there and had no room.
+    """
+
+    number: int = 1
+    tried: set[int] = field(default_factory=set)
+    transient: bool = False
+    busy: bool = False
+
+    def failed(self, server: int, error: PinstreamError) -> None:
+        """One of the servers was tried and could not answer."""
+        self.tried.add(server)
+        self.transient |= error.transient
+        self.busy |= error.transient and isinstance(error, ServerNotReady)
+
+    def repeats(self, policy: Retry) -> bool:
+        """Whether another round may end otherwise, and ``policy`` has one more."""
+        return self.transient and policy.goes_on(self.number, self.busy)
 
 
 class Cluster:
@@ -86,10 +114,9 @@ class Cluster:
             PinstreamError: What the server answered, or the last transient error where no time is left for another.
         """
         policy = retry or self.retry
-        pauses, rounds, busy, again = policy.pauses(), 1, False, False
-        tried: set[int] = set()
+        pauses, current = policy.pauses(), _Round()
         while True:
-            server = self.endpoints.pick(tried)
+            server = self.endpoints.pick(current.tried)
             if deadline.left() <= 0:
                 raise deadline_exceeded(self.addresses[server], deadline.seconds)
             try:
@@ -98,22 +125,19 @@ class Cluster:
                 self.endpoints.failed(server)
                 raise deadline_exceeded(self.addresses[server], deadline.seconds) from None
             except PinstreamError as error:
-                not_ready = isinstance(error, ServerNotReady)
-                if not (error.transient or not_ready):
+                if not (error.transient or isinstance(error, ServerNotReady)):
                     self.endpoints.answered(server)
                     raise
                 self.endpoints.failed(server)
                 # The server was told to refuse it about now: that is no answer in time, and no other reason.
                 if isinstance(error, ServerNotReady) and error.waited and deadline.left() <= TOLD_EARLIER_S:
                     raise deadline_exceeded(self.addresses[server], deadline.seconds) from None
-                tried.add(server)
-                again |= error.transient
-                busy |= error.transient and not_ready
-                if len(tried) == len(self.addresses):
+                current.failed(server, error)
+                if len(current.tried) == len(self.addresses):
                     pause = next(pauses)
-                    if not again or pause >= deadline.left() or not policy.goes_on(rounds, busy):
+                    if pause >= deadline.left() or not current.repeats(policy):
                         raise
-                    tried, rounds, busy, again = set(), rounds + 1, False, False
+                    current = _Round(current.number + 1)
                     yield Pause(pause)
             else:
                 self.endpoints.answered(server)
