@@ -20,7 +20,8 @@ from pinstream.tensors import Array
 
 T = TypeVar("T")
 
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
+# DLDeviceType
+CPU, CUDA = 1, 2
 # DLDataTypeCode
 INT, UINT, FLOAT, BFLOAT, BOOL = 0, 1, 2, 4, 6
 CODES = {"i": INT, "u": UINT, "f": FLOAT, "b": BOOL}

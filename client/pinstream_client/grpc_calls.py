@@ -91,10 +91,6 @@ class GrpcCalls(ABC):
         """See `Transport`."""
         return self._infer(infer_message(request, timeout), request, timeout)
 
-    def server_ready(self, timeout: float) -> Any:
-        """See `Transport`."""
-        return self._call("ServerReady", pb.ServerReadyRequest(), _ready, timeout)
-
     def model_ready(self, model: str, timeout: float) -> Any:
         """See `Transport`."""
         return self._call("ModelReady", pb.ModelReadyRequest(name=model), _ready, timeout, model)

@@ -84,10 +84,6 @@ class HttpCalls(ABC):
         question = Question("POST", path, body, headers, request.model, compressible=True)
         return self._call(question, lambda answer: self._outputs(answer, request.model), timeout, request)
 
-    def server_ready(self, timeout: float) -> Any:
-        """See `Transport`."""
-        return self._call(Question("GET", "/v2/health/ready"), self._ready, timeout)
-
     def model_ready(self, model: str, timeout: float) -> Any:
         """See `Transport`."""
         return self._call(Question("GET", f"{_model_path(model)}/ready", model=model), self._ready, timeout)

@@ -75,9 +75,6 @@ class Transport(Protocol):
     def infer(self, request: InferRequest, timeout: float) -> dict[str, NDArray[Any]]:
         """Runs the model and returns its outputs by name."""
 
-    def server_ready(self, timeout: float) -> bool:
-        """Whether the server says that it is ready."""
-
     def model_ready(self, model: str, timeout: float) -> bool:
         """Whether the model takes requests; False as well for a model that the server does not have."""
 
