@@ -19,7 +19,7 @@ from pinstream.preflight import Gpu, this_gpu
 from pinstream.verify import others_can_write, overrides, places_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.triton.ownership import asks_to_verify, unverified_code
-from pinstream_cli.triton.repository import CONFIG, Model
+from pinstream_cli.triton.repository import CONFIG, Model, read_configurations
 
 
 def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
@@ -60,9 +60,10 @@ def check_overrides(area: str, model: Model) -> Iterator[Check]:
         area: What the checks belong to.
         model: The model.
     """
-    if code := unverified_code(model.path):
+    configurations = read_configurations(model.path)
+    if code := unverified_code(configurations):
         found, _, remedy = code.rpartition("; ")
-        yield Check(area, "code", "FIX" if asks_to_verify(model.path) else "WARN", found, remedy)
+        yield Check(area, "code", "FIX" if asks_to_verify(configurations) else "WARN", found, remedy)
 
 
 def readable(area: str, file: Path, *, may_be_empty: bool = False) -> Check:

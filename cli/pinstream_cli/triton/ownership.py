@@ -18,7 +18,7 @@ from pinstream.options import verifies
 from pinstream.verify import others_can_write, runs_unverified
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.model_versions import version_numbers
-from pinstream_cli.triton.repository import ENVIRONMENT, Model, configured, model_directories, unreadable
+from pinstream_cli.triton.repository import ENVIRONMENT, Configurations, Model, model_directories, read_configurations
 
 # What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
 OWN_RUNTIME = "model.py"
@@ -83,14 +83,15 @@ def check_code(repository: Path, *, verify: bool) -> None:
         CommandError: Something does, or it cannot be looked at.
     """
     for model in model_directories(repository):
-        for file, reason in unreadable(model).items():
+        configurations = read_configurations(model)
+        for file, reason in configurations.unreadable.items():
             if verify or _may_ask(file):
                 raise CommandError(
                     f"{'--verify is given' if verify else 'VERIFY is set'}, and of {model} {reason}; correct it, or "
                     "take the model out: Triton may read in it what is to be run"
                 )
-        if _ours(model) if verify else asks_to_verify(model):
-            _refuse("--verify is given" if verify else "VERIFY is set", partial(unverified_code, model))
+        if _ours(configurations) if verify else asks_to_verify(configurations):
+            _refuse("--verify is given" if verify else "VERIFY is set", partial(unverified_code, configurations))
 
 
 def _refuse(why: str, look: Callable[[], str]) -> None:
@@ -103,18 +104,14 @@ def _refuse(why: str, look: Callable[[], str]) -> None:
         raise CommandError(f"{why}, and {found}")
 
 
-def asks_to_verify(model: Path) -> bool:
-    """Whether VERIFY is set for a model of this backend, by any of its configurations or in the environment.
-
-    Args:
-        model: Its directory, `<repository>/<model>`.
-    """
-    return any(map(_asks_to_verify, _ours(model)))
+def asks_to_verify(configurations: Configurations) -> bool:
+    """Whether VERIFY is set for a model of this backend, by any of its configurations or in the environment."""
+    return any(map(_asks_to_verify, _ours(configurations)))
 
 
-def _ours(model: Path) -> list[Model]:
+def _ours(configurations: Configurations) -> list[Model]:
     """A model with each of its configurations that are for this backend."""
-    return [read for read in configured(model).values() if _backend(read).rpartition("/")[2] == "pinstream"]
+    return [model for model in configurations.models.values() if _backend(model).rpartition("/")[2] == "pinstream"]
 
 
 def _backend(model: Model) -> str:
@@ -138,18 +135,16 @@ def _asks_to_verify(model: Model) -> bool:
         return True
 
 
-def unverified_code(model: Path) -> str:
+def unverified_code(configurations: Configurations) -> str:
     """Which code Triton runs unverified for a model of this backend, and what to do; empty for none.
-
-    Args:
-        model: Its directory, `<repository>/<model>`.
 
     Raises:
         OSError: A directory of the model cannot be looked at.
     """
-    named = (_named_code(file, read) for file, read in configured(model).items())
+    named = (_named_code(file, model) for file, model in configurations.models.items())
+    path = configurations.path
     # Later loads may take versions that are left out now, or come then.
-    return next(filter(None, named), "") or runs_unverified(model, *(model / name for name in version_numbers(model)))
+    return next(filter(None, named), "") or runs_unverified(path, *(path / name for name in version_numbers(path)))
 
 
 def _named_code(file: Path, model: Model) -> str:
@@ -182,7 +177,7 @@ def _lies_with(model: Model, environment: Path) -> bool:
 def _environments(served: Path) -> Iterator[Path]:
     """The environments that models of a repository name, wherever these lie: their bin/activate is run first of all."""
     for directory in model_directories(served) if served.is_dir() else ():
-        for model in configured(directory).values():
+        for model in read_configurations(directory).models.values():
             if model.environment is not None:
                 yield from _everything(model.environment)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,39 +98,40 @@ class Model:
         return config
 
 
+@dataclass(frozen=True)
+class Configurations:
+    """Every configuration of a model that Triton can be told to read, by `--model-config-name` too.
+
+    Attributes:
+        path: The model's directory, `<repository>/<model>`.
+        models: The model with each of them, by their files.
+        unreadable: Why the others cannot be read, by their files. Triton may read them all the same: it has another
+            reader, of another version.
+    """
+
+    path: Path
+    models: Mapping[Path, Model]
+    unreadable: Mapping[Path, str]
+
+
 def model_directories(repository: Path) -> list[Path]:
     """What Triton takes for models: every directory, hidden ones too."""
     return sorted(path for path in repository.iterdir() if path.is_dir())
 
 
-def configured(path: Path) -> dict[Path, Model]:
-    """A model with each configuration that Triton can be told to read, by `--model-config-name` too, by their files.
+def read_configurations(path: Path) -> Configurations:
+    """Read every configuration of a model.
 
-    Those that cannot be read are left out: Triton does not read them either.
+    Args:
+        path: `<repository>/<model>`.
     """
-    models = {}
-    for name in _configurations(path):
-        with contextlib.suppress(RepositoryError):
-            models[path / name] = read_model(path, name)
-    return models
-
-
-def unreadable(path: Path) -> dict[Path, str]:
-    """The configurations of a model that cannot be read, by their files, and why.
-
-    Triton may read them all the same: it has another reader, of another version.
-    """
-    reasons = {}
-    for name in _configurations(path):
+    models, unreadable = {}, {}
+    for name in (CONFIG, *sorted(f"{CONFIGS}/{file.name}" for file in (path / CONFIGS).glob("*.pbtxt"))):
         try:
-            read_model(path, name)
+            models[path / name] = read_model(path, name)
         except RepositoryError as error:
-            reasons[path / name] = str(error)
-    return reasons
-
-
-def _configurations(path: Path) -> tuple[str, ...]:
-    return (CONFIG, *sorted(f"{CONFIGS}/{file.name}" for file in (path / CONFIGS).glob("*.pbtxt")))
+            unreadable[path / name] = str(error)
+    return Configurations(path, models, unreadable)
 
 
 def read_model(path: Path, name: str = CONFIG) -> Model:
