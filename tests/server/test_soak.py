@@ -42,6 +42,9 @@ def test_what_grows_by_more_than_it_may_is_a_fault() -> None:
     assert growth(leaking, per_version=0.2) == ["files grows: 67.0 at first, 71.0 at last"]
     faster = [{**sample, "resident_mib": 40.0 + 0.4 * i} for i, sample in enumerate(samples)]
     assert any("resident_mib" in fault for fault in growth(faster, per_version=0.2))
+    # More than malloc's arenas come to is no arenas' any more, however many versions there were.
+    slowly = [{"resident_mib": 400.0 + 2.4 * i} for i in range(50)]
+    assert growth(slowly, per_version=5.0) == ["resident_mib grows: 413.2 at first, 504.4 at last"]
     # A context of the GPU is gigabytes: what grows there by fifty MiB is far from a share of it.
     on_gpu = [{"gpu_mib": 3151.0 + i} for i in range(50)]
     assert growth(on_gpu, per_version=5.0) == ["gpu_mib grows: 3156.5 at first, 3194.5 at last"]
