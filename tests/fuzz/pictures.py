@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.fuzz import layouts
+from tests.fuzz import bombs, layouts
 
 HEIGHT, WIDTH = 20, 28
 ORIENTATION, DESCRIPTION = 0x0112, 0x010E
@@ -61,6 +61,10 @@ def corpus() -> tuple[bytes, ...]:
     ]
     sixteen = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3), dtype=np.uint16)
     pictures += [cv2.imencode(".png", channels)[1].tobytes() for channels in (sixteen, sixteen[..., 0])]
+    # A hundred megabytes in a text and in a colour profile, which nobody reads.
+    pictures += [
+        bombs.png(kind, 100 << 20, behind_pixels=behind) for kind in (b"zTXt", b"iCCP") for behind in (False, True)
+    ]
     for exif in _exif():
         pictures += [_encoded(picture, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
     return (*pictures, *layouts.bmps(WIDTH, HEIGHT), *layouts.pngs(WIDTH, HEIGHT))
@@ -97,9 +101,10 @@ def liars() -> tuple[bytes, ...]:
         png(1, 2**31 - 1, b""),
         # 3000 x 3000 pixels in nine kilobytes, told truly.
         png(3000, 3000, zlib.compress(bytes(3000 * 9001), 9)),
-        # A hundred megabytes in a text and in a colour profile.
-        png(4, 4, zlib.compress(bytes(4 * 13)), (b"zTXt", b"a\0\0" + zlib.compress(bytes(100 << 20), 9))),
-        png(4, 4, zlib.compress(bytes(4 * 13)), (b"iCCP", b"a\0\0" + zlib.compress(bytes(100 << 20), 9))),
+        bombs.scans(24, 200),
+        bombs.inserted(bombs.jpeg(24), b"\xff" * 20_000),
+        bombs.inserted(bombs.jpeg(24), bombs.COMMENT * 20_000),
+        bombs.chunks(60_000),
         bmp(50_000, 50_000),
         bmp(4, -(2**31)),
         bmp(0, 0),

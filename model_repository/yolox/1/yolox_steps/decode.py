@@ -15,6 +15,7 @@ import numpy.typing as npt
 # Importing a format's plugin registers it; Pillow would otherwise import every format it has at the first WebP.
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
+from yolox_steps.containers import decodable, found, is_whole_jpeg
 from yolox_steps.errors import NO_BYTES, RequestError
 
 try:
@@ -49,13 +50,8 @@ _TURNS = {
 }
 # How much smaller a JPEG can be decoded, the smallest first, and how OpenCV is told to.
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_PIXELS, _PNG_END = b"IDAT", b"IEND"
-_ANIMATION_CHUNKS = frozenset({b"acTL", b"fcTL", b"fdAT"})
 # With several pictures in one file, Pillow calls a JPEG an MPO.
 _JPEG = frozenset({"JPEG", "MPO"})
-_END_OF_JPEG = b"\xff\xd9"
-_START_OF_SCAN = 0xDA
 
 
 def prepare_process() -> None:
@@ -96,8 +92,10 @@ def decode(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         The image, UINT8 [h, w, 3], BGR.
 
     Raises:
-        RequestError: The bytes are no such image, are cut short or damaged, or hold more pixels than allowed.
+        RequestError: The bytes are no such image, are cut short or damaged, hold more pixels than allowed, or are put
+            together so that to read them takes far longer than pixels do.
     """
+    data = decodable(data)
     return _pixels(data, _check_header(data, max_pixels), 1)
 
 
@@ -120,6 +118,7 @@ def decode_to_fit(
     Raises:
         RequestError: See decode.
     """
+    data = decodable(data)
     header = _check_header(data, max_pixels)
     reduction = _reduction(header, height, width)
     image = _pixels(data, header, reduction)
@@ -163,39 +162,13 @@ def _by_opencv(data: bytes, header: _Header, reduction: int) -> npt.NDArray[np.u
     flags = _REDUCED.get(reduction, cv2.IMREAD_COLOR)
     if header.orientation is not None:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    if data.startswith(_PNG_SIGNATURE):
-        data = _plain_png(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
-        raise RequestError(f"cut short or damaged: found {_found(data)}; the header can be read, the pixels cannot")
+        raise RequestError(f"cut short or damaged: found {found(data)}; the header can be read, the pixels cannot")
     return image  # type: ignore[return-value]  # OpenCV's stubs do not say UINT8
-
-
-def _plain_png(data: bytes) -> bytes:
-    """A PNG as OpenCV 4.11 bears it: whole, and without the chunks of an animation, which leaves its first picture.
-
-    Damaged animations crash it, and with it the process; and it allocates whatever length a chunk claims, up to 4 GiB.
-
-    Raises:
-        RequestError: A chunk claims more bytes than there are, or none holds pixels.
-    """
-    kept, start, kinds = [_PNG_SIGNATURE], len(_PNG_SIGNATURE), set()
-    while _PNG_END not in kinds:
-        kind = data[start + 4 : start + 8]
-        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        if end > len(data):
-            raise RequestError(f"cut short or damaged: found {_found(data)}, and a chunk that ends behind them")
-        if kind not in _ANIMATION_CHUNKS:
-            kept.append(data[start:end])
-        kinds.add(kind)
-        start = end
-    # Without pixels OpenCV reads on behind the end.
-    if _PNG_PIXELS not in kinds:
-        raise RequestError(f"cut short or damaged: found {_found(data)}, and no pixels in them")
-    return data if kinds.isdisjoint(_ANIMATION_CHUNKS) else b"".join(kept)
 
 
 def upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
@@ -235,18 +208,18 @@ def _check_header(data: bytes, max_pixels: int) -> _Header:
                 orientation = header.getexif().get(_ORIENTATION_TAG, 1)
     except UnidentifiedImageError:
         raise RequestError(
-            f"no image: found {_found(data)}; expected the content of one JPEG, PNG, BMP or WebP file"
+            f"no image: found {found(data)}; expected the content of one JPEG, PNG, BMP or WebP file"
         ) from None
     # Pillow's plugins raise whatever their reading of damaged bytes leads to.
     except Exception as error:
-        raise RequestError(f"cut short or damaged: found {_found(data)}; reading its header: {error}") from None
+        raise RequestError(f"cut short or damaged: found {found(data)}; reading its header: {error}") from None
     if width * height > max_pixels:
         raise RequestError(
             f"too large: found {width} x {height} = {width * height} pixels, allowed are {max_pixels}; send it "
             "smaller, or raise MAX_IMAGE_PIXELS in yolox_preprocess/config.pbtxt"
         )
-    if file_format in _JPEG and data.rfind(_END_OF_JPEG, _first_scan(data)) < 0:
-        raise RequestError(f"cut short: found {_found(data)}, and no end-of-image marker; send the whole JPEG file")
+    if file_format in _JPEG and not is_whole_jpeg(data):
+        raise RequestError(f"cut short: found {found(data)}, and no end-of-image marker; send the whole JPEG file")
     return _Header(file_format, width, height, orientation)
 
 
@@ -259,19 +232,3 @@ def _jpeg_orientation(header: Image.Image) -> int:
     # Pillow's reading of damaged bytes leads to all sorts.
     except Exception:
         return 1
-
-
-def _first_scan(data: bytes) -> int:
-    """Where a JPEG's pixels begin: an end-of-image marker before that is a thumbnail's, within the metadata."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        if data[position + 1] == _START_OF_SCAN:
-            return position
-        # 0xFF before a marker is padding; what follows a marker begins with its length.
-        padding = data[position + 1] == 0xFF
-        position += 1 if padding else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return min(position, len(data))
-
-
-def _found(data: bytes) -> str:
-    return f"{len(data)} bytes that begin with {data[:16]!r}"
