@@ -24,6 +24,7 @@ from tests import certificates
 from tests.certificates import Certificate, authority
 from tests.server.running import Running, running
 from tests.server.serve_process import Serve
+from tests.server.test_leftovers import tritonserver
 
 API_KEY, ADMIN_KEY = "an-api-key-for-the-tests", "an-admin-key-for-the-tests"
 
@@ -298,6 +299,22 @@ def test_wrong_files_are_told_before_the_start(
     assert words in serve.text
     assert "Traceback" not in serve.text
     assert "PUBLIC" not in serve.text
+
+
+def ports_of(pid: int) -> set[int]:
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=False).stdout
+    if not listening:
+        pytest.skip("needs the ss command to see who listens")
+    return {int(line.split()[3].rpartition(":")[2]) for line in listening.splitlines() if f"pid={pid}," in line}
+
+
+def test_the_variables_of_a_cloud_open_no_further_door(start: Callable[..., Serve], classifier: Path) -> None:
+    door = str(Endpoints.free().http)
+    vertex = {"AIP_MODE": "PREDICTION", "AIP_HTTP_PORT": door, "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
+    sagemaker = {"SAGEMAKER_BIND_TO_PORT": door, "SAGEMAKER_SAFE_PORT_RANGE": "8000-9000"}
+    serve = start("--model", classifier, env=vertex | sagemaker)
+    serve.wait_for("Stop with Ctrl-C")
+    assert ports_of(tritonserver(serve)) == {serve.endpoints.http, serve.endpoints.grpc, serve.endpoints.metrics}
 
 
 def test_nothing_of_a_server_here_is_reached_from_another_address(classifier: Path) -> None:

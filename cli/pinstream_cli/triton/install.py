@@ -23,6 +23,9 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+# Vertex AI sets it, and Triton then opens a port for that on all addresses, which asks for no keys and reaches every
+# group of calls, in place of HTTP and gRPC.
+OPENS_A_DOOR = "AIP_MODE"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class TritonInstall:
 
     def environment(self) -> dict[str, str]:
         """The environment to start tritonserver with; its stubs inherit it."""
-        env = dict(os.environ)
+        env = {name: value for name, value in os.environ.items() if name != OPENS_A_DOOR}
         # The stub finds its packages through the python3 that is first on PATH, and ignores PYTHONPATH.
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
         # The stub links libpythonX.Y.so of the Python it belongs to, which may not be where the loader looks. Last: it
