@@ -54,7 +54,11 @@ FILE = click.Path(path_type=Path)
 @click.option("--tls-client-ca", type=FILE, help="Let in only clients with a certificate of this authority (PEM).")
 @click.option("--api-key-file", type=FILE, help="Let in only clients that send the key in this file.")
 @click.option("--admin-key-file", type=FILE, help="Let those who send this key load models and change settings.")
-@click.option("--allow-client-shm", is_flag=True, help="Let clients of this machine hand over shared memory.")
+@click.option(
+    "--allow-client-shm",
+    is_flag=True,
+    help="Let clients of this machine hand over shared memory; they can end the server with it.",
+)
 @click.option(
     "--verify", is_flag=True, help="Load only what a model.json vouches for and nobody else can write (VERIFY)."
 )

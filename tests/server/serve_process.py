@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton.leftovers import prefix_of
 from pinstream_cli.triton.server import LONGEST_STOP_S
 
 SHM = Path("/dev/shm")
@@ -92,7 +93,7 @@ class Serve:
 
 def left_behind(serve: Serve) -> list[Path]:
     """What in /dev/shm has the mark of this process."""
-    return list(SHM.glob(f"pinstream_{serve.process.pid}_*"))
+    return list(SHM.glob(f"{prefix_of(serve.process.pid)}*"))
 
 
 def ready(endpoints: Endpoints, path: str = "/v2/health/ready") -> bool:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
+from pinstream_cli.triton.leftovers import prefix_of
 from tests import onnx_models
 from tests.server.running import running
 from tests.yolox_exports import Export
@@ -43,7 +44,7 @@ def bench(tmp_path: Path, *arguments: str | Path) -> dict[str, Any]:
 
 def shared_memory() -> set[str]:
     """Regions of the Tritons of this process; others may be at work on this machine."""
-    return {path.name for path in Path("/dev/shm").glob(f"pinstream_{os.getpid()}_*")}
+    return {path.name for path in Path("/dev/shm").glob(f"{prefix_of(os.getpid())}*")}
 
 
 def test_serve(tmp_path: Path) -> None:

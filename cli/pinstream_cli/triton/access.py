@@ -179,7 +179,7 @@ def exposures(host: str, access: Access, given: Sequence[str] = ()) -> list[str]
     if access.leaves_open("model-repository", given):
         lines.append("everybody can load, replace and unload models, which is running code here (--admin-key-file)")
     if access.leaves_open("shared-memory", given):
-        lines.append("everybody can have the server open shared memory of this machine (--api-key-file)")
+        lines.append("everybody can have the server read and write shared memory of this machine (--api-key-file)")
     if access.tls is None:
         lines.append("everybody can read the metrics")
     return lines

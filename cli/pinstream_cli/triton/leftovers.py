@@ -20,13 +20,21 @@ from pinstream_client import regions as clients
 
 RUN_PREFIX = "pinstream-"
 LOCK_NAME = "lock"
-REGION = re.compile(r"(pinstream_\d+_[^_]+_)")
+# As Triton's own regions begin: Tritons of mid-2025 and later let no client have one of that name opened for it.
+RESERVED = "triton_python_backend_shm_region_"
+# Those of before began with our mark.
+REGION = re.compile(rf"((?:{RESERVED})?pinstream_\d+_[^_]+_)")
 
 
 def shm_prefix(pid: int, run_name: str) -> str:
     """How the names of a run's regions in /dev/shm begin; `REGION` finds it in them."""
     # What mkdtemp makes up may have a "_" in it.
-    return f"pinstream_{pid}_{run_name[-8:].replace('_', '-')}_"
+    return f"{prefix_of(pid)}{run_name[-8:].replace('_', '-')}_"
+
+
+def prefix_of(pid: int) -> str:
+    """How the names of the regions of all runs of a process begin."""
+    return f"{RESERVED}pinstream_{pid}_"
 
 
 def hold(run: Path) -> int:

@@ -50,6 +50,14 @@ def test_regions_of_a_server_are_its_own_until_its_lock_is_open(shm: Path) -> No
     assert list(shm.iterdir()) == [unmarked], "nothing tells whose that is"
 
 
+def test_regions_from_before_triton_reserved_their_name_are_found(shm: Path) -> None:
+    before = leftovers.shm_prefix(os.getpid(), "pinstream-abcdefgh").removeprefix(leftovers.RESERVED)
+    os.close(leftovers.hold_regions(before))
+    region, tritons = server_region(shm, before), server_region(shm, f"{leftovers.RESERVED}of-somebody-elses-triton_")
+    assert found(fix=True)[str(region)].found == "removed"
+    assert list(shm.iterdir()) == [tritons]
+
+
 def test_a_process_that_has_inherited_the_lock_keeps_the_regions(shm: Path) -> None:
     prefix = leftovers.shm_prefix(os.getpid(), "pinstream-abcdefgh")
     lock = leftovers.hold_regions(prefix)
