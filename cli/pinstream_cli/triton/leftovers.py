@@ -61,6 +61,23 @@ def _locked(path: Path) -> int:
     return descriptor
 
 
+def close_regions(prefix: str) -> None:
+    """Let no other user open the regions whose names begin so: Triton lets all read them, whatever the umask."""
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        # What lies there by then may be a link of somebody else's.
+        with contextlib.suppress(OSError), _opened(region) as descriptor:
+            os.fchmod(descriptor, 0o600)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def remove_regions(prefix: str) -> None:
     """Delete the regions whose names begin so, the file that is locked for them last."""
     found = sorted(SHARED_MEMORY.glob(f"{prefix}*"), key=lambda region: region.name == prefix + LOCK_NAME)

@@ -20,7 +20,7 @@ from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.child import Child, uninterrupted
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
-from pinstream_cli.triton.leftovers import hold_regions, remove_regions, shm_prefix
+from pinstream_cli.triton.leftovers import close_regions, hold_regions, remove_regions, shm_prefix
 from pinstream_cli.triton.loads import FAILED, LoadFailed, Loads, Version
 from pinstream_cli.triton.log import LogFile
 from pinstream_cli.triton.preflight import no_shared_memory
@@ -181,6 +181,7 @@ class TritonServer:
                 raise self._why_ended()
             if self._crashed:
                 self._give_up(self._crashed)
+            self.close_regions()
             self.stubs.look()
             if stuck := self.stubs.stuck():
                 self._give_up(f"{stuck} while it was loaded", stuck.version)
@@ -189,7 +190,12 @@ class TritonServer:
                     f"Triton was not ready within {timeout_s:.0f} s; its last words: {self._last_words()}; "
                     "give it longer with --startup-timeout, or look at the whole log with --verbose"
                 )
+        self.close_regions()
         self._ready = True
+
+    def close_regions(self) -> None:
+        """Keep other users from what requests bring; to be called again and again, as every load makes new regions."""
+        close_regions(self.shm_prefix)
 
     def _give_up(self, why: str, version: Version | None = None) -> NoReturn:
         """End a server that does not get ready; nothing in it is worth waiting for."""

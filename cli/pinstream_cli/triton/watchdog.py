@@ -36,6 +36,7 @@ class Watchdog:
                 return f"Triton ended by itself with code {code}"
             if self._server.lost:
                 return self._server.lost
+            self._server.close_regions()
             stubs = self._server.stubs
             stubs.look()
             if dead := stubs.dead():
