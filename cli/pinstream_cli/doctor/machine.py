@@ -48,7 +48,7 @@ class Limit:
 
 
 LIMITS = (
-    Limit("open files", resource.RLIMIT_NOFILE, "-n", 4096, "every connection takes one"),
+    Limit("open files", resource.RLIMIT_NOFILE, "-n", 4096, "every connection takes one; `serve` raises it itself"),
     Limit("processes and threads", resource.RLIMIT_NPROC, "-u", 1024, "Triton starts about a hundred threads"),
     Limit("address space", resource.RLIMIT_AS, "-v", 0, "CUDA reserves far more than it uses"),
     Limit("file size", resource.RLIMIT_FSIZE, "-f", 0, "plans and caches are files of any size"),

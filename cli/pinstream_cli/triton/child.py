@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -22,6 +23,9 @@ LOOK_EVERY_S = 0.02
 # The kernel takes its time for what is large.
 KILLED_S = 5.0
 PR_SET_PDEATHSIG = 1
+# More than twice the ports that Linux has for connections of one address; and few enough to be closed one by one, as
+# some programs do with all that there may be.
+MOST_FILES = 1 << 16
 
 
 @contextlib.contextmanager
@@ -46,6 +50,8 @@ def uninterrupted() -> Iterator[None]:
 class Child:
     """A process that leads a group of its own, and is asked to stop should its parent be killed.
 
+    It may have as many files open as the hard limit lets it, up to `MOST_FILES`.
+
     To be made and kept within `uninterrupted`.
 
     Args:
@@ -68,7 +74,7 @@ class Child:
             # Ctrl-C in a terminal must not reach Triton's stubs: they would die under the requests they serve.
             start_new_session=True,
             pass_fds=descriptors,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare,
         )
 
     @property
@@ -122,6 +128,10 @@ class Child:
         return code
 
 
-def _die_with_parent() -> None:
+def _prepare() -> None:
     """In the child: be asked to stop should the parent be killed, so that no server is left without an owner."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -62,11 +62,13 @@ class Proxy:
         """The files of a client that is let in."""
         return TLS(self.ca.cert, self.client.cert, self.client.key)
 
-    def connect(self) -> http.client.HTTPSConnection:
-        """A connection of a client that is let in, for what ours would not send."""
+    def connect(self, source: str = "127.0.0.1") -> http.client.HTTPSConnection:
+        """A connection from an address of this machine of a client that is let in, for what ours would not send."""
         context = ssl.create_default_context(cafile=str(self.ca.cert))
         context.load_cert_chain(self.client.cert, self.client.key)
-        return http.client.HTTPSConnection("localhost", self.port, timeout=TIMEOUT_S, context=context)
+        return http.client.HTTPSConnection(
+            "localhost", self.port, timeout=TIMEOUT_S, source_address=(source, 0), context=context
+        )
 
     def send(self, method: str, path: str, body: bytes = b"", *headers: tuple[str, str]) -> tuple[int, bytes]:
         """Status and body of the answer to a request whose headers may be there twice."""
@@ -191,6 +193,24 @@ def test_what_triton_does_not_survive_does_not_get_there(guarded: Proxy, keyed: 
     assert (status, b"larger" in text) == (413, True)
     assert keyed.server.wait(0) is None
     infer(guarded, guarded.tls)
+
+
+def begun(before: Proxy, held: contextlib.ExitStack, address: str) -> http.client.HTTPSConnection:
+    """A request of an address of this machine's whose head is sent, and whose body is to follow."""
+    connection = held.enter_context(contextlib.closing(before.connect(address)))
+    connection.putrequest("POST", INFER)
+    connection.putheader("Content-Length", "8")
+    connection.endheaders()
+    return connection
+
+
+def test_one_address_takes_so_many_requests_at_a_time_and_leaves_room_for_others(guarded: Proxy) -> None:
+    with contextlib.ExitStack() as held:
+        for _ in range(128):
+            begun(guarded, held, "127.0.0.2")
+        answer = begun(guarded, held, "127.0.0.2").getresponse()
+        assert (answer.status, b"limit_conn" in answer.read()) == (503, True)
+        infer(guarded, guarded.tls)
 
 
 def test_json_that_is_nested_too_deep_for_triton_does_not_get_there(guarded: Proxy, keyed: Running) -> None:
