@@ -139,9 +139,9 @@ def test_the_proxy_reads_the_recipe_and_is_reached_where_it_listens() -> None:
     assert len(files) == 3
     # nginx looks for them beside its configuration.
     assert {str((configuration.parent / file).parent) for file in files} == {mounted["tls"]}
-    port = re.search(r"listen (\d+) ssl;", recipe)
-    assert port is not None
-    assert f":{port[1]}:{port[1]}" in compose
+    ports = re.findall(r"listen (\d+) ssl", recipe)
+    assert len(ports) == 2
+    assert all(f":{port}:{port}" in compose for port in ports)
 
 
 def test_every_argument_of_the_containers_command_is_one_of_serves_own() -> None:
@@ -159,8 +159,8 @@ def test_every_argument_of_the_containers_command_is_one_of_serves_own() -> None
 
 def test_nobody_elsewhere_reaches_a_port_unless_the_environment_says_so() -> None:
     ports = items("triton", "ports")
-    assert [port.rpartition(":")[2] for port in ports] == ["8000", "8001", "8002", "8443"]
-    assert [port.rsplit(":", 2)[0] for port in ports] == ["127.0.0.1"] * 3 + ["${HTTPS_ADDRESS:-127.0.0.1}"]
+    assert [port.rpartition(":")[2] for port in ports] == ["8000", "8001", "8002", "8443", "8444"]
+    assert [port.rsplit(":", 2)[0] for port in ports] == ["127.0.0.1"] * 3 + ["${HTTPS_ADDRESS:-127.0.0.1}"] * 2
 
 
 def test_of_what_is_mounted_only_the_cache_can_be_written() -> None:

@@ -44,11 +44,13 @@ class Proxy:
 
     Attributes:
         port: Where it listens.
+        grpc_port: And for gRPC.
         ca: Vouches for it and for its clients.
         client: A client's certificate.
     """
 
     port: int
+    grpc_port: int
     ca: Certificate
     client: Certificate
 
@@ -86,7 +88,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxy(directory: Path, endpoints: Endpoints, *, mutual: bool = True) -> Iterator[Proxy]:
-    """The recipe's nginx, in front of a server's HTTP."""
+    """The recipe's nginx, in front of a server."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None and not os.environ.get("PINSTREAM_REQUIRE_NGINX"):
         pytest.skip("needs nginx (Debian: nginx-light)")
@@ -96,8 +98,13 @@ def proxy(directory: Path, endpoints: Endpoints, *, mutual: bool = True) -> Iter
     ca = certificates.authority(tls, "clients")
     certificates.signed(tls, "server", ca)
     client = certificates.signed(tls, "client", ca)
-    port = Endpoints.free().http
-    changes = {"listen 8443 ssl;": f"listen {port} ssl;", "server 127.0.0.1:8000;": f"server {endpoints.http_url};"}
+    ports = Endpoints.free()
+    changes = {
+        "listen 8443 ssl;": f"listen {ports.http} ssl;",
+        "listen 8444 ssl http2;": f"listen {ports.grpc} ssl http2;",
+        "server 127.0.0.1:8000;": f"server {endpoints.http_url};",
+        "server 127.0.0.1:8001;": f"server {endpoints.grpc_url};",
+    }
     if not mutual:
         changes.update(dict.fromkeys(("ssl_client_certificate tls/clients.pem;", "ssl_verify_client on;"), ""))
     text = RECIPE.read_text()
@@ -113,12 +120,12 @@ def proxy(directory: Path, endpoints: Endpoints, *, mutual: bool = True) -> Iter
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
+                socket.create_connection(("127.0.0.1", ports.http)).close()
                 break
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        yield Proxy(port, ca, client)
+        yield Proxy(ports.http, ports.grpc, ca, client)
     finally:
         process.terminate()
         process.communicate(timeout=10)
