@@ -66,10 +66,10 @@ class Sender:
         channel = grpc.insecure_channel(server.grpc_url, options=[("grpc.max_receive_message_length", -1)])
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
-    def over_grpc(self, request: Any) -> str:
+    def over_grpc(self, request: Any, compression: grpc.Compression | None = None) -> str:
         """The status of one request."""
         try:
-            self._stub.ModelInfer(request, timeout=PATIENCE_S)
+            self._stub.ModelInfer(request, timeout=PATIENCE_S, compression=compression)
         except grpc.RpcError as error:
             return str(error.code().name)
         return "OK"
@@ -134,6 +134,10 @@ def _asking(request: Any) -> Any:
     return lambda sender, number: sender.over_grpc(request)
 
 
+def _asking_packed(request: Any) -> Any:
+    return lambda sender, number: sender.over_grpc(request, grpc.Compression.Gzip)
+
+
 def _asking_anew(make: Callable[[str], Any], length: int) -> Any:
     """Another text of that length each time: what is kept by its text would be kept of every one."""
     return lambda sender, number: sender.over_grpc(make(f"{number:08d}" + "x" * (length - 8)))
@@ -177,6 +181,7 @@ KINDS: dict[str, Kind] = {
     "JSON, 50,000 deep (HTTP)": _posting(b'{"inputs":' + b"[" * 50_000),
     "JSON, 2 MiB of [] (HTTP)": _posting(b'{"inputs":[' + b"[]," * 700_000 + b"[]]}"),
     "16 MiB for 768 bytes (gRPC)": _asking(good_request("classifier", bytes(1 << 24))),
+    "16 MiB for 768 bytes, 16 KiB of gzip (gRPC)": _asking_packed(good_request("classifier", bytes(1 << 24))),
     # What a heap is left with holes by.
     "1 KiB to 16 MiB for 768 bytes (gRPC)": lambda sender, number: sender.over_grpc(
         good_request("classifier", bytes(int(2 ** random.Random(number).uniform(10, 24))))

@@ -123,7 +123,9 @@ class Served:
             return f"message: {self._infer(self._infer_bytes, mutated((request,), seed, 3))}"
         content = bytes(rng.choice(OVERSIZED))
         if rng.random() < 0.5:
-            return f"oversized: {self._infer(self._infer_bytes, _written(good_request(rng.choice(GOOD), content)))}"
+            # Of gzip a thousandth is sent, and Triton unpacks it before anything else.
+            call = partial(self._infer_bytes, compression=rng.choice((None, grpc.Compression.Gzip)))
+            return f"oversized: {self._infer(call, _written(good_request(rng.choice(GOOD), content)))}"
         head = json.dumps({"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 3, 8, 8]}]}).encode()
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
         return f"oversized: {self._post('classifier', head + content, headers)}"
