@@ -250,13 +250,27 @@ def test_what_is_sent_with_a_load_takes_nothing_from_the_option(
     sent = {f"file:1/{name}": other.with_name(name).read_bytes() for name in ("model.onnx", sidecars.FILE_NAME)}
     config = {"backend": "pinstream", "parameters": {"VERIFY": {"string_value": "false"}}}
     with grpc.InferenceServerClient(serve.grpc_url) as control:
-        # Triton writes them to /tmp, where anybody can put something.
-        with pytest.raises(InferenceServerException, match="VERIFY is set, and others can write /tmp"):
+        with pytest.raises(InferenceServerException, match="lies in no model repository of this server"):
             control.load_model("classifier", config=json.dumps(config), files=sent)
         swap(repository)
         with pytest.raises(InferenceServerException, match="is not the file that"):
             control.load_model("classifier", config=json.dumps(config))
         assert control.is_model_ready("classifier")
+
+
+def test_files_that_are_sent_with_a_load_are_no_model_of_this_backend_without_the_option_either(
+    start: Callable[..., Serve], repository: Path
+) -> None:
+    serve = start("--model-repository", repository, "--model-control-mode=explicit", "--load-model=*")
+    serve.wait_for("Stop with Ctrl-C")
+    sent = {"file:1/model.onnx": (repository / "classifier" / "1" / "model.onnx").read_bytes()}
+    with grpc.InferenceServerClient(serve.grpc_url) as control:
+        with pytest.raises(InferenceServerException, match="lies in no model repository of this server") as caught:
+            control.load_model("sent", config=json.dumps({"backend": "pinstream"}), files=sent)
+        assert f"expected it in {repository}: put the files there" in caught.value.message()
+        # A configuration alone takes the files that are there.
+        control.load_model("classifier", config=json.dumps({"backend": "pinstream", "max_batch_size": 2}))
+        assert control.get_model_config("classifier").config.max_batch_size == 2
 
 
 def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[..., Serve], repository: Path) -> None:

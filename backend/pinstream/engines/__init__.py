@@ -9,6 +9,7 @@ from pinstream.engines.base import Engine, Slot
 from pinstream.engines.plan_source import ONNX_FILE, described_plans, described_spec, read_sidecar, replaced_source
 from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
+from pinstream.places import check_place
 from pinstream.preflight import this_gpu
 from pinstream.tensors import ModelSpec
 from pinstream.verify import verify_model
@@ -43,8 +44,9 @@ def find_model_file(model_dir: Path, options: Options) -> Path:
         empty plan is left to whoever loads it, who knows the command that builds it again.
 
     Raises:
-        ModelFileError: There is none, or it is an empty ONNX file.
+        ModelFileError: There is none, or it is an empty ONNX file, or it lies in no repository of the server.
     """
+    check_place(model_dir)
     names = _candidates(model_dir, options)
     for path in (model_dir / name for name in names):
         if path.is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
+from pinstream.places import REPOSITORIES
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.access import Access
 from pinstream_cli.triton.assemble import RunDirectory
@@ -86,9 +87,10 @@ class TritonServer:
         self.endpoints = endpoints
         connections = endpoints.connections()
         self._connections = [connections[name] for name in connections if not _refused(f"--allow-{name}", extra)]
+        places = [str(path.absolute()) for path in repositories]
         self._command = [
             str(install.binary),
-            *(f"--model-repository={path.absolute()}" for path in repositories),
+            *(f"--model-repository={place}" for place in places),
             f"--backend-directory={run.backends}",
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
@@ -98,7 +100,7 @@ class TritonServer:
             *(access or Access()).arguments(extra),
             *extra,
         ]
-        self._environment = {**install.environment(), **(environment or {})}
+        self._environment = {**install.environment(), REPOSITORIES: ";".join(places), **(environment or {})}
         self._log_path = run.log
         self._lock = run.lock
         self._on_ready = on_ready
