@@ -273,6 +273,27 @@ def test_files_that_are_sent_with_a_load_are_no_model_of_this_backend_without_th
         assert control.get_model_config("classifier").config.max_batch_size == 2
 
 
+def test_who_may_load_models_runs_code_whatever_the_option_says(
+    start: Callable[..., Serve], repository: Path, tmp_path: Path
+) -> None:
+    """Triton asks this backend of its own models only, and late; docs/security.md says so."""
+    options = ("--model-control-mode=explicit", "--load-model=*", "--exit-timeout-secs=5")
+    serve = start("--model-repository", repository, "--verify", *options)
+    serve.wait_for("Stop with Ctrl-C")
+    by_name, by_file = tmp_path / "by_name", tmp_path / "by_file"
+    python, ours = json.dumps({"backend": "python"}), json.dumps({"backend": "pinstream"})
+    code = f"open({str(by_file)!r}, 'w')\n".encode()
+    with grpc.InferenceServerClient(serve.grpc_url) as control:
+        with pytest.raises(InferenceServerException):
+            control.load_model("code", config=python, files={"file:1/model.py": code})
+        with pytest.raises(InferenceServerException):
+            control.load_model(f"a$(touch {by_name})", config=ours, files={"file:1/model.onnx": b"none"})
+    assert by_file.exists()
+    assert by_name.exists()
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
+    assert "### The admin key runs code" in page
+
+
 def test_an_older_version_that_is_vouched_for_is_served_instead(start: Callable[..., Serve], repository: Path) -> None:
     shutil.copytree(repository / "classifier" / "1", repository / "classifier" / "2")
     onnx_models.classifier(repository / "classifier" / "2" / "model.onnx", seed=1)
