@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,3 +53,26 @@ def test_what_keeps_every_server_from_starting_is_told(
     assert check["found"].startswith(words.format(dir=tmp_path))
     assert check["remedy"].startswith(remedy)
     assert served == f"error: {check['found']}; {check['remedy']}\nserve ended with 2\n"
+
+
+@pytest.mark.parametrize("name", ["sp ace", "q$(touch PWNED)", "\N{LATIN SMALL LETTER U WITH DIAERESIS}"])
+def test_temporary_files_where_a_shell_would_read_their_name_are_told(
+    classifier: Path, tmp_path: Path, name: str
+) -> None:
+    """Triton's Python backend gives their paths to one: it waited for good, or the command was run."""
+    place = tmp_path / name
+    place.mkdir()
+
+    def run(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        called = [sys.executable, "-m", "pinstream_cli", command, *free_ports(), *map(str, arguments)]
+        env = {**os.environ, "TMPDIR": str(place)}
+        return subprocess.run(called, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+
+    doctor = run("doctor", "--json")
+    (check,) = (check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "temporary files")
+    assert (doctor.returncode, check["status"]) == (1, "FIX")
+    assert check["found"].startswith(f"temporary files go to {str(place)!r}, and")
+    assert check["remedy"].startswith("set TMPDIR to a directory")
+    serve = run("serve", "--model", classifier)
+    assert (serve.returncode, serve.stderr) == (2, f"error: {check['found']}; {check['remedy']}\n")
+    assert not list(tmp_path.rglob("PWNED"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.arguments import values_of
+from pinstream_cli.triton.repository import is_read_by_shell
 
 SHARED_MEMORY = Path("/dev/shm")
 # Where the NVIDIA driver tells of itself.
@@ -136,6 +137,11 @@ def check_temporary_files() -> Path:
         raise CommandError(
             "there is no directory for temporary files that this user may write to; set TMPDIR to one"
         ) from None
+    if is_read_by_shell(place):
+        raise CommandError(
+            f"temporary files go to {str(place)!r}, and Triton's Python backend gives its paths to a shell as they "
+            "are; set TMPDIR to a directory whose path has letters, digits, and . _ - only"
+        )
     if os.statvfs(place).f_flag & os.ST_NOEXEC:
         raise CommandError(
             f"{place} is mounted noexec, and Triton's Python backend is a library that is put there; "

@@ -164,11 +164,16 @@ def read_model(path: Path, name: str = CONFIG) -> Model:
 
 
 def breaks_shell(model: Model) -> bool:
-    """Whether a model's path is one that Triton's Python backend 2.51, which gives it to a shell as it is, trips over.
+    """Whether a model's path is one that Triton's Python backend, which gives it to a shell, trips over."""
+    return model.config.backend in PYTHON_BACKENDS and is_read_by_shell(model.path)
 
-    It then waits for good, or does what stands there.
+
+def is_read_by_shell(path: Path) -> bool:
+    """Whether there is something in a path that a shell does not take as it stands.
+
+    Triton's Python backend 2.51 gives its paths to one unquoted. It then waits for good, or does what stands there.
     """
-    return model.config.backend in PYTHON_BACKENDS and shlex.quote(str(model.path)) != str(model.path)
+    return shlex.quote(str(path)) != str(path)
 
 
 def spec_of(model: Model) -> ModelSpec | None:
