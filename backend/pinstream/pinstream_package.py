@@ -20,7 +20,14 @@ def import_beside(file: str) -> None:
     assert spec is not None
     assert spec.loader is not None
     # Its modules are reached through the package alone; as names of their own they would hide others, such as `cuda`.
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
+    sys.path[:] = [entry for entry in sys.path if not _leads_to(entry, here)]
     package = importlib.util.module_from_spec(spec)
     sys.modules["pinstream"] = package
     spec.loader.exec_module(package)
+
+
+def _leads_to(entry: str, directory: Path) -> bool:
+    try:
+        return Path(entry).resolve() == directory
+    except FileNotFoundError:
+        return False  # the working directory, which is gone

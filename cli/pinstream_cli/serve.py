@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from pinstream_cli.errors import CommandError
-from pinstream_cli.options import SECONDS
+from pinstream_cli.options import SECONDS, FromHere
 from pinstream_cli.serving import serving
 from pinstream_cli.supervise import serve_until_stopped
 from pinstream_cli.told import lasting_console
@@ -27,21 +27,21 @@ __all__ = ["serve", "serving"]
 
 LOOPBACK, ALL_ADDRESSES = "127.0.0.1", "0.0.0.0"
 PORT = click.IntRange(1, 65535)
-FILE = click.Path(path_type=Path)
+FILE, FROM_HERE = click.Path(path_type=Path), FromHere()
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--model", type=FILE, help="What to serve: what `pinstream build` made, or any .onnx.")
+@click.option("--model", type=FROM_HERE, help="What to serve: what `pinstream build` made, or any .onnx.")
 @click.option("--name", help="Serve --model under this name as a plain model, YOLOX or not.")
-@click.option("--labels", type=FILE, help="Class names of a YOLOX export, one a line. [default: COCO's, if 80]")
+@click.option("--labels", type=FROM_HERE, help="Class names of a YOLOX export, one a line. [default: COCO's, if 80]")
 @click.option(
     "--model-repository",
     "repositories",
-    type=FILE,
+    type=FROM_HERE,
     multiple=True,
     help="Serve a model repository of your own as it is; may be given several times.",
 )
-@click.option("--tritonserver", type=FILE, help="The tritonserver to run, instead of the wheel's.")
+@click.option("--tritonserver", type=FROM_HERE, help="The tritonserver to run, instead of the wheel's.")
 @click.option("--host", show_default=LOOPBACK, help="Address to listen on.")
 @click.option("--public", is_flag=True, help="Listen on all addresses; says what that lets everybody do.")
 @click.option("--http-port", type=PORT, default=8000, show_default=True)

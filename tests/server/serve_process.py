@@ -23,7 +23,11 @@ class Serve:
     """A `pinstream serve` process, its output collected as it comes."""
 
     def __init__(
-        self, *arguments: str | Path, endpoints: Endpoints | None = None, env: Mapping[str, str] | None = None
+        self,
+        *arguments: str | Path,
+        endpoints: Endpoints | None = None,
+        env: Mapping[str, str] | None = None,
+        directory: Path = Path("/"),
     ) -> None:
         self.endpoints = endpoints or Endpoints.free()
         ports = [f"--http-port={self.endpoints.http}", f"--grpc-port={self.endpoints.grpc}"]
@@ -34,7 +38,7 @@ class Serve:
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd="/",
+            cwd=directory,
             env={**os.environ, **(env or {})},
         )
         self.lines: list[str] = []

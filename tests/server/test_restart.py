@@ -113,6 +113,24 @@ def test_it_comes_back_where_nobody_reads_any_more_what_it_says(classifier: Path
             serve.wait(LONGEST_STOP_S)
 
 
+def test_it_comes_back_where_the_directory_that_it_was_started_in_is_gone(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    """With all that was named from there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    onnx_models.classifier(tmp_path / "classifier.onnx")
+    onnx_models.biased(add_model(tmp_path / "repository", "biased"), 2)
+    named = ("--model", "../classifier.onnx", "--model-repository", "../repository")
+    serve = start(*named, "--restart", directory=gone)
+    serve.wait_for("Stop with Ctrl-C")
+    gone.rmdir()
+    os.kill(tritonserver(serve), signal.SIGKILL)
+    seconds_until(lambda: not ready(serve.endpoints, MODEL), 5)
+    seconds_until(lambda: ready(serve.endpoints, MODEL) and ready(serve.endpoints, BIASED), 60)
+    assert serve.text.count("RESTART") == 1, serve.text
+
+
 SAYS_THAT_IT_IS_LOST = """
 import triton_python_backend_utils as pb_utils
 class TritonPythonModel:

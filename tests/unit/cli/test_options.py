@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.main import main
-from pinstream_cli.options import FiniteRange
+from pinstream_cli.options import FiniteRange, FromHere
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -52,3 +53,28 @@ def test_help_shows_examples_a_line_each(words: tuple[str, ...]) -> None:
     assert "\b" not in result.stdout
     for line in result.stdout.splitlines():
         assert line.count("pinstream " + words[0] + " ") <= 1, line
+
+
+@pytest.mark.parametrize(
+    ("named", "meant"),
+    [
+        ("model.onnx", "{dir}/here/model.onnx"),
+        ("../model.onnx", "{dir}/model.onnx"),
+        ("../..", "{dir}/.."),
+        (".", "{dir}/here"),
+        # Where a link leads only the file system tells.
+        ("link/../model.onnx", "{dir}/here/link/../model.onnx"),
+        ("/models/../model.onnx", "/models/../model.onnx"),
+    ],
+)
+def test_a_path_means_the_same_once_its_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, meant: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    expected = Path(meant.format(dir=tmp_path).replace(f"{tmp_path}/..", str(tmp_path.parent)))
+    assert FromHere().convert(named, None, None) == expected
+    here.rmdir()
+    if not named.startswith("/"):
+        assert FromHere().convert(named, None, None) == Path(named)
