@@ -11,6 +11,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pinstream_cli.standard_files import open_standard_files
+
 
 @dataclass(frozen=True)
 class Subcommand:
@@ -69,6 +71,7 @@ class LazyGroup(click.Group):
         """Imports the subcommand's module."""
         if cmd_name not in self.list_commands(ctx):
             return None
+        open_standard_files()  # before anything is imported that opens others
         try:
             module = importlib.import_module(SUBCOMMANDS[cmd_name].module)
         except ModuleNotFoundError as error:

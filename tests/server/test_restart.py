@@ -113,6 +113,28 @@ def test_it_comes_back_where_nobody_reads_any_more_what_it_says(classifier: Path
             serve.wait(LONGEST_STOP_S)
 
 
+def test_it_comes_back_where_there_was_nobody_to_read_from_the_beginning(classifier: Path) -> None:
+    """Started with all of its standard files closed, as by some supervisors."""
+    endpoints = Endpoints.free()
+    ports = [f"--{name}-port={getattr(endpoints, name)}" for name in ("http", "grpc", "metrics")]
+    command = [sys.executable, "-m", "pinstream_cli", "serve", "--model", str(classifier), "--restart", *ports]
+    with subprocess.Popen(["bash", "-c", 'exec "$@" <&- >&- 2>&-', "bash", *command]) as serve:
+        try:
+            seconds_until(lambda: serve.poll() is not None or ready(endpoints, MODEL), 60)
+            # Who may see it a moment later than we, and says so to nobody: what dies before is not started again.
+            threading.Event().wait(3)
+            assert serve.poll() is None
+            assert {os.readlink(f"/proc/{serve.pid}/fd/{number}") for number in range(3)} == {os.devnull}
+            (server,) = Path(f"/proc/{serve.pid}/task/{serve.pid}/children").read_text().split()
+            os.kill(int(server), signal.SIGKILL)
+            seconds_until(lambda: not ready(endpoints, MODEL), 5)
+            seconds_until(lambda: ready(endpoints, MODEL), 60)
+        finally:
+            serve.terminate()
+            code = serve.wait(LONGEST_STOP_S)
+    assert code == 0
+
+
 def test_it_comes_back_where_the_directory_that_it_was_started_in_is_gone(
     start: Callable[..., Serve], tmp_path: Path
 ) -> None:

@@ -344,7 +344,9 @@ def test_labels_for_what_is_no_export(start: Callable[..., Serve], classifier: P
 @pytest.mark.parametrize("option", ["--name", "--labels"])
 def test_what_belongs_to_a_model_without_one(start: Callable[..., Serve], tmp_path: Path, option: str) -> None:
     onnx_models.classifier(add_model(tmp_path, "classifier"))
-    assert f"{option} pear belongs to --model" in failing(start, "--model-repository", tmp_path, option, "pear")
+    said = failing(start, "--model-repository", tmp_path, option, "pear")
+    assert f"error: {option} " in said
+    assert "pear belongs to --model" in said
 
 
 def test_the_same_port_twice(start: Callable[..., Serve], classifier: Path) -> None:
