@@ -7,17 +7,19 @@ this module carries along without looking inside.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from pinstream.regular import open_regular
 
 FORMAT = 1
+# More than any has: a file that only looks large would be read into memory whole.
+MOST_BYTES = 16 << 20
 FILE_NAME = "model.json"
 # What reading JSON of another shape than expected raises. A sidecar may come from anywhere.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -91,8 +93,11 @@ def read(path: Path) -> Sidecar:
         SidecarError: The file is missing, is no JSON, has another format number, or lacks a field.
     """
     try:
-        with _open_regular(path) as stream:
-            content = json.loads(stream.read().decode("utf-8"))
+        with open_regular(path) as stream:
+            text = stream.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise SidecarError(f"{path} is malformed: it is larger than {MOST_BYTES >> 20} MiB; {_REMEDY}")
+        content = json.loads(text.decode("utf-8"))
     except OSError as error:
         raise SidecarError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from error
     except (ValueError, RecursionError) as error:
@@ -125,7 +130,7 @@ def file_sha256(path: Path) -> str:
         OSError: The file cannot be read, or is a pipe or a device.
     """
     digest = hashlib.sha256()
-    with _open_regular(path) as stream:
+    with open_regular(path) as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -148,15 +153,6 @@ def check_model_file(directory: Path, sidecar: Sidecar) -> Path:
             "build the model again or remove the sidecar"
         )
     return path
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    """Open a file to read it; not a pipe, where that may wait for good, nor a device that never ends."""
-    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        return stream
-    stream.close()
-    raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
 def _text(value: Any) -> str:

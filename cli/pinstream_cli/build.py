@@ -26,6 +26,7 @@ from rich.text import Text
 from pinstream.sidecar import FILE_NAME, Sidecar, TensorEntry, file_sha256, write
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.build_plan import PlanWishes, plan_options, run
+from pinstream_cli.named_files import read_named
 
 if TYPE_CHECKING:
     from pinstream_cli.yolox_quantize import Quantization
@@ -167,7 +168,7 @@ def class_names(path: Path | None, num_classes: int) -> tuple[tuple[str, ...], s
         names = tuple(f"class_{index}" for index in range(num_classes))
         return names, f"class names are {names[0]} to {names[-1]}; give the real ones with --labels FILE, one a line"
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        lines = read_named(path).decode("utf-8-sig").rstrip().splitlines()
     except OSError as error:
         raise BuildError(f"{path}: the labels cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

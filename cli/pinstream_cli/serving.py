@@ -206,6 +206,8 @@ def _check_model(model: Path, name: str | None) -> None:
         )
     if not model.exists():
         raise CommandError(f"--model {model} does not exist; name an .onnx file or what `pinstream build` made")
+    if not model.is_dir() and not model.is_file():
+        raise CommandError(f"--model {model} is no regular file; name an .onnx file or what `pinstream build` made")
     if model.is_dir() and not (model / sidecars.FILE_NAME).is_file():
         _check_level(model)
 

@@ -11,6 +11,7 @@ from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.places import check_place
 from pinstream.preflight import this_gpu
+from pinstream.regular import what_is_there
 from pinstream.tensors import ModelSpec
 from pinstream.verify import verify_model
 
@@ -44,7 +45,8 @@ def find_model_file(model_dir: Path, options: Options) -> Path:
         empty plan is left to whoever loads it, who knows the command that builds it again.
 
     Raises:
-        ModelFileError: There is none, or it is an empty ONNX file, or it lies in no repository of the server.
+        ModelFileError: There is none, or no regular file, or an empty ONNX file, or it lies in no repository of
+            the server.
     """
     check_place(model_dir)
     names = _candidates(model_dir, options)
@@ -56,6 +58,9 @@ def find_model_file(model_dir: Path, options: Options) -> Path:
     plan = model_dir / names[0]
     if options.auto_build and _is_plan(plan, options) and (model_dir / ONNX_FILE).is_file():
         return plan
+    for path in (model_dir / name for name in names):
+        if what := what_is_there(path):
+            raise ModelFileError(f"{path} cannot be a model: it {what}; put the model there")
     there = ", ".join(sorted(p.name for p in model_dir.iterdir())) if model_dir.is_dir() else "no such directory"
     raise ModelFileError(
         f"no {' or '.join(names)} in {model_dir} (there is: {there or 'nothing'}); put the model there"

@@ -7,7 +7,6 @@ TLS; its HTTP and its metrics do not.
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
 import secrets
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream_cli.errors import CommandError
+from pinstream_cli.named_files import read_named
 from pinstream_cli.triton.arguments import values_of
 
 # Triton's groups of calls. Health stays open: probes have no keys, and it tells no more than that something is there.
@@ -198,7 +198,7 @@ def read_key(option: str, path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        key = _read(path).decode("ascii").strip()
+        key = read_named(path).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{option} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     _check_private(option, path)
@@ -223,16 +223,6 @@ def read_keys(api: Path | None, admin: Path | None) -> tuple[str, str]:
             "models, which is running code here; make another one with `openssl rand -hex 32`"
         )
     return keys
-
-
-def _read(path: Path) -> bytes:
-    """The content of a file, but not of a pipe, which may wait for good; of a descriptor's where one is named."""
-    if path.parent in (Path("/dev/fd"), Path("/proc/self/fd")):
-        return path.read_bytes()
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "is no regular file")
-        return stream.read()
 
 
 def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:

@@ -18,7 +18,15 @@ from pinstream.options import verifies
 from pinstream.verify import others_can_write, runs_unverified
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.model_versions import version_numbers
-from pinstream_cli.triton.repository import ENVIRONMENT, Configurations, Model, model_directories, read_configurations
+from pinstream_cli.triton.repository import (
+    ENVIRONMENT,
+    Configurations,
+    Model,
+    RepositoryError,
+    model_directories,
+    read_configuration,
+    read_configurations,
+)
 
 # What runs a model of this backend; Triton itself says so of each in the configuration that it gives out.
 OWN_RUNTIME = "model.py"
@@ -85,10 +93,10 @@ def check_code(repository: Path, *, verify: bool) -> None:
     for model in model_directories(repository):
         configurations = read_configurations(model)
         for file, reason in configurations.unreadable.items():
-            if verify or _may_ask(file):
+            if why := "--verify is given" if verify else _may_ask(file):
                 raise CommandError(
-                    f"{'--verify is given' if verify else 'VERIFY is set'}, and of {model} {reason}; correct it, or "
-                    "take the model out: Triton may read in it what is to be run"
+                    f"{why}, and of {model} {reason}; correct it, or take the model out: Triton may read in it what is "
+                    "to be run"
                 )
         if _ours(configurations) if verify else asks_to_verify(configurations):
             _refuse("--verify is given" if verify else "VERIFY is set", partial(unverified_code, configurations))
@@ -119,12 +127,12 @@ def _backend(model: Model) -> str:
     return model.config.backend or model.name.partition(".")[2]
 
 
-def _may_ask(file: Path) -> bool:
-    """Whether VERIFY may be set in a configuration that cannot be read."""
+def _may_ask(file: Path) -> str:
+    """Whether VERIFY is set, or may be, in a configuration that cannot be read; empty where it is not."""
     try:
-        return verifies({}) or not file.is_file() or b"VERIFY" in file.read_bytes()
-    except (ConfigError, OSError):
-        return True
+        return "VERIFY is set" if verifies({}) or b"VERIFY" in read_configuration(file.parent, file.name) else ""
+    except (ConfigError, OSError, RepositoryError):
+        return "VERIFY may be set"
 
 
 def _asks_to_verify(model: Model) -> bool:

@@ -15,6 +15,7 @@ from pinstream.engines import find_model_file
 from pinstream.engines.plan_source import described_plans
 from pinstream.engines.profiles import model_spec as plan_spec
 from pinstream.options import Options
+from pinstream.regular import open_regular
 from pinstream.tensors import ModelSpec
 from pinstream_cli.triton.model_versions import chosen, version_numbers
 
@@ -23,6 +24,8 @@ CONFIG = "config.pbtxt"
 CONFIGS = "configs"
 # The parameter that names another environment than this one, and what may stand there for the model's directory.
 ENVIRONMENT, _MODEL_DIRECTORY = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
+# More than any configuration has: a file that only looks large would be read into memory whole.
+MOST_BYTES = 16 << 20
 # What Triton runs with its Python backend.
 PYTHON_BACKENDS = ("python", "pinstream")
 
@@ -144,13 +147,9 @@ def read_model(path: Path, name: str = CONFIG) -> Model:
     Raises:
         RepositoryError: Its configuration cannot be read.
     """
-    file = path / name
     try:
-        # Opening a pipe or a device might never end.
-        if file.exists() and not file.is_file():
-            raise RepositoryError(f"{name} is no regular file; put a file there")
         # A carriage return ends no line to Triton, nor a comment.
-        text = file.read_bytes().decode(errors="replace") if file.exists() else ""
+        text = read_configuration(path, name).decode(errors="replace")
         numbers = version_numbers(path)
     except OSError as error:
         raise RepositoryError(f"{error.filename} cannot be read: {error.strerror}; let this user read it") from None
@@ -161,6 +160,31 @@ def read_model(path: Path, name: str = CONFIG) -> Model:
     except ValueError as error:  # an enum's number that fits into no 32 bits
         raise RepositoryError(f"{name} cannot be parsed: {error}") from None
     return Model(path, config, numbers)
+
+
+def read_configuration(path: Path, name: str) -> bytes:
+    """The content of a model's configuration; empty where there is none, as to Triton.
+
+    Args:
+        path: `<repository>/<model>`.
+        name: Of the configuration, in that directory.
+
+    Raises:
+        RepositoryError: It is no regular file, or larger than any configuration.
+        OSError: It cannot be read.
+    """
+    file = path / name
+    if not file.exists():
+        return b""
+    if not file.is_file():
+        raise RepositoryError(f"{name} is no regular file; put a file there")
+    with open_regular(file) as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise RepositoryError(
+            f"{name} is larger than {MOST_BYTES >> 20} MiB, and no configuration is; write it again, or remove it"
+        )
+    return content
 
 
 def breaks_shell(model: Model) -> bool:

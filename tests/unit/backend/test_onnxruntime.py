@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,22 @@ def test_a_file_that_is_no_onnx_model_is_named_with_its_size(tmp_path: Path, con
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=rf"model.onnx \({len(content)} bytes\) is not an ONNX model"):
         open_engine(path, Options())
+
+
+@pytest.mark.parametrize("options", [Options(), Options(model_filename="model.onnx")])
+def test_what_is_there_and_no_file_is_told(tmp_path: Path, options: Options) -> None:
+    model = tmp_path / "model.onnx"
+    model.symlink_to("nowhere")
+    with pytest.raises(
+        ModelFileError, match=f"^{model} cannot be a model: it is a link that leads nowhere; put the model there$"
+    ):
+        find_model_file(tmp_path, options)
+    model.unlink()
+    os.mkfifo(model)
+    with pytest.raises(
+        ModelFileError, match=f"^{model} cannot be a model: it is no regular file; put the model there$"
+    ):
+        find_model_file(tmp_path, options)
 
 
 def test_a_missing_and_an_empty_file_are_told_apart(tmp_path: Path) -> None:

@@ -42,6 +42,18 @@ def test_pipes_are_not_waited_for(version: Path) -> None:
     assert faulty == {f"model {model}" for model in pipes}
 
 
+@pytest.mark.parametrize("name", ["config.pbtxt", "1/model.json"])
+def test_of_a_file_that_only_looks_large_no_more_is_read_than_any_has(version: Path, name: str) -> None:
+    with (version.parent / name).open("a") as file:
+        file.truncate(20 << 30)
+    command = [sys.executable, "-m", "pinstream_cli", "doctor", "--json", "--model-repository", version.parents[1]]
+    limited = ["bash", "-c", 'ulimit -v 8000000; exec "$@"', "bash", *map(str, command), *free_ports()]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    (check,) = (check for check in json.loads(done.stdout)["checks"] if "is larger than 16 MiB" in check["found"])
+    assert (check["area"], check["status"]) == ("model mine", "FIX")
+
+
 def test_a_model_is_not_read_from_a_device(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").symlink_to("/dev/zero")
     with pytest.raises(RepositoryError, match="is no regular file"):
