@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tritonclient.grpc import service_pb2
 
 _PIXELS: dict[str, Any] = {"name": "pixels", "datatype": "FP32", "shape": [1, 3, 8, 8]}
 _DATA = [0.5] * 192
+# A length beside chunks, which take none: to be sent in one piece, as no client does.
+TWO_LENGTHS = (
+    b"POST /v2/models/classifier/infer HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+)
 
 
 @dataclass(frozen=True)
@@ -19,27 +24,33 @@ class Refused:
 
     Attributes:
         body: Its body.
-        json_length: Bytes of it that are JSON, where not all are.
         words: What the answer says.
+        headers: Beside that of JSON.
     """
 
     body: bytes
-    json_length: int | None
     words: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def over_http() -> Iterator[Refused]:
     """Bodies that lie about their tensors, and parameters of another kind."""
     head = json.dumps({"inputs": [{**_PIXELS, "parameters": {"binary_data_size": 768}}]}).encode()
-    yield Refused(head + bytes(700), len(head), "expecting 68 additional bytes")
-    yield Refused(head + bytes(800), len(head), "unexpected additional input data")
+    length = {"Inference-Header-Content-Length": str(len(head))}
+    yield Refused(head + bytes(700), "expecting 68 additional bytes", length)
+    yield Refused(head + bytes(800), "unexpected additional input data", length)
+    reserved = {"inputs": [{**_PIXELS, "data": _DATA}], "parameters": {"triton_own": 1}}
+    yield Refused(json.dumps(reserved).encode(), "parameter keys starting with 'triton_' are reserved")
+    region = {"shared_memory_region": "none", "shared_memory_byte_size": 768}
+    unknown = {"inputs": [{**_PIXELS, "parameters": region}]}
+    yield Refused(json.dumps(unknown).encode(), "Unable to find shared memory region")
     for dtype in ("FP16", "BF16"):
         whole = {"inputs": [{**_PIXELS, "datatype": dtype, "data": _DATA}]}
-        yield Refused(json.dumps(whole).encode(), None, f"receiving {dtype} data via JSON is not supported")
+        yield Refused(json.dumps(whole).encode(), f"receiving {dtype} data via JSON is not supported")
     for count in (-1, "x"):
         output = {"name": "probabilities", "parameters": {"classification": count}}
         whole = {"inputs": [{**_PIXELS, "data": _DATA}], "outputs": [output]}
-        yield Refused(json.dumps(whole).encode(), None, "Unable to set 'classification'")
+        yield Refused(json.dumps(whole).encode(), "Unable to set 'classification'")
 
 
 def over_grpc() -> Iterator[tuple[Any, str]]:
@@ -62,6 +73,16 @@ def over_grpc() -> Iterator[tuple[Any, str]]:
         whole.parameters["priority"].int64_param = -1
         whole.raw_input_contents.append(bytes(768))
 
+    def reserved(whole: Any) -> None:
+        whole.parameters["triton_own"].int64_param = 1
+        whole.raw_input_contents.append(bytes(768))
+
+    def unknown_region(whole: Any) -> None:
+        whole.inputs[0].parameters["shared_memory_region"].string_param = "none"
+        whole.inputs[0].parameters["shared_memory_byte_size"].int64_param = 768
+
+    yield request(reserved), "parameter keys starting with 'triton_' are reserved"
+    yield request(unknown_region), "Unable to find shared memory region"
     yield request(other_list), "unexpected explicit tensor data"
     yield request(lambda whole: None), "unable to find data for input tensor"
     yield request(negative_version), "invalid model version specified"

@@ -170,7 +170,7 @@ class Served:
             code, text = error.code().name, error.details() or ""
             if code not in ANSWERS:
                 raise Fault(f"{code}: {text}") from None
-            _judge(text)
+            _judge(text, code)
             return str(code)
         return "answered"
 
@@ -199,7 +199,7 @@ class Served:
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             # Of an address or an encoding that it does not know HTTP says so by the number alone.
-            _judge(text or f"HTTP {error.code}")
+            _judge(text or f"HTTP {error.code}", str(error.code))
             return str(error.code)
         except TimeoutError:
             raise Fault("no answer over HTTP") from None
@@ -228,17 +228,17 @@ class Served:
         return "bytes: sent"
 
 
-def _judge(text: str) -> None:
-    """Hold what an error says against what it may say.
+def _judge(text: str, status: str = "") -> None:
+    """Hold what an error says, and its status where it has one, against what it may say.
 
     Raises:
         Fault: It was made by an exception nobody foresaw, docs/errors.md does not know it, or it repeats too much.
     """
     if any(sign in text for sign in SIGNS_OF_A_FAULT):
         raise Fault(text[:2000])
-    heading = documented_in(text)
+    heading = documented_in(text, status)
     if not heading:
-        raise Fault(f"docs/errors.md does not have: {text[:2000]}")
+        raise Fault(f"docs/errors.md does not have: {status} {text[:2000]}")
     # Triton itself repeats names of any length.
     if len(text) > LONGEST_MESSAGE and heading != TRITONS_OWN:
         raise Fault(f"a message of {len(text)} characters: {text[:2000]}")

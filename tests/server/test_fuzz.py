@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.fuzz.beside import Neighbour
 from tests.fuzz.documented import documented_in
 from tests.fuzz.memory import KINDS, Sender, memory_of
 from tests.fuzz.pictures import corpus
-from tests.fuzz.refusals import over_grpc, over_http
+from tests.fuzz.refusals import TWO_LENGTHS, over_grpc, over_http
 from tests.fuzz.served import fuzz, fuzzed_server
 from tests.server.running import Running
 
@@ -65,19 +66,27 @@ def test_memory_is_counted_by_where_it_lies(server: Running) -> None:
 
 def test_what_triton_refuses_in_words_of_its_own_is_documented(server: Running) -> None:
     for refused in over_http():
-        length = {} if refused.json_length is None else {"Inference-Header-Content-Length": str(refused.json_length)}
         url = f"http://{server.http_url}/v2/models/classifier/infer"
         with pytest.raises(urllib.error.HTTPError) as answer:
-            urllib.request.urlopen(urllib.request.Request(url, refused.body, {**JSON, **length}), timeout=20)
+            urllib.request.urlopen(urllib.request.Request(url, refused.body, {**JSON, **refused.headers}), timeout=20)
         text = answer.value.read().decode()
         assert refused.words in text
-        assert documented_in(text), text
+        assert documented_in(text, str(answer.value.code)), (answer.value.code, text)
+    with socket.create_connection(("127.0.0.1", server.endpoints.http), timeout=20) as connection:
+        connection.sendall(TWO_LENGTHS)
+        head, _, text = connection.recv(10_000).decode().partition("\r\n\r\n")
+        assert "unexpected size for request JSON, expecting 3 more bytes" in text
+        assert documented_in(text, head.split()[1]), head
     with grpc.insecure_channel(server.grpc_url) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for request, words in over_grpc():
             with pytest.raises(grpc.RpcError, match=words) as caught:
                 stub.ModelInfer(request, timeout=20)
-            assert documented_in(caught.value.details()), caught.value.details()
+            _assert_documented(caught.value)
+
+
+def _assert_documented(error: grpc.RpcError) -> None:
+    assert documented_in(error.details(), error.code().name), (error.code(), error.details())
 
 
 def test_a_batch_that_triton_takes_for_none_gets_what_its_one_picture_does(server: Running) -> None:
@@ -97,7 +106,7 @@ def test_a_batch_that_triton_takes_for_none_gets_what_its_one_picture_does(serve
                 request.raw_input_contents[0] = b""
                 with pytest.raises(grpc.RpcError) as caught:
                     stub.ModelInfer(request, timeout=20)
-                assert documented_in(caught.value.details()), caught.value.details()
+                _assert_documented(caught.value)
     contents = found[1][1]
     assert found == {n: (shape, contents) for n, shape in ((1, [1, 1]), (0, [1]), (2**40, [1]), (2**32 + 1, [1, 1]))}
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz.documented import documented_in
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,28 @@ def messages() -> Iterator[tuple[str, str]]:
                     text = text_of(node.args[0])
                     if name.endswith(("Error", "InvalidRequest")) and re.search("[a-z]", text):
                         yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+
+
+@pytest.mark.parametrize(
+    ("message", "stated", "another"),
+    [
+        # By the row, and by what the page says HTTP makes of it.
+        ("Unable to find shared memory region: 'x'", ("NOT_FOUND", "404"), ("INVALID_ARGUMENT", "400")),
+        ("has shape [1]; expected [2]", ("INVALID_ARGUMENT", "400"), ("INTERNAL", "500")),
+        ("nothing to be decompressed", ("400",), ("500", "INVALID_ARGUMENT")),
+        ("This API is restricted, expecting header x", ("403", "UNAVAILABLE"), ("503",)),
+        # By the heading.
+        ("found no bytes at all", ("INVALID_ARGUMENT", "400"), ("INTERNAL",)),
+        # Of tables without any.
+        ("is damaged: it has a name that is no text", ("INTERNAL", "500", "INVALID_ARGUMENT"), ()),
+    ],
+)
+def test_a_message_stands_there_with_its_status(
+    message: str, stated: tuple[str, ...], another: tuple[str, ...]
+) -> None:
+    assert documented_in(message)
+    assert all(documented_in(message, status) for status in stated)
+    assert not any(documented_in(message, status) for status in another)
 
 
 def test_every_error_has_a_line() -> None:
