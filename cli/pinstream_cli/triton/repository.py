@@ -189,7 +189,15 @@ def read_configuration(path: Path, name: str) -> bytes:
 
 def breaks_shell(model: Model) -> bool:
     """Whether a model's path is one that Triton's Python backend, which gives it to a shell, trips over."""
-    return model.config.backend in PYTHON_BACKENDS and is_read_by_shell(model.path)
+    return is_read_by_shell(model.path) and _runs_in_python(model)
+
+
+def _runs_in_python(model: Model) -> bool:
+    """Whether Triton runs a model with its Python backend: where nothing says so, its name or a model.py does."""
+    if model.config.backend or model.config.platform:
+        return model.config.backend in PYTHON_BACKENDS
+    by_name = model.name.partition(".")[2] in PYTHON_BACKENDS
+    return by_name or any((version / "model.py").exists() for version in model.versions)
 
 
 def is_read_by_shell(path: Path) -> bool:

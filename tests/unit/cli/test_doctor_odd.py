@@ -89,6 +89,19 @@ def test_an_environment_that_others_can_write_is_told(tmp_path: Path) -> None:
     assert "no archive" in report("--model-repository", tmp_path / "repository")[1][area, "EXECUTION_ENV_PATH"]["found"]
 
 
+@pytest.mark.parametrize(("name", "file"), [("$(exit)", "model.py"), ("$(exit).pinstream", "model.onnx")])
+def test_serve_refuses_a_name_that_triton_would_run_where_nothing_says_with_what(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    """Of a model without a configuration Triton goes by its files, and by its name."""
+    code = tmp_path / name / "1" / file
+    code.parent.mkdir(parents=True)
+    code.touch()
+    result = CliRunner().invoke(serve, ["--model-repository", str(tmp_path), *free_ports()])
+    assert result.exit_code == 2
+    assert f"error: {tmp_path / name}: Triton's Python backend gives this to a shell as it is" in result.output
+
+
 def test_serve_refuses_a_place_that_triton_would_trip_over(tmp_path: Path) -> None:
     plain = next(odd for odd in ODD_MODELS if odd.name == "plain")
     for place in ("of two words", "gr\u00fcn", "$(exit)"):
