@@ -37,7 +37,7 @@ from pinstream_cli.triton.completion import COMPLETE
 from pinstream_cli.triton.fallback import Fallback, Views
 from pinstream_cli.triton.ownership import check_code, check_owners, check_vouched, written_by_others
 from pinstream_cli.triton.preflight import check_temporary_files, check_writable_shared_memory, gpu_count
-from pinstream_cli.triton.repository import CONFIG, RepositoryError, breaks_shell, model_directories, read_model
+from pinstream_cli.triton.repository import CONFIG, may_break_shell, model_directories, read_configurations
 from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.triton.sizing import lift_limits
@@ -247,12 +247,11 @@ def _check_repository(repository: Path, extra: Sequence[str]) -> None:
         )
 
     for directory in model_directories(repository.resolve()):
-        with contextlib.suppress(RepositoryError):
-            if breaks_shell(read_model(directory)):
-                raise CommandError(
-                    f"{directory}: Triton's Python backend gives this to a shell as it is, and hangs; use letters, "
-                    "digits, and . _ - only"
-                )
+        if may_break_shell(read_configurations(directory)):
+            raise CommandError(
+                f"{directory}: Triton's Python backend gives this to a shell as it is, and hangs; use ASCII letters, "
+                "digits, and . _ - only"
+            )
 
 
 def _look_at_owners(served: Sequence[Path], console: Console, *, verify: bool) -> None:

@@ -140,7 +140,7 @@ def check_temporary_files() -> Path:
     if is_read_by_shell(place):
         raise CommandError(
             f"temporary files go to {str(place)!r}, and Triton's Python backend gives its paths to a shell as they "
-            "are; set TMPDIR to a directory whose path has letters, digits, and . _ - only"
+            "are; set TMPDIR to a directory whose path has ASCII letters, digits, and . _ - only"
         )
     if os.statvfs(place).f_flag & os.ST_NOEXEC:
         raise CommandError(

@@ -192,6 +192,12 @@ def breaks_shell(model: Model) -> bool:
     return is_read_by_shell(model.path) and _runs_in_python(model)
 
 
+def may_break_shell(configurations: Configurations) -> bool:
+    """Whether that is so by any configuration that Triton may be told to read, or by one that only Triton can read."""
+    models = configurations.models.values()
+    return is_read_by_shell(configurations.path) and (bool(configurations.unreadable) or any(map(breaks_shell, models)))
+
+
 def _runs_in_python(model: Model) -> bool:
     """Whether Triton runs a model with its Python backend: where nothing says so, its name or a model.py does."""
     if model.config.backend or model.config.platform:

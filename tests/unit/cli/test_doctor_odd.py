@@ -102,6 +102,21 @@ def test_serve_refuses_a_name_that_triton_would_run_where_nothing_says_with_what
     assert f"error: {tmp_path / name}: Triton's Python backend gives this to a shell as it is" in result.output
 
 
+@pytest.mark.parametrize("other", ['backend: "python"', 'backend: "python" name: "\\xff'])
+def test_serve_refuses_a_name_that_triton_would_run_by_another_configuration(tmp_path: Path, other: str) -> None:
+    """`--model-config-name` chooses one, and Triton may read what cannot be read here."""
+    model = tmp_path / "$(exit)"
+    (model / "configs").mkdir(parents=True)
+    (model / "config.pbtxt").write_text('backend: "onnxruntime"')
+    arguments = ["--model-repository", str(tmp_path), "--model-config-name=other", *free_ports()]
+    result = CliRunner().invoke(serve, arguments)
+    assert "gives this to a shell as it is" not in result.output
+    (model / "configs" / "other.pbtxt").write_text(other)
+    result = CliRunner().invoke(serve, arguments)
+    assert result.exit_code == 2
+    assert f"error: {model}: Triton's Python backend gives this to a shell as it is" in result.output
+
+
 def test_serve_refuses_a_place_that_triton_would_trip_over(tmp_path: Path) -> None:
     plain = next(odd for odd in ODD_MODELS if odd.name == "plain")
     for place in ("of two words", "gr\u00fcn", "$(exit)"):
