@@ -27,11 +27,13 @@ from pinstream_client import TLS, AccessDenied, AsyncModel, Model, ServerUnreach
 from tests import certificates
 from tests.certificates import Certificate
 from tests.fuzz.deadly import nested_data, small_chunks
+from tests.open_files import open_files
 from tests.server.client.conftest import ROOT, TIMEOUT_S
 from tests.server.running import Running, running
 from tests.server.test_shared_memory import WIDTH, wide
 
 KEY = "an-api-key-for-the-tests"
+FEW_FILES = 512
 RECIPE = ROOT / "deploy" / "nginx.conf"
 INFER = "/v2/models/wide/infer"
 # What ends Triton 2.51 where it is called a form.
@@ -115,20 +117,22 @@ def proxy(directory: Path, endpoints: Endpoints, *, mutual: bool = True) -> Iter
     # Root's workers are nobody's, who may not look into root's temporary directory.
     settings = "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"
     command = [program, "-e", "stderr", "-p", str(directory), "-c", str(directory / "nginx.conf"), "-g", settings]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = directory / "stderr"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, stderr=stderr)
     try:
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", ports.http)).close()
                 break
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         yield Proxy(ports.http, ports.grpc, ca, client)
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.wait(timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +222,17 @@ def test_one_address_takes_so_many_requests_at_a_time_and_leaves_room_for_others
         answer = begun(guarded, held, "127.0.0.2").getresponse()
         assert (answer.status, b"limit_conn" in answer.read()) == (503, True)
         infer(guarded, guarded.tls)
+
+
+def test_more_idle_connections_than_a_shell_allows_lock_nobody_out(keyed: Running, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as held:
+        with open_files(FEW_FILES):
+            before = held.enter_context(proxy(tmp_path, keyed.endpoints))
+        held.enter_context(open_files(8192))
+        # More than its workers could have open without asking for more.
+        for _ in range(2 * FEW_FILES * (os.cpu_count() or 1)):
+            held.enter_context(socket.create_connection(("127.0.0.1", before.port), timeout=5))
+        infer(before, before.tls)
 
 
 def test_json_that_is_nested_too_deep_for_triton_does_not_get_there(guarded: Proxy, keyed: Running) -> None:
