@@ -27,7 +27,7 @@ import triton_python_backend_utils as pb_utils
 from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
 from pinstream.dlpack import DeviceArray, bits_of, from_dlpack, handed_over
-from pinstream.engines import Engine, engine_name, find_model_file, inspect, open_for_instance
+from pinstream.engines import Engine, engine_name, inspect, open_for_instance, served_model_file
 from pinstream.errors import InvalidRequest, ModelFileError
 from pinstream.executions import Executions, Finish
 from pinstream.loop import Answer, Loop, Run
@@ -51,7 +51,7 @@ class TritonPythonModel:
         """Fill in inputs, outputs, max_batch_size and dynamic batching from the engine."""
         config = auto_complete_model_config.as_dict()
         options = Options.from_model_config(config)
-        missing = complete(config, inspect(find_model_file(Path(pb_utils.get_model_dir()), options), options))
+        missing = complete(config, inspect(served_model_file(Path(pb_utils.get_model_dir()), options), options))
         for tensor in missing.inputs:
             auto_complete_model_config.add_input(_config_entry(tensor))
         for tensor in missing.outputs:
@@ -70,7 +70,7 @@ class TritonPythonModel:
         options = Options.from_model_config(config, device, args["model_instance_kind"])
         log_to_triton()
         leave_out_copies()
-        model_file = find_model_file(Path(pb_utils.get_model_dir()), options)
+        model_file = served_model_file(Path(pb_utils.get_model_dir()), options)
         self._engines: list[Engine] = []
         for _ in range(options.executions):
             self._engines.append(open_for_instance(model_file, options))

@@ -30,5 +30,5 @@ def check_place(version: Path) -> None:
     if repositories and not any(map(version.is_relative_to, repositories)):
         raise ModelFileError(
             f"{version} lies in no model repository of this server, as files that are sent with a load do; expected it "
-            f"in {' or '.join(map(str, repositories))}: put the files there, and load the model without them"
+            f"in {' or '.join(map(str, repositories))}: put them into a model repository, and load the model from there"
         )

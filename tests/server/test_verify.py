@@ -267,7 +267,7 @@ def test_files_that_are_sent_with_a_load_are_no_model_of_this_backend_without_th
     with grpc.InferenceServerClient(serve.grpc_url) as control:
         with pytest.raises(InferenceServerException, match="lies in no model repository of this server") as caught:
             control.load_model("sent", config=json.dumps({"backend": "pinstream"}), files=sent)
-        assert f"expected it in {repository}: put the files there" in caught.value.message()
+        assert f"expected it in {repository}: put them into a model repository" in caught.value.message()
         # A configuration alone takes the files that are there.
         control.load_model("classifier", config=json.dumps({"backend": "pinstream", "max_batch_size": 2}))
         assert control.get_model_config("classifier").config.max_batch_size == 2

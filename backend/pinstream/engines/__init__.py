@@ -26,11 +26,22 @@ __all__ = [
     "may_share",
     "open_engine",
     "open_for_instance",
+    "served_model_file",
 ]
 
 # What one process can listen to, less what else it has open.
 MOST_CONNECTIONS = 500
 MODEL_FILENAMES = ("model.plan", ONNX_FILE)
+
+
+def served_model_file(model_dir: Path, options: Options) -> Path:
+    """`find_model_file` for a server, which takes models from its own repositories alone.
+
+    Raises:
+        ModelFileError: As there, or it lies elsewhere.
+    """
+    check_place(model_dir)
+    return find_model_file(model_dir, options)
 
 
 def find_model_file(model_dir: Path, options: Options) -> Path:
@@ -45,10 +56,8 @@ def find_model_file(model_dir: Path, options: Options) -> Path:
         empty plan is left to whoever loads it, who knows the command that builds it again.
 
     Raises:
-        ModelFileError: There is none, or no regular file, or an empty ONNX file, or it lies in no repository of
-            the server.
+        ModelFileError: There is none, or no regular file, or an empty ONNX file.
     """
-    check_place(model_dir)
     names = _candidates(model_dir, options)
     for path in (model_dir / name for name in names):
         if path.is_file():
