@@ -40,12 +40,12 @@ def let_go(error: BaseException | None) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What a library's exception says, in one line of at most 300 characters, or its type where it says nothing.
+    """What a library's exception says, in one line of at most 1,000 characters, or its type where it says nothing.
 
     Where in ONNX Runtime's source it was raised is left out.
     """
     text = str(error).strip() or type(error).__name__
-    return _ONNX_RUNTIME_SOURCE.sub("", text.splitlines()[0])[:300]
+    return _ONNX_RUNTIME_SOURCE.sub("", text.splitlines()[0])[:1000]
 
 
 def as_engine_error(error: Exception) -> EngineError:

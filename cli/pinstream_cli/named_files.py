@@ -7,6 +7,7 @@ from pathlib import Path
 from pinstream.regular import open_regular
 
 # Where a shell puts what it makes of `<(command)`: a pipe that somebody writes to.
+STDIN = Path("/dev/stdin")
 DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
@@ -16,7 +17,7 @@ def read_named(path: Path) -> bytes:
     Raises:
         OSError: It cannot be read, or is no regular file.
     """
-    if path.parent in DESCRIPTORS:
+    if path.parent in DESCRIPTORS or path == STDIN:
         return path.read_bytes()
     with open_regular(path) as stream:
         return stream.read()

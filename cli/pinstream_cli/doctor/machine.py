@@ -48,7 +48,7 @@ class Limit:
 
 
 LIMITS = (
-    Limit("open files", resource.RLIMIT_NOFILE, "-n", 4096, "every connection takes one; `serve` raises it itself"),
+    Limit("open files", resource.RLIMIT_NOFILE, "-n", 4096, "every connection takes one"),
     Limit("processes and threads", resource.RLIMIT_NPROC, "-u", 1024, "Triton starts about a hundred threads"),
     Limit("address space", resource.RLIMIT_AS, "-v", 0, "CUDA reserves far more than it uses"),
     Limit("file size", resource.RLIMIT_FSIZE, "-f", 0, "plans and caches are files of any size"),
@@ -114,6 +114,8 @@ def _unfit(name: str, error: CommandError) -> Check:
 def _limits() -> Iterator[Check]:
     for limit in LIMITS:
         soft, hard = resource.getrlimit(limit.number)
+        if limit.number == resource.RLIMIT_NOFILE:  # `serve` takes all there may be
+            soft = hard
         found = "unlimited" if soft == resource.RLIM_INFINITY else f"up to {soft}"
         if soft == resource.RLIM_INFINITY or (limit.least and soft >= limit.least):
             yield Check(AREA, limit.name, "OK", found)
