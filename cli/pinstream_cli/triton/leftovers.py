@@ -66,7 +66,8 @@ def close_regions(prefix: str) -> None:
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
         # What lies there by then may be a link of somebody else's.
         with contextlib.suppress(OSError), _opened(region) as descriptor:
-            os.fchmod(descriptor, 0o600)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                os.fchmod(descriptor, 0o600)
 
 
 @contextlib.contextmanager
@@ -82,7 +83,8 @@ def remove_regions(prefix: str) -> None:
     """Delete the regions whose names begin so, the file that is locked for them last."""
     found = sorted(SHARED_MEMORY.glob(f"{prefix}*"), key=lambda region: region.name == prefix + LOCK_NAME)
     for region in found:
-        region.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's of such a name, which says nothing of the others
+            region.unlink()
 
 
 def dead_runs() -> list[Path]:

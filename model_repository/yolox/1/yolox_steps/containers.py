@@ -29,8 +29,8 @@ _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 _BEHIND_PIXELS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 _PIXELS, _END = b"IDAT", b"IEND"
-# What a PNG's decoder needs beside the chunks that the standard calls critical: transparency, orientation.
-_NEEDED = frozenset({b"tRNS", b"eXIf"})
+# The orientation, which a PNG's decoder needs beside the chunks that the standard calls critical.
+_ORIENTATION = b"eXIf"
 
 
 def found(data: bytes) -> str:
@@ -39,7 +39,7 @@ def found(data: bytes) -> str:
 
 
 def decodable(data: bytes) -> bytes:
-    """The file as decoders bear it: of a PNG without what says nothing of its pixels, any other as it is.
+    """The file as decoders bear it: a PNG without what says nothing of its pixels, any other unchanged.
 
     Raises:
         RequestError: It would cost a decoder far more than its pixels do, or is cut short.
@@ -124,7 +124,7 @@ def _plain_png(data: bytes) -> bytes:
             raise RequestError(f"cut short or damaged: found {found(data)}, and a chunk that ends behind them")
         pixels |= kind == _PIXELS
         # A small first letter says that a chunk can be left out (https://www.w3.org/TR/png-3/#5Chunk-naming-conventions).
-        if kind[:1].isupper() or kind in _NEEDED:
+        if kind[:1].isupper() or kind == _ORIENTATION:
             kept.append(data[start:end])
         start = end
         if kind == _END:
