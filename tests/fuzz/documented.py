@@ -51,7 +51,8 @@ def _messages() -> tuple[_Message, ...]:
         if line.startswith("|"):
             statuses = _statuses(of_heading or line.split("|")[1], line)
             for phrase in re.findall(r"\*\*(.+?)\*\*", line):
-                pattern = _PLACEHOLDER.sub(".*", re.escape(phrase))
+                # Looked for from every place of a message of megabytes, what may begin anywhere takes minutes.
+                pattern = _PLACEHOLDER.sub(".*", re.escape(phrase)).removeprefix(".*")
                 found.append(_Message(heading, re.compile(pattern, re.DOTALL), statuses))
     return tuple(found)
 
