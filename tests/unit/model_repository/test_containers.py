@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.fuzz import bombs
 from yolox_steps import containers
-from yolox_steps.containers import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
+from yolox_steps.containers import MOST_CHUNKS, MOST_EXIF, MOST_SCANS, MOST_SEGMENTS
 from yolox_steps.decode import DEFAULT_MAX_PIXELS, decode, prepare_process
 from yolox_steps.errors import RequestError
 
@@ -72,6 +72,18 @@ def test_segments_between_scans_count_as_well() -> None:
     end = bombs.COMMENT * MOST_SEGMENTS + bombs.END_OF_IMAGE
     progressive = bombs.jpeg(64, progressive=True).removesuffix(bombs.END_OF_IMAGE)
     assert f"more than {MOST_SEGMENTS} segments" in refusal(progressive + end)
+
+
+def test_many_pieces_of_exif_are_refused_before_they_are_joined() -> None:
+    exif = b"\xff\xe1" + (3000).to_bytes(2, "big") + b"Exif\0\0" + bytes(2992)
+    assert shown(bombs.inserted(bombs.jpeg(64), exif * 2)) == shown(bombs.jpeg(64))
+    assert f"more than {MOST_EXIF} pieces of EXIF" in refusal(bombs.inserted(bombs.jpeg(64), exif * 5000))
+
+
+@pytest.mark.parametrize("frame", [0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF])
+def test_arithmetic_coding_is_refused_since_its_pixels_need_no_bytes(frame: int) -> None:
+    data = bombs.jpeg(64, progressive=True)
+    assert "arithmetic coding" in refusal(data.replace(b"\xff\xc2", bytes([0xFF, frame]), 1))
 
 
 @pytest.mark.parametrize("behind_pixels", [False, True])

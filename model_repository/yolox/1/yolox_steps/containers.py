@@ -15,6 +15,8 @@ JPEG_SIGNATURE, PNG_SIGNATURE = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 # Segments of a JPEG before its pixels, stray bytes between them, and segments behind: Pillow looks at each for itself.
 # Profiles come in pieces of 64 KiB, so that photographs have some tens.
 MOST_SEGMENTS = 10_000
+# Pillow joins those of EXIF one by one, in a time that grows with the square of their number; there is to be one.
+MOST_EXIF = 100
 # Each scan goes through all pixels, whatever it has of them; encoders write ten, and some a few more.
 MOST_SCANS = 100
 # Chunks of a PNG, each looked at as well. Pixels come in pieces of 8 KiB from most encoders.
@@ -22,7 +24,10 @@ MOST_CHUNKS = 50_000
 
 _PADDING, _START_OF_SCAN, _END_OF_IMAGE = 0xFF, 0xDA, 0xD9
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_PROGRESSIVE = frozenset({0xC2, 0xC6})
+# Its decoder makes pixels up where there are no more bytes: a kilobyte takes half a minute. No camera writes it.
+_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
 # Markers of which a length follows. The others stand alone, or are none.
 _WITH_LENGTH = frozenset(range(0xC0, 0xFF)) - frozenset(range(0xD0, 0xDA))
 # Among coded pixels 0xFF is followed by 0, or makes a restart marker.
@@ -39,7 +44,7 @@ def found(data: bytes) -> str:
 
 
 def decodable(data: bytes) -> bytes:
-    """The file as decoders bear it: a PNG without what says nothing of its pixels, any other unchanged.
+    """The file as decoders bear it: a PNG without what says nothing of its pixels, any other as it came.
 
     Raises:
         RequestError: It would cost a decoder far more than its pixels do, or is cut short.
@@ -77,7 +82,7 @@ def _check_scans(data: bytes) -> None:
 
 def _first_scan(data: bytes) -> tuple[int, bool]:
     """Where a JPEG's first scan begins, or its end where there is none; and whether others may follow it."""
-    position, steps, parts, progressive = 2, 0, 0, False
+    position, steps, exif, parts, progressive = 2, 0, 0, 0, False
     while position + 1 < len(data):
         steps += 1
         if steps > MOST_SEGMENTS:
@@ -88,6 +93,13 @@ def _first_scan(data: bytes) -> tuple[int, bool]:
             continue
         if kind == _START_OF_SCAN:
             return position, progressive or data[position + 4 : position + 5] != bytes([parts])
+        exif += kind == _APP1 and data.startswith(_EXIF, position + 4)
+        if exif > MOST_EXIF:
+            raise RequestError(f"too costly: found {found(data)}, and more than {MOST_EXIF} pieces of EXIF; write one")
+        if kind in _ARITHMETIC:
+            raise RequestError(
+                f"too costly: found {found(data)}, and arithmetic coding; write the file again, with Huffman's"
+            )
         if kind in _START_OF_FRAME:
             progressive, parts = kind in _PROGRESSIVE, int.from_bytes(data[position + 9 : position + 10], "big")
         position += 2 + _length(data, kind, position + 2)
