@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 import tritonclient.http as http
+from grpc import RpcError, StatusCode, insecure_channel
 from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -208,6 +209,18 @@ def test_the_detector_refuses_a_wrong_tensor(service: Running, images: Array) ->
     with pytest.raises(InferenceServerException, match=r"images|batch-size") as caught:
         infer(service, "yolox_detector", images=images)
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_no_size_that_overflows_gets_to_the_last_step(service: Running) -> None:
+    """As with other dimensions than its own: its process ended, and the service with it."""
+    request = grpc.service_pb2.ModelInferRequest(model_name="yolox_postprocess")
+    for name, shape, nbytes in (("candidates", [1, 2**61, 6], 0), ("letterbox", [1, 3], 12)):
+        request.inputs.add(name=name, datatype="FP32", shape=shape)
+        request.raw_input_contents.append(bytes(nbytes))
+    with insecure_channel(service.grpc_url) as channel:
+        with pytest.raises(RpcError, match="unexpected shape for input 'candidates'") as caught:
+            grpc.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+        assert caught.value.code() == StatusCode.INVALID_ARGUMENT
 
 
 def test_the_detector_answers_without_the_ensemble(service: Running) -> None:

@@ -7,6 +7,7 @@ not ask.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 
@@ -51,7 +52,7 @@ def complete_model(path: Path) -> ModelSpec | None:
 
 
 def complete_service(repository: Path, detector: str) -> bool:
-    """The same for the YOLOX service, whose first step gives what its detector takes.
+    """The same for the YOLOX service, whose first step gives what its detector takes, and the last takes what it gives.
 
     Args:
         repository: The service's models.
@@ -67,7 +68,20 @@ def complete_service(repository: Path, detector: str) -> bool:
     for tensor in spec.inputs:
         first.config.output.add(**_entry(tensor))
     _write(first)
+    last = read_model(repository / "yolox_postprocess")
+    for tensor in spec.outputs:
+        _fix_input(last.config, tensor)
+    _write(last)
     return True
+
+
+def _fix_input(config: Any, tensor: TensorSpec) -> None:
+    """Give an input its real dimensions: of one with others Triton 2.51 takes sizes that overflow, and ends."""
+    if not tensor.is_static:
+        return
+    warmups = [found for warmup in config.model_warmup for name, found in warmup.inputs.items() if name == tensor.name]
+    for found in (*(found for found in config.input if found.name == tensor.name), *warmups):
+        found.dims[:] = tensor.shape
 
 
 def _entry(tensor: TensorSpec) -> dict[str, object]:
