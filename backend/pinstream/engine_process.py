@@ -6,10 +6,13 @@ Reads its order from standard input, so that nothing of it shows in the process 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 
 if __name__ == "__main__":
+    # Ctrl-C in a terminal is for the server, which then stops the instances, and they this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # This script's directory is the package's own, and first on sys.path.
     import pinstream_package
 

@@ -96,6 +96,14 @@ def test_memory_that_triton_enlarges_while_it_is_read(shared: Running) -> None:
     client.close()
 
 
+def test_the_engine_process_can_be_killed_with_the_server_and_hears_no_ctrl_c(shared: Running) -> None:
+    (engine,) = engine_processes(shared)
+    assert os.getpgid(engine) == os.getpgid(shared.server.pid)
+    os.kill(engine, signal.SIGINT)
+    time.sleep(0.2)
+    assert engine_processes(shared) == [engine]
+
+
 def test_a_request_the_engine_fails_on_fails_no_other(shared: Running) -> None:
     """The model refuses rows of width 13, in the engine and not before."""
 

@@ -133,10 +133,8 @@ def _start_with(listener: int, model_file: Path, options: Options) -> subprocess
             "no python3 on PATH to run the engine's process with; put it there, or set SHARE_ENGINE=off"
         )
     order = json.dumps({"model_file": str(model_file), "options": asdict(options), "listener": listener})
-    # A session of its own: Ctrl-C in a terminal is for the server, which then stops the instances.
-    process = subprocess.Popen(
-        [python, str(SCRIPT)], stdin=subprocess.PIPE, start_new_session=True, pass_fds=(listener,)
-    )
+    # In the server's group, with which a process that hangs is killed.
+    process = subprocess.Popen([python, str(SCRIPT)], stdin=subprocess.PIPE, pass_fds=(listener,))
     assert process.stdin is not None
     with process.stdin as stdin:
         stdin.write(order.encode())
