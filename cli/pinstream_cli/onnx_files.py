@@ -94,7 +94,12 @@ def plain_opset(model: Any, path: Path) -> Any:
     if model.functions:
         from onnx import inliner
 
-        model = inliner.inline_local_functions(model)
+        try:
+            model = inliner.inline_local_functions(model)
+        except Exception as error:  # of functions that call themselves, among others
+            raise BuildError(
+                f"{path}: its functions cannot be inlined ({first_line(error)}); export it again"
+            ) from error
     opset = opset_of(model)
     if opset >= OLDEST_OPSET:
         return model

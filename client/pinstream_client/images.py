@@ -138,6 +138,8 @@ def array_size(image: ImageLike) -> tuple[int, int] | None:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.is_char_device() or path.is_block_device():  # some of which never end
+            raise InvalidImage(f"{path} is a device; expected an image file")
         return path.read_bytes()
     except OSError as error:
         raise InvalidImage(f"cannot read image file {path}: {error.strerror or error}") from None

@@ -43,11 +43,11 @@ def to_half(model: Any, kept: Sequence[str] = ()) -> Any:
     Raises:
         ModelFileError: The graph has subgraphs, is quantized already, or ONNX's checker refuses it.
     """
-    if model.functions:
-        from onnx import inliner
-
-        model = inliner.inline_local_functions(model)
     try:
+        if model.functions:
+            from onnx import inliner
+
+            model = inliner.inline_local_functions(model)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False)
         _constants_to_initializers(inferred.graph)
         converted = _Converter(inferred, kept).convert()

@@ -32,6 +32,22 @@ def command(*arguments: Any) -> Result:
     return CliRunner().invoke(build, [str(argument) for argument in arguments])
 
 
+def test_functions_that_call_themselves_are_refused(tmp_path: Path) -> None:
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    itself = onnx.helper.make_node("Again", ["a"], ["b"], domain="own")
+    again = onnx.helper.make_function("own", "Again", ["a"], ["b"], [itself], opsets)
+    image, out = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("images", [1, 3, 416, 416]), ("output", [1, 3549, 85]))
+    )
+    call = onnx.helper.make_node("Again", ["images"], ["output"], domain="own")
+    graph = onnx.helper.make_graph([call], "graph", [image], [out])
+    model = onnx.helper.make_model(graph, opset_imports=opsets, functions=[again], ir_version=8)
+    (tmp_path / "again.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BuildError, match="its functions cannot be inlined"):
+        build_service(tmp_path / "again.onnx", tmp_path / "out")
+
+
 def test_both_files_are_written_and_say_the_same(export: Path, tmp_path: Path) -> None:
     steps: list[str] = []
     report = build_service(export, tmp_path / "new" / "out", candidates=20, progress=steps.append)

@@ -76,6 +76,7 @@ def test_file_is_sent_as_it_is(tmp_path: Path) -> None:
         (b"", "is empty"),
         ("no/such/file.jpg", "no/such/file.jpg: No such file"),
         (Path(), "Is a directory"),
+        (Path("/dev/zero"), "is a device"),
         (42, "cannot send a int"),
         (None, "cannot send a NoneType"),
     ],
