@@ -22,8 +22,8 @@ def open_regular(path: Path) -> BinaryIO:
     raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
-def what_is_there(path: Path) -> str:
-    """What is in the place of a file, for a message: "is no regular file", or a link to none; empty for nothing."""
+def why_no_file(path: Path) -> str:
+    """Of a path where `is_file` found none, what is there instead, as "is no regular file"; empty for nothing."""
     if path.exists():
         return "is no regular file"
     return "is a link that leads nowhere" if path.is_symlink() else ""

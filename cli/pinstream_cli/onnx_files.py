@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 
 from pinstream.errors import first_line
-from pinstream.regular import what_is_there
+from pinstream.regular import why_no_file
 from pinstream_cli.build_error import BuildError
 
 # Resize, TopK and GatherElements as used here came with opset 11, YOLOX's export tool defaults to it.
@@ -29,7 +29,7 @@ def load_onnx(path: Path) -> Any:
     """
     try:
         if not path.is_file():
-            found = "is a directory" if path.is_dir() else what_is_there(path) or "no such file"
+            found = "is a directory" if path.is_dir() else why_no_file(path) or "no such file"
             raise BuildError(f"{path}: {found}; expected the path of an ONNX file, such as yolox_m.onnx")
         if path.stat().st_size == 0:
             raise BuildError(f"{path}: the file is empty (0 bytes); download or export it again")

@@ -94,6 +94,14 @@ def test_when_serve_is_killed_its_tritonserver_ends_and_the_next_serve_has_its_p
     assert not left_behind(killed)
 
 
+def comes_back_when_killed(serve: int, endpoints: Endpoints) -> None:
+    """Kills the tritonserver of a `pinstream serve`, and waits until another one is ready."""
+    (server,) = Path(f"/proc/{serve}/task/{serve}/children").read_text().split()
+    os.kill(int(server), signal.SIGKILL)
+    seconds_until(lambda: not ready(endpoints, MODEL), 5)
+    seconds_until(lambda: ready(endpoints, MODEL), 60)
+
+
 def test_it_comes_back_where_nobody_reads_any_more_what_it_says(classifier: Path) -> None:
     """As where what collects its log has died."""
     command = [sys.executable, "-m", "pinstream_cli", "serve", "--model", str(classifier), "--restart"]
@@ -104,10 +112,7 @@ def test_it_comes_back_where_nobody_reads_any_more_what_it_says(classifier: Path
         try:
             assert any("Stop with Ctrl-C" in line for line in serve.stderr)
             serve.stderr.close()
-            (server,) = Path(f"/proc/{serve.pid}/task/{serve.pid}/children").read_text().split()
-            os.kill(int(server), signal.SIGKILL)
-            seconds_until(lambda: not ready(endpoints, MODEL), 5)
-            seconds_until(lambda: ready(endpoints, MODEL), 60)
+            comes_back_when_killed(serve.pid, endpoints)
         finally:
             serve.terminate()
             serve.wait(LONGEST_STOP_S)
@@ -125,10 +130,7 @@ def test_it_comes_back_where_there_was_nobody_to_read_from_the_beginning(classif
             threading.Event().wait(3)
             assert serve.poll() is None
             assert {os.readlink(f"/proc/{serve.pid}/fd/{number}") for number in range(3)} == {os.devnull}
-            (server,) = Path(f"/proc/{serve.pid}/task/{serve.pid}/children").read_text().split()
-            os.kill(int(server), signal.SIGKILL)
-            seconds_until(lambda: not ready(endpoints, MODEL), 5)
-            seconds_until(lambda: ready(endpoints, MODEL), 60)
+            comes_back_when_killed(serve.pid, endpoints)
         finally:
             serve.terminate()
             code = serve.wait(LONGEST_STOP_S)

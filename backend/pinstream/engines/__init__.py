@@ -11,7 +11,7 @@ from pinstream.errors import ConfigError, ModelFileError
 from pinstream.options import Options
 from pinstream.places import check_place
 from pinstream.preflight import this_gpu
-from pinstream.regular import what_is_there
+from pinstream.regular import why_no_file
 from pinstream.tensors import ModelSpec
 from pinstream.verify import verify_model
 
@@ -68,7 +68,7 @@ def find_model_file(model_dir: Path, options: Options) -> Path:
     if options.auto_build and _is_plan(plan, options) and (model_dir / ONNX_FILE).is_file():
         return plan
     for path in (model_dir / name for name in names):
-        if what := what_is_there(path):
+        if what := why_no_file(path):
             raise ModelFileError(f"{path} cannot be a model: it {what}; put the model there")
     there = ", ".join(sorted(p.name for p in model_dir.iterdir())) if model_dir.is_dir() else "no such directory"
     raise ModelFileError(

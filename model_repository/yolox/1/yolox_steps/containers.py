@@ -22,6 +22,7 @@ MOST_SCANS = 100
 # Chunks of a PNG, each looked at as well. Pixels come in pieces of 8 KiB from most encoders.
 MOST_CHUNKS = 50_000
 
+# Markers as ITU-T T.81 has them (table B.1), by their second byte.
 _PADDING, _START_OF_SCAN, _END_OF_IMAGE = 0xFF, 0xDA, 0xD9
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6})
