@@ -1,12 +1,19 @@
-"""One HTTP request ends Triton 2.51, as docs/security.md says: `serve --restart` brings it back, a key keeps it out."""
+"""One request ends Triton 2.51, as docs/security.md says: `serve --restart` brings it back, a key keeps it out."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from tests import onnx_models
 from tests.fuzz.deadly import is_deadly, nested_data, shape_beyond_memory, small_chunks
 from tests.server.serve_process import Serve, ready
 from tests.server.test_restart import seconds_until
@@ -58,3 +65,46 @@ def test_the_fuzzer_leaves_out_what_is_known() -> None:
     assert is_deadly(shape_beyond_memory("x"))
     assert not is_deadly(nested_data("x", 1000))
     assert not is_deadly(b'{"shape": [-1, 2], "shape": [], "shape": [1, 3, 8, 8]}')
+
+
+def row(shape: tuple[int, ...]) -> list[grpc.InferInput]:
+    """The input of `dynamic_width`, of no bytes whatever the shape says."""
+    tensor = grpc.InferInput("row", [1, 0], "FP32")
+    tensor.set_data_from_numpy(np.zeros((1, 0), np.float32))
+    tensor.set_shape(shape)
+    return [tensor]
+
+
+@pytest.fixture(scope="module")
+def dynamic_width(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return onnx_models.dynamic_width(tmp_path_factory.mktemp("model") / "dynamic_width.onnx")
+
+
+def test_a_shape_that_overflows_ends_a_plain_model_and_it_comes_back(
+    start: Callable[..., Serve], dynamic_width: Path
+) -> None:
+    serve = start("--model", dynamic_width, "--restart")
+    serve.wait_for("Stop with Ctrl-C")
+    with grpc.InferenceServerClient(serve.grpc_url) as client:
+        with pytest.raises(InferenceServerException):
+            client.infer("dynamic_width", row((8, 2**61)), client_timeout=30)
+        seconds_until(lambda: serve.text.count("RESTART") == 1, 30)
+        seconds_until(lambda: ready(serve.endpoints, "/v2/models/dynamic_width/ready"), 60)
+
+
+def test_no_items_are_never_answered_and_others_are(start: Callable[..., Serve], dynamic_width: Path) -> None:
+    serve = start("--model", dynamic_width)
+    serve.wait_for("Stop with Ctrl-C")
+    with grpc.InferenceServerClient(serve.grpc_url) as client, pytest.raises(InferenceServerException) as refused:
+        client.infer("dynamic_width", row((0, 0)), client_timeout=2)
+    assert "Deadline" in str(refused.value), "Triton answers it: docs/security.md says it does not"
+    sent = grpc.InferInput("row", [1, 3], "FP32")
+    sent.set_data_from_numpy(np.ones((1, 3), np.float32))
+    with grpc.InferenceServerClient(serve.grpc_url) as client:
+        answer = client.infer("dynamic_width", [sent], client_timeout=10)
+    assert np.array_equal(answer.as_numpy("doubled"), np.full((1, 3), 2, np.float32))
+    serve.process.terminate()  # it waits for what it has not answered, for its whole grace time
+    with pytest.raises(subprocess.TimeoutExpired):
+        serve.end(5)
+    serve.process.terminate()  # and no longer once somebody asks again
+    serve.end(10)
