@@ -1,4 +1,4 @@
-"""Keeps all cores awake while a command runs, to tell what waking up costs: `python benchmarks/awake.py COMMAND...`."""
+"""Keeps all cores awake while a command runs, to tell what waking up costs: `python -m benchmarks.awake COMMAND...`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import random
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from rich.console import Console
 
+from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.cpu import cpu_times
 from pinstream_cli.benchmark.report import spread
@@ -233,7 +233,7 @@ def measure(endpoints: Endpoints, repetitions: int, pairs: int, length: float) -
 def main() -> None:
     """Serves, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="Write the result there as JSON.")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--repetitions", type=int, default=21)
     parser.add_argument("--pairs", type=int, default=100, help="Calls of each kind in a repetition.")
     parser.add_argument("--window", type=float, default=0.5, help="Seconds of a throughput window.")
@@ -249,8 +249,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['ratio']:.3f}  {row['name']}  {row.get('overhead_us', '')} us", file=sys.stderr)
     result = {
-        "suite": "client",
-        **environment.origin("python -m benchmarks.client_overhead"),
+        **about(),
         "versions": environment.versions(),
         "method": {
             "reference": "tritonclient's own client with the same request, and for stream a loop of Detector.detect",
@@ -267,11 +266,7 @@ def main() -> None:
         ],
         "rows": rows,
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    else:
-        print(text)
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

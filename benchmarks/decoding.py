@@ -1,8 +1,8 @@
 """What decodes JPEG fastest: OpenCV, simplejpeg, or nvImageCodec on the GPU; alone and beside the detector.
 
-    python benchmarks/decoding.py --pictures DIR --out benchmarks/results/decoding-cpu.json
+    python -m benchmarks.decoding --pictures DIR --out benchmarks/results/decoding-cpu.json
     pip install nvidia-nvimgcodec-cu13 nvidia-nvjpeg      (the number is CUDA's)
-    python benchmarks/decoding.py --pictures DIR --plans DIR --out benchmarks/results/gpu/decoding.json
+    python -m benchmarks.decoding --pictures DIR --plans DIR --out benchmarks/results/gpu/decoding.json
 
 As the service does, processes of their own decode, and pictures end up on the host, where they are letterboxed.
 """
@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from benchmarks.outcome import about, write
 from pinstream.engines import find_model_file, open_engine
 from pinstream.options import Options
-from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import EngineLoop
 from pinstream_cli.triton.install import MALLOC
 
@@ -237,12 +237,11 @@ def main() -> None:
     os.environ.update(MALLOC)
     files = [file.read_bytes() for file in sorted(options.pictures.glob("*.jpg"))]
     result = {
-        "suite": "decoding",
-        **environment.origin(environment.command(["python", *sys.argv])),
+        **about(),
         "rows": measure(files, options.plans),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, options.out)
 
 
 if __name__ == "__main__":

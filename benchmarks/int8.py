@@ -1,7 +1,7 @@
 """What INT8 gains in time and costs in average precision, by ONNX Runtime on the CPU.
 
-    python benchmarks/int8.py --out benchmarks/results/int8-speed-cpu.json
-    python benchmarks/int8.py --also yolox_s.onnx --out ...     # and how fast another export is; its precision not
+    python -m benchmarks.int8 --out benchmarks/results/int8-speed-cpu.json
+    python -m benchmarks.int8 --also yolox_s.onnx --out ...     # and how fast another export is; its precision not
 
 Both serving graphs of a model are run in turn on one thread, each window of INT8 between two windows of FP32. What
 counts is the CPU time of an image, which other processes of a shared machine disturb far less than the clock on the
@@ -11,7 +11,6 @@ wall. They are calibrated on pictures of the training split, and looked at with 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import OnnxRuntimeLoop, open_session
 from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
@@ -116,12 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 {**row, **({"ap": found[row["format"]]} if found else {})}
                 for row in measure(model, graphs, plan, BATCHES if model == MODEL else (1,))
             ]
-    also = f" --also {' '.join(path.name for path in given.also)}" if given.also else ""
-    command = f"python benchmarks/int8.py --count {given.count} --repetitions {given.repetitions}{also}"
     content = {
-        "suite": "int8",
-        **environment.origin(command),
-        "machine": {**environment.machine(), "instructions": instructions()},
+        **about(),
+        "instructions": instructions(),
         "versions": environment.versions(),
         "method": {
             "pictures": given.count,
@@ -132,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         "rows": rows,
     }
-    given.out.write_text(json.dumps(content, indent=1) + "\n")
+    write(content, given.out)
     for row in rows:
         print(row)
 

@@ -1,21 +1,22 @@
 """What the machine can do at most, against which serving is held: matrix products, copies over PCIe, copies in memory.
 
-python benchmarks/limits.py --out benchmarks/results/limits-gpu.json
+python -m benchmarks.limits --out benchmarks/results/limits-gpu.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 
 IMAGE_BYTES = 640 * 640 * 3
@@ -61,7 +62,7 @@ def on_the_gpu() -> list[dict[str, Any]]:
     flop = 2 * SIDE**3
     for name, dtype in (("FP16", torch.float16), ("BF16", torch.bfloat16)):
         a, b = (torch.randn(SIDE, SIDE, device="cuda", dtype=dtype) for _ in range(2))
-        seconds = seconds_of(lambda a=a, b=b: a @ b, 50)
+        seconds = seconds_of(partial(torch.matmul, a, b), 50)
         rows.append(
             row(f"{name} matrix product, {SIDE} cubed", flop / 1e12, "TFLOP/s", seconds, flop / 1e9 / GFLOP_AN_IMAGE)
         )
@@ -69,8 +70,8 @@ def on_the_gpu() -> list[dict[str, Any]]:
         nbytes = images * IMAGE_BYTES
         host = torch.empty(nbytes, dtype=torch.uint8).pin_memory()
         device = torch.empty(nbytes, dtype=torch.uint8, device="cuda")
-        to_device = seconds_of(lambda h=host, d=device: d.copy_(h, non_blocking=True), 100)
-        to_host = seconds_of(lambda h=host, d=device: h.copy_(d, non_blocking=True), 100)
+        to_device = seconds_of(partial(device.copy_, host, non_blocking=True), 100)
+        to_host = seconds_of(partial(host.copy_, device, non_blocking=True), 100)
         rows.append(row(f"pinned memory to GPU, {images} image(s) a copy", nbytes / 1e9, "GB/s", to_device, images))
         rows.append(row(f"GPU to pinned memory, {images} image(s) a copy", nbytes / 1e9, "GB/s", to_host, images))
     return rows
@@ -94,8 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = in_memory() + (on_the_gpu() if torch.cuda.is_available() else [])
     result = {
-        "suite": "limits",
-        **environment.origin(environment.command(["python", *sys.argv])),
+        **about(),
         "versions": environment.versions(torch=torch.__version__),
         "notes": [
             f"images_per_s: YOLOX-m at 640 x 640, {GFLOP_AN_IMAGE} GFLOP and {IMAGE_BYTES} bytes an image.",
@@ -103,7 +103,7 @@ def main() -> None:
         "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, options.out)
 
 
 if __name__ == "__main__":

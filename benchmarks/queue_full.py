@@ -1,6 +1,6 @@
 """What a limit on Triton's queue costs while it is full, by the number of instances.
 
-    python benchmarks/queue_full.py --out benchmarks/results/queue-full-cpu.json
+    python -m benchmarks.queue_full --out benchmarks/results/queue-full-cpu.json
 
 The model does nothing but wait, so that its instances take no cores from each other or from Triton. Requests come at
 random times, twice as many as its instances can answer.
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -21,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from arrivals import poisson_arrivals
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, service_pb2
 
-from pinstream_cli.benchmark import environment
+from benchmarks.arrivals import poisson_arrivals
+from benchmarks.outcome import about, write
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
 
@@ -136,12 +134,11 @@ def main() -> None:
         for model, (count, batch, limited) in models.items()
     ]
     report = {
-        **environment.origin(environment.command(["python", "benchmarks/queue_full.py", *sys.argv[1:]])),
-        "machine": environment.machine(),
+        **about(),
         "compute_ms": COMPUTE_S * 1e3,
         "rows": rows,
     }
-    given.out.write_text(json.dumps(report, indent=2) + "\n")
+    write(report, given.out)
 
 
 if __name__ == "__main__":

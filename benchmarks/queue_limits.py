@@ -1,6 +1,6 @@
 """What a limit on Triton's queue costs where nothing is refused, by the number of instances.
 
-    python benchmarks/queue_limits.py --model models/shapes_nano.onnx --out benchmarks/results/queue-limits-cpu.json
+    python -m benchmarks.queue_limits --model models/shapes_nano.onnx --out benchmarks/results/queue-limits-cpu.json
 
 Requests come at random times, at a part of what one after the other would take all of the time.
 """
@@ -14,7 +14,6 @@ import math
 import random
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from typing import Any
 
 import grpc
 import numpy as np
-from arrivals import poisson_arrivals
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, service_pb2
 
-from pinstream_cli.benchmark import environment
+from benchmarks.arrivals import poisson_arrivals
+from benchmarks.outcome import about, write
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
 
@@ -114,12 +113,11 @@ def main() -> None:
                 infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
                 found = rows(infer, requests)
     report = {
-        **environment.origin(environment.command(["python", "benchmarks/queue_limits.py", *sys.argv[1:]])),
-        "machine": environment.machine(),
+        **about(),
         "subjects": SUBJECTS,
         "rows": found,
     }
-    given.out.write_text(json.dumps(report, indent=2) + "\n")
+    write(report, given.out)
 
 
 if __name__ == "__main__":

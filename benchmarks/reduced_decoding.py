@@ -1,6 +1,6 @@
 """What REDUCED_DECODING saves in time and costs in average precision.
 
-    python benchmarks/reduced_decoding.py --out benchmarks/results/reduced-decoding.json
+    python -m benchmarks.reduced_decoding --out benchmarks/results/reduced-decoding.json
 
 Held-out pictures of the generator are enlarged, so that they are 2 to 8 times as large as the built-in model's input,
 and encoded; then decoded and letterboxed both ways in turn, and looked at by ONNX Runtime. Times are of the CPU, on one
@@ -10,7 +10,6 @@ thread: others may be at work beside it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 
-from pinstream_cli.benchmark import environment
+from benchmarks.outcome import about, write
 from pinstream_cli.build import build_service
 from tests.held_out import HeldOut, precision
 from training.precision import Truth
@@ -96,11 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         session = ort.InferenceSession(str(Path(folder) / "model.onnx"), providers=["CPUExecutionProvider"])
         rows = [row for times in (2, 4, 8) for row in measure(session, times, given.count)]
     content = {
-        "suite": "reduced decoding",
-        **environment.origin(f"python benchmarks/reduced_decoding.py --count {given.count}"),
+        **about(),
         "rows": rows,
     }
-    given.out.write_text(json.dumps(content, indent=1) + "\n")
+    write(content, given.out)
     for row in rows:
         sys.stdout.write(f"{row}\n")
 

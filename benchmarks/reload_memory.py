@@ -1,7 +1,7 @@
 """What tritonserver keeps of every load of a model: of a plain Python model, and of models behind pinstream.
 
-    python benchmarks/reload_memory.py --out benchmarks/results/reload-memory-cpu.json
-    python benchmarks/reload_memory.py --kind python --kind plan --out ...          on a GPU
+    python -m benchmarks.reload_memory --out benchmarks/results/reload-memory-cpu.json
+    python -m benchmarks.reload_memory --kind python --kind plan --out ...          on a GPU
 
 All take and give tensors of the same shapes, and are loaded, asked and unloaded side by side, each by its own server:
 once unloaded before each load, and once as a version that takes the place of the one before, as in `make soak`.
@@ -15,7 +15,6 @@ import io
 import itertools
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,9 +28,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from benchmarks.outcome import about, write
 from pinstream.engines.flavour import load_flavour
 from pinstream.plans import BuildSpec, build_plan
-from pinstream_cli.benchmark import environment
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Access, Endpoints
 
@@ -198,7 +197,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    about = environment.origin(environment.command(["python", "benchmarks/reload_memory.py", *sys.argv[1:]]))
     found = []
     for way, run in itertools.product(WAYS, range(given.runs)):
         kinds = given.kinds or WITHOUT_A_GPU
@@ -206,8 +204,8 @@ def main() -> None:
             found += list(pool.map(lambda kind, way=way, run=run: reload(kind, given.loads, way, run), kinds))
     for report in found:
         report["growth_of_second_half_a_load"] = growth(report["samples"])
-    report = {**about, "model": MODEL, "requests_a_load": REQUESTS, "reports": found}
-    given.out.write_text(json.dumps(report, indent=1) + "\n")
+    report = {**about(), "model": MODEL, "requests_a_load": REQUESTS, "reports": found}
+    write(report, given.out)
 
 
 if __name__ == "__main__":

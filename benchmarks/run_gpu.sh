@@ -78,7 +78,7 @@ detector "$WORK/peers/detector_looking" "$INSTANCES" "$looking"
 model=(--model-repository "$WORK/models" --name detector)
 common=(--foreign 1 --reference-window 0.4 --plot "$GPU/plots")
 
-wants limits && part limits 60 python3 benchmarks/limits.py --out "$GPU/limits.json"
+wants limits && part limits 60 python3 -m benchmarks.limits --out "$GPU/limits.json"
 if wants compare; then
   peers=(--peer empty --peer "$WORK/peers/detector_looking"); [ -d "$WORK/classic" ] && peers+=(--peer "$WORK/classic"); [ -f "$WORK/compiled" ] && peers+=(--peer torch)
   measure compare "${COMPARE_LIMIT:-350}" 40 $bench compare "${model[@]}" "${peers[@]}" --batch 1,8 \
@@ -97,11 +97,11 @@ if wants latency; then
   [ -f "$WORK/compiled" ] && one+=(--peer torch)
   one+=(--no-poisson "${common[@]}" --repetitions "$REPETITIONS" --window "$(window 1.0)")
   measure latency "${LATENCY_LIMIT:-130}" 30 $bench compare "${one[@]}"
-  measure latency-awake "${LATENCY_LIMIT:-130}" 30 python3 benchmarks/awake.py $bench compare "${one[@]}"
+  measure latency-awake "${LATENCY_LIMIT:-130}" 30 python3 -m benchmarks.awake $bench compare "${one[@]}"
 fi
 if wants ensemble || wants decoding; then python3 -m benchmarks.pictures --out "$WORK/pictures"; fi
 if wants decoding; then
-  part decoding 140 python3 benchmarks/decoding.py --pictures "$WORK/pictures" --plans "$WORK/plans640" \
+  part decoding 140 python3 -m benchmarks.decoding --pictures "$WORK/pictures" --plans "$WORK/plans640" \
     --out "$GPU/decoding.json"
 fi
 if wants ensemble; then
@@ -114,7 +114,7 @@ if wants sweep; then
   measure sweep "${SWEEP_LIMIT:-200}" 30 $bench sweep "${model[@]}" "${also[@]}" --concurrency 1,2,4,8,16,32,64,128,256 \
     --batch 1,2,4,8,16,32 "${common[@]}" --repetitions 2 --window "$(window 0.7)"
 fi
-wants startup && part startup 120 python3 benchmarks/startup.py "$WORK/plans640" --out "$GPU/startup.json" --repetitions 2
+wants startup && part startup 120 python3 -m benchmarks.startup "$WORK/plans640" --out "$GPU/startup.json" --repetitions 2
 # Every window's CSV and output, by suite.
 [ -d "$GPU/raw" ] && tar -C "$GPU/raw" -czf "$GPU/raw.tar.gz" .
 tar -C "$WORK/results" --exclude=gpu/raw -czf "$OUT/bench-gpu.tar.gz" gpu

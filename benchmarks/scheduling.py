@@ -1,6 +1,6 @@
 """Whether the engine's thread waits for a core: p99 at random arrivals under several scheduling policies, in turns.
 
-    python benchmarks/scheduling.py --model-repository models --name detector --rate 1930 --out scheduling.json
+    python -m benchmarks.scheduling --model-repository models --name detector --rate 1930 --out scheduling.json
 
 The policies are set from outside, on one running server, so that nothing but them differs between two windows.
 SCHED_FIFO takes root, and all of them a nice value of 0. Linux only.
@@ -13,7 +13,6 @@ import ctypes
 import json
 import os
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,8 @@ from typing import Any
 
 from rich.console import Console
 
-from pinstream_cli.benchmark import environment, perf_analyzer
+from benchmarks.outcome import about, write
+from pinstream_cli.benchmark import perf_analyzer
 from pinstream_cli.benchmark.inputs import random_item, write_json
 from pinstream_cli.benchmark.install import Tool, find_perf_analyzer
 from pinstream_cli.benchmark.perf_analyzer import Load
@@ -197,7 +197,7 @@ def main() -> None:
             for setting in (*SETTINGS[turn:], *SETTINGS[:turn]):
                 if time.monotonic() < end and (found := window(tool, load, arguments.window, setting)):
                     windows.append(found)
-        about = {**environment.origin(" ".join(sys.argv)), "notes": [describe(model)]}
+        notes = [describe(model)]
     rows = []
     for setting in SETTINGS:
         of_it = [found for found in windows if found["name"] == setting.name]
@@ -214,7 +214,7 @@ def main() -> None:
                     "spread": round((max(p99) - min(p99)) / median(p99), 3),
                 }
             )
-    arguments.out.write_text(json.dumps({"suite": "scheduling", **about, "rows": rows, "windows": windows}, indent=1))
+    write({**about(), "notes": notes, "rows": rows, "windows": windows}, arguments.out)
 
 
 if __name__ == "__main__":

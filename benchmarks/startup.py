@@ -1,6 +1,6 @@
 """How long a server takes until it is READY: with nothing cached, with caches warm, and right after a build.
 
-    python benchmarks/startup.py SERVICE --out benchmarks/results/startup-gpu.json
+    python -m benchmarks.startup SERVICE --out benchmarks/results/startup-gpu.json
 
 SERVICE is what `pinstream build --plan` made on this machine.
 """
@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
@@ -63,8 +63,7 @@ def main() -> None:
         rows.append(start(arguments.service, "cold: nothing compiled", cache))
         rows += [start(arguments.service, "warm", cache) for _ in range(arguments.repetitions)]
     result = {
-        "suite": "startup",
-        **environment.origin(environment.command(["python", *sys.argv])),
+        **about(),
         "versions": environment.versions(tensorrt=f"{built['tensorrt']['flavour']} {built['tensorrt']['version']}"),
         "notes": [
             "seconds: from the command until every model is READY and the server listens, checks included.",
@@ -73,7 +72,7 @@ def main() -> None:
         "plans": [plan["file"] for plan in built["plans"]],
         "rows": rows,
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

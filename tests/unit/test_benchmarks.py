@@ -1,0 +1,39 @@
+"""Every script of benchmarks starts the one way that its page names, and its result says of which script it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.outcome import about, write
+
+ROOT = Path(__file__).parents[2]
+# What needs PyTorch, what runs a command, and what is no script.
+OTHERS = {"limits", "awake", "__init__", "arrivals", "outcome"}
+SCRIPTS = sorted({file.stem for file in (ROOT / "benchmarks").glob("*.py")} - OTHERS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_it_starts(name: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--out" in done.stdout
+
+
+def test_cores_are_awake_while_a_command_runs() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.awake", "false"], cwd=ROOT, timeout=60)
+    assert done.returncode == 1
+
+
+def test_a_result_says_of_which_script_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "result.json"
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "queue_full.py"), "--out", str(out)])
+    write({**about(), "rows": []}, out)
+    found = json.loads(out.read_text())
+    assert (found["suite"], found["command"]) == ("queue-full", "python -m benchmarks.queue_full --out result.json")
+    assert found["machine"]["cores"] >= 1

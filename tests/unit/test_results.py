@@ -1,0 +1,77 @@
+"""What lies in benchmarks/results says what it is of, the pages name all of it, and headline figures are the data's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+OF_BENCH = {"engine", "serve", "ensemble", "compare", "sweep"}
+FIELDS = {"name", "batch", "concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"}
+# As benchmarks/README.md says of them: they are older than the command is kept.
+WITHOUT_A_COMMAND = {"gpu-tests-2026-11-22.json", "gpu-tests-two-gpus.json"}
+# Not a measurement of this repository's code alone, or put together by hand.
+OTHERS = {"raw", "training"}
+
+
+def results() -> list[Path]:
+    return [file for file in sorted(RESULTS.rglob("*.json")) if not OTHERS & set(file.relative_to(RESULTS).parts)]
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / name).read_text())
+    return found
+
+
+def words(page: str) -> str:
+    return " ".join((ROOT / page).read_text().split())
+
+
+@pytest.mark.parametrize("file", results(), ids=lambda file: file.stem)
+def test_a_result_says_what_it_is_of(file: Path) -> None:
+    result = json.loads(file.read_text())
+    expected = {"date", "commit", "machine"} | ({"command"} if file.name not in WITHOUT_A_COMMAND else set())
+    assert expected <= result.keys()
+    if result.get("suite") in OF_BENCH:
+        for row in result["rows"]:
+            assert row.keys() >= FIELDS
+            assert all(row[field] is None or isinstance(row[field], float | int) for field in FIELDS - {"name"})
+
+
+def test_the_page_names_every_result_and_no_other() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    named = set(re.findall(r"`([\w./-]+\.json)`", page))
+    assert {str(file.relative_to(RESULTS)) for file in results()} <= named
+    assert [name for name in named if not (RESULTS / name).is_file() and "/" in name] == []
+
+
+def test_the_headline_is_what_the_comparison_has() -> None:
+    rows = read("gpu/compare-h100.json")["rows"]
+    singles = {(row["name"], row["concurrency"]): row for row in rows if row["batch"] == 1 and row["concurrency"]}
+    best = max((row for (name, _), row in singles.items() if name == "pinstream"), key=lambda row: row["images_per_s"])
+    bare = best["images_per_s"] / best["ratio_to_bare"]
+
+    def times(peer: str, *concurrencies: int) -> str:
+        found = [
+            singles["pinstream", each]["images_per_s"] / singles[peer, each]["images_per_s"] for each in concurrencies
+        ]
+        return f"{min(found):.1f} to {max(found):.1f}"
+
+    page = words("docs/performance.md")
+    assert f"{best['images_per_s']:,.0f} a second, {best['ratio_to_bare']:.2f} of the bare engine's" in page
+    assert abs(bare / 2766 - 1) < 0.005
+    assert f"{times('classic', 16, 64, 256)} times the classic loop" in page
+    assert f"{times('torch', 16, 64, 256)} times compiled PyTorch" in page
+
+
+@pytest.mark.parametrize("name", ["gpu/sweep-h100.json", "gpu/sweep-sizes-h100.json"])
+def test_where_a_sweep_falls_the_page_says_so(name: str) -> None:
+    page = words("benchmarks/README.md")
+    for note in read(name)["notes"]:
+        for share in re.findall(r"falls by ([\d.]+)%", note):
+            assert f"{share} %" in page
