@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from pinstream.options import Options
 from pinstream.tensors import Array, ModelSpec
 from pinstream_cli.benchmark.inputs import batch_of
 from pinstream_cli.benchmark.sample import Sample, Subject, sample_of_loop
+
+
+class BareLoop(Subject, Protocol):
+    """As many runs under way as the engine takes at a time."""
+
+    def one_at_a_time(self) -> Subject:
+        """The same with a single run under way."""
 
 
 class OnnxRuntimeLoop:
@@ -28,15 +36,21 @@ class OnnxRuntimeLoop:
         feeds: Inputs of a run, batch dimension and all.
         batch: Items of a run.
         lanes: Threads.
+        name: For the table.
     """
 
-    name = "bare ONNX Runtime loop"
-
-    def __init__(self, session: Any, feeds: Mapping[str, Array], batch: int, lanes: int) -> None:
+    def __init__(
+        self, session: Any, feeds: Mapping[str, Array], batch: int, lanes: int, name: str = "bare ONNX Runtime loop"
+    ) -> None:
         self._session = session
         self._feeds = dict(feeds)
         self.batch = batch
         self.concurrency = lanes
+        self.name = name
+
+    def one_at_a_time(self) -> Subject:
+        """The session with a single thread: a run begins when the last has ended."""
+        return OnnxRuntimeLoop(self._session, self._feeds, self.batch, 1, "ONNX Runtime, one at a time")
 
     def measure(self, seconds: float) -> Sample:
         """See sample.Subject."""
@@ -63,23 +77,22 @@ class EngineLoop:
         self.batch = batch
         self.concurrency = len(engine.slots)
 
+    def one_at_a_time(self) -> Subject:
+        """The engine with a single slot under way: a run begins when the last has ended."""
+        return LoneLoop(self._engine, self._feeds, self.batch)
+
     def answer(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once, with other inputs of the same shapes; copies of the outputs, which must be in host memory."""
         slot = self._engine.slots[0]
-        self._gather(slot, feeds)
-        self._engine.enqueue(slot, frozenset(tensor.name for tensor in self._engine.spec.outputs))
+        _gather(self._engine, slot, feeds)
+        self._engine.enqueue(slot, _outputs(self._engine))
         return {name: np.array(array) for name, array in self._engine.wait(slot).items()}
-
-    def _gather(self, slot: Slot, feeds: Mapping[str, Array]) -> None:
-        slot.begin({name: array.shape for name, array in feeds.items()})
-        for name, array in feeds.items():
-            slot.put(name, array, None if self._engine.spec.batch is None else 0)
 
     def measure(self, seconds: float) -> Sample:
         """See sample.Subject."""
-        wanted = frozenset(tensor.name for tensor in self._engine.spec.outputs)
+        wanted = _outputs(self._engine)
         for slot in self._engine.slots:
-            self._gather(slot, self._feeds)
+            _gather(self._engine, slot, self._feeds)
         latencies: list[float] = []
         cpu = time.process_time()
         began = time.perf_counter()
@@ -98,6 +111,63 @@ class EngineLoop:
         ended = time.perf_counter()
         cpu_ms = (time.process_time() - cpu) * 1e3 / (len(latencies) * self.batch)
         return sample_of_loop(latencies, self.batch, ended - began, {"bench": cpu_ms})
+
+
+class LoneLoop:
+    """One of pinstream's engines, one run at a time, its input copied in for each: what a lone request is held against.
+
+    The input lies where the GPU reads it by itself, as one does that comes in shared memory.
+
+    Args:
+        engine: The engine; not used by anybody else meanwhile.
+        feeds: Inputs of a run, batch dimension and all.
+        batch: Items of a run.
+    """
+
+    name = "engine, one at a time"
+    concurrency = 1
+
+    def __init__(self, engine: Engine, feeds: Mapping[str, Array], batch: int) -> None:
+        self._engine = engine
+        self._feeds = {name: _page_locked(engine, array) for name, array in feeds.items()}
+        self.batch = batch
+
+    def measure(self, seconds: float) -> Sample:
+        """See sample.Subject."""
+        wanted, slot = _outputs(self._engine), self._engine.slots[0]
+        latencies: list[float] = []
+        cpu, began = time.process_time(), time.perf_counter()
+        ended = began
+        while not latencies or ended - began < seconds:
+            started = ended
+            _gather(self._engine, slot, self._feeds)
+            self._engine.enqueue(slot, wanted)
+            self._engine.wait(slot)
+            ended = time.perf_counter()
+            latencies.append(ended - started)
+        cpu_ms = (time.process_time() - cpu) * 1e3 / (len(latencies) * self.batch)
+        return sample_of_loop(latencies, self.batch, ended - began, {"bench": cpu_ms})
+
+
+def _gather(engine: Engine, slot: Slot, feeds: Mapping[str, Array]) -> None:
+    slot.begin({name: array.shape for name, array in feeds.items()})
+    for name, array in feeds.items():
+        slot.put(name, array, None if engine.spec.batch is None else 0)
+
+
+def _outputs(engine: Engine) -> frozenset[str]:
+    return frozenset(tensor.name for tensor in engine.spec.outputs)
+
+
+def _page_locked(engine: Engine, array: Array) -> Array:
+    """A copy on pages of its own, page-locked where the engine is on a GPU; text, which is objects, as it is."""
+    if array.dtype.hasobject or not array.nbytes:
+        return array
+    memory = np.frombuffer(mmap.mmap(-1, array.nbytes), np.uint8)
+    engine.pin(memory)
+    copy = memory.view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def run_in_threads(call: Callable[[], object], batch: int, threads: int, seconds: float) -> Sample:
@@ -146,8 +216,8 @@ def runnable(batch: int, spec: ModelSpec) -> int:
 
 def bare_engine(
     model_file: Path, options: Options, spec: ModelSpec, item: Mapping[str, Array], batches: list[int], instances: int
-) -> list[Subject]:
-    """The bare loops of a model, one for each batch size that runs.
+) -> Sequence[BareLoop]:
+    """The bare loops of a model, one for each batch size that runs, the smallest first.
 
     Args:
         model_file: ONNX file or TensorRT plan.

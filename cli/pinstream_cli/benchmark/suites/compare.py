@@ -96,7 +96,9 @@ def run(setup: Setup) -> Result:
     sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else (1, largest)
     loops = bare_engine(model.file, model.options, model.spec, item, list(sizes), model.instances)
     reference = interleaver.fastest(loops)
-    rest = [loop for loop in loops if loop is not reference]
+    rest: list[Subject] = [loop for loop in loops if loop is not reference]
+    if 1 in setup.concurrencies:
+        rest.append(loops[0].one_at_a_time())
     warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
     bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
     if setup.poisson and not interleaver.interrupted:

@@ -35,11 +35,13 @@ def run(setup: Setup) -> Result:
         loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), 1)
         reference = interleaver.fastest(loops)
         subjects: list[Subject] = [loop for loop in loops if loop is not reference]
+        lone: Subject = loops[0].one_at_a_time()
         if model.file.suffix == ".onnx":
             engine = open_engine(model.file, model.options)
             sizes = sorted({runnable(batch, model.spec) for batch in setup.batches})
-            subjects += [EngineLoop(engine, batch_of(item, batch, model.spec), batch) for batch in sizes]
-        bare, measured = interleaver.measure(reference, subjects)
+            ours = [EngineLoop(engine, batch_of(item, batch, model.spec), batch) for batch in sizes]
+            subjects += [*ours, ours[0].one_at_a_time()]
+        bare, measured = interleaver.measure(reference, [*subjects, lone])
         return Result(
             suite="engine",
             reference=f"the {reference.name} at batch {reference.batch}, its best",

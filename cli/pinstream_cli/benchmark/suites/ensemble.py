@@ -133,7 +133,7 @@ def _input_size(model: ServedModel) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _detectors(setup: Setup, model: ServedModel, image: Array) -> list[Subject]:
+def _detectors(setup: Setup, model: ServedModel, image: Array) -> Sequence[Subject]:
     """The detector's bare loops, smallest batch first: those asked for, and for plans all there are."""
     sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else setup.batches
     return bare_engine(model.file, model.options, model.spec, {"images": image}, list(sizes), model.instances)
