@@ -11,10 +11,23 @@ from concurrent.futures import CancelledError
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 _RESTRICTED = re.compile(r"^This (protocol|API) is restricted")
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+# Line breaks; control characters, which can have a terminal do anything; what turns the direction in which text is
+# shown; and halves of characters, which cannot be printed.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 4000  # characters of a message
+
+
+def printable(text: str) -> str:
+    """Text, whoever wrote it, as it can be printed: on one line, with escapes for what is not to be shown."""
+    return _NOT_SHOWN.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 class PinstreamError(Exception):
     """Base of all errors that this package raises on purpose.
+
+    Args:
+        message: May have a server's words in it, and names of files: it is made `printable` here, and shortened where
+            it is longer than anybody reads.
 
     Attributes:
         transient: The same request may well succeed a moment later: the connection was refused or broke, or the server
@@ -22,6 +35,11 @@ class PinstreamError(Exception):
     """
 
     transient = False
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _LONGEST:  # what was found stands at its beginning, what to do at its end
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        super().__init__(printable(message))
 
 
 class InvalidURL(PinstreamError, ValueError):

@@ -1,8 +1,19 @@
 """Triton's refusals, word for word as a Triton 2.51 gives them, as typed errors of one line."""
 
+import pickle
+
 import pytest
 
-from pinstream_client import InvalidRequest, ModelNotFound, PinstreamError, ServerError, ServerNotReady
+from pinstream_client import (
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidURL,
+    MissingExtra,
+    ModelNotFound,
+    PinstreamError,
+    ServerError,
+    ServerNotReady,
+)
 from pinstream_client.errors import deadline_exceeded, first_line, from_status, unreachable
 
 CRASH = (
@@ -33,6 +44,21 @@ def test_status_becomes_the_type_that_tells_what_to_do(
     assert "\n" not in str(error)
     for noise in ("At:", "model.py", "second line", "in ensemble", "request id"):
         assert noise not in str(error)
+
+
+def test_message_is_one_line_that_does_nothing_to_a_terminal() -> None:
+    error = PinstreamError("no file 'a\x1b[2J\n\u202e\ud800\x9b'\r: été\u00a0\u3000 ok")
+    assert str(error) == r"no file 'a\x1b[2J\n\u202e\ud800\x9b'\r: été" + "\u00a0\u3000 ok"
+    assert str(MissingExtra("a\x07")) == str(InvalidURL("a\x07")) == str(DeadlineExceeded("a\x07")) == r"a\x07"
+    assert repr(pickle.loads(pickle.dumps(error))) == repr(error)
+    assert str(PinstreamError()) == ""
+
+
+def test_message_keeps_its_beginning_and_its_end_however_long_it_is() -> None:
+    message = str(from_status("INTERNAL", "x" * 1_000_000, "grpc://h:1", "m"))
+    assert len(message) < 5000
+    assert message.startswith("the server at grpc://h:1 failed (INTERNAL): xxx")
+    assert message.endswith("xxx; the server's log has the details")
 
 
 def test_standard_types_are_there_for_those_who_catch_them() -> None:
