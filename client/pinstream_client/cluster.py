@@ -10,6 +10,7 @@ from .address import Address
 from .endpoints import Endpoints
 from .errors import DeadlineExceeded, PinstreamError, ServerNotReady, deadline_exceeded
 from .payloads import TOLD_EARLIER_S
+from .reading import Reading
 from .retry import Retry
 from .steps import Ask, Pause, Steps
 from .transport import Deadline
@@ -57,15 +58,33 @@ class Cluster:
         self.retry = retry
         self.endpoints = Endpoints(len(self.addresses))
 
-    def ask(self, call: Callable[[Any, float], Any], deadline: Deadline, retry: Retry | None = None) -> Steps[Any]:
-        """The answer of one server to ``call``, which is given a transport and a timeout in seconds.
+    def ask(
+        self,
+        call: Callable[[Any, float], Any],
+        deadline: Deadline,
+        read: Callable[[Any], Any] | None = None,
+        model: str = "",
+        retry: Retry | None = None,
+    ) -> Steps[Any]:
+        """The answer of one server.
+
+        Args:
+            call: Asks for it, given a transport and a timeout in seconds.
+            deadline: Of all attempts together.
+            read: Makes of the answer what is wanted, and may fail in any way of one that is not as it should be.
+            model: Whose outputs are read; "" for other answers.
+            retry: Instead of the cluster's own.
 
         Raises:
-            PinstreamError: What `attempt` raises.
+            PinstreamError: What `attempt` and `Reading` raise.
         """
 
         def once(server: int) -> Steps[Any]:
-            return (yield Ask(server, call, deadline.left()))
+            answer = yield Ask(server, call, deadline.left())
+            if read is None:
+                return answer
+            with Reading(self.addresses[server], model):
+                return read(answer)
 
         return (yield from self.attempt(once, deadline, retry))
 

@@ -9,7 +9,7 @@ from .cluster import Cluster
 from .detections import Detections
 from .images import ImageLike, array_size, encode
 from .steps import Steps, Work
-from .transport import Deadline
+from .transport import Deadline, Outputs
 
 
 class EncodedRoute:
@@ -39,6 +39,11 @@ class EncodedRoute:
         """The objects in one image that was read."""
         infer = yolox.detection_request(self._model, data, request.parameters, request.cancellation)
         started = time.perf_counter()
-        outputs = yield from self._cluster.ask(lambda server, left: server.infer(infer, left), deadline)
-        round_trip_ms = (time.perf_counter() - started) * 1e3
-        return yolox.read_detections(outputs, names, array_size(request.image), round_trip_ms)
+
+        def read(outputs: Outputs) -> Detections:
+            round_trip_ms = (time.perf_counter() - started) * 1e3
+            return yolox.read_detections(outputs, names, array_size(request.image), round_trip_ms)
+
+        ask = self._cluster.ask(lambda server, left: server.infer(infer, left), deadline, read, self._model)
+        found: Detections = yield from ask
+        return found

@@ -89,7 +89,7 @@ class DeadlineExceeded(PinstreamError, TimeoutError):
 
 
 class ServerError(PinstreamError):
-    """The server failed while it worked on the request."""
+    """The server failed while it worked on the request, or its model gave what cannot be used."""
 
 
 class MissingExtra(PinstreamError, ImportError):
@@ -110,6 +110,19 @@ def unreachable(address: object, reason: str, transient: bool = True) -> ServerU
     )
     error.transient = transient
     return error
+
+
+def not_triton(address: object, reason: str) -> ServerUnreachable:
+    """The error for an answer that no Triton gives; ``reason`` is what is wrong with it."""
+    return unreachable(address, f"the answer is not Triton's: {reason}", transient=False)
+
+
+def unusable(address: object, model: str, reason: str) -> ServerError:
+    """The error for outputs that are not what the model's clients expect; ``reason`` is what is wrong with them."""
+    return ServerError(
+        f"the answer of model '{model}' at {address} cannot be used: {first_line(reason)}; "
+        "look at the model and the server's log, or at what else answers there"
+    )
 
 
 def cancelled(address: object) -> Cancelled:

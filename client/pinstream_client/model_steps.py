@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numpy.typing import NDArray
-
 from .cluster import Cluster
 from .errors import ModelNotFound, ServerNotReady, ServerUnreachable
 from .steps import Steps, until_ready
 from .tensors import Signature, optional_inputs, read_signature
-from .transport import Deadline, InferRequest, Parameter
+from .transport import Deadline, InferRequest, Outputs, Parameter
 
 
 class ModelSteps:
@@ -33,12 +31,13 @@ class ModelSteps:
     def signature(self, deadline: Deadline) -> Steps[Signature]:
         """What the model takes and gives, asked for once."""
         if self._signature is None:
-            metadata = yield from self.cluster.ask(
-                lambda server, left: server.model_metadata(self.name, left, self.version), deadline
+            signature = yield from self.cluster.ask(
+                lambda server, left: server.model_metadata(self.name, left, self.version), deadline, read_signature
             )
-            config = yield from self.cluster.ask(lambda server, left: server.model_config(self.name, left), deadline)
-            self._optional = optional_inputs(config)
-            self._signature = read_signature(metadata)
+            self._optional = yield from self.cluster.ask(
+                lambda server, left: server.model_config(self.name, left), deadline, optional_inputs
+            )
+            self._signature = signature
         return self._signature
 
     def infer(
@@ -47,7 +46,7 @@ class ModelSteps:
         outputs: Sequence[str],
         parameters: Mapping[str, Parameter] | None,
         timeout: float,
-    ) -> Steps[dict[str, NDArray[Any]]]:
+    ) -> Steps[Outputs]:
         """Runs the model once."""
         deadline = Deadline(timeout)
         try:
@@ -55,9 +54,7 @@ class ModelSteps:
             signature.require_outputs(self.name, tuple(outputs))
             arrays = signature.arrays(self.name, inputs, self._optional)
             request = InferRequest(self.name, arrays, tuple(outputs), parameters or {}, self.version)
-            answer: dict[str, NDArray[Any]] = yield from self.cluster.ask(
-                lambda server, left: server.infer(request, left), deadline
-            )
+            answer: Outputs = yield from self.cluster.ask(lambda server, left: server.infer(request, left), deadline)
             return answer
         except (ServerUnreachable, ServerNotReady, ModelNotFound):
             self._signature = None  # what comes back under this name may be another model

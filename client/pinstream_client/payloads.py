@@ -7,8 +7,9 @@ as much time as all else that it does. Here each tensor is touched once.
 from __future__ import annotations
 
 import functools
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from tritonclient.utils import (
     TRITON_RESERVED_REQUEST_PARAMS,
     TRITON_RESERVED_REQUEST_PARAMS_PREFIX,
-    deserialize_bytes_tensor,
     np_to_triton_dtype,
     triton_to_np_dtype,
 )
@@ -24,6 +24,10 @@ from tritonclient.utils import (
 from .errors import InvalidRequest
 
 _LENGTH = struct.Struct("<I")  # before each element of BYTES
+# Reading so many elements of BYTES takes two seconds, whatever is in them, and no deadline ends it.
+_MOST_ELEMENTS = 1 << 22
+# Kinds of NumPy's types that JSON's values may have for each kind of element; "V" is that of BF16.
+_IN_JSON = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "V": "iuf", "O": "O"}
 LONGEST_TOLD_S = 365 * 86400.0  # a timeout may be infinite here, and is a number of microseconds there
 # By so much, and by no more than this share, less is told than is waited. A call that its client gives up just as it is
 # refused may end Triton 2.51 (docs/errors.md): with the same time on both sides that was one in some two thousand.
@@ -46,8 +50,15 @@ def triton_dtype(dtype: np.dtype[Any]) -> str:
 
 @functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """NumPy's element type for Triton's name."""
-    return np.dtype(triton_to_np_dtype(name))
+    """NumPy's element type for Triton's name.
+
+    Raises:
+        ValueError: Triton has none of that name.
+    """
+    dtype = triton_to_np_dtype(name)
+    if dtype is None:  # which NumPy would take for FP64
+        raise ValueError(f"element type {name!r}, which Triton does not have")
+    return np.dtype(dtype)
 
 
 def to_bytes(array: NDArray[Any]) -> bytes:
@@ -61,15 +72,58 @@ def to_bytes(array: NDArray[Any]) -> bytes:
     return b"".join(parts)
 
 
-def from_bytes(data: Any, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """An array over ``data``, of bytes or a view of them; that of BYTES is a copy.
+def from_bytes(data: bytes, dtype: str, sizes: Iterable[int]) -> NDArray[Any]:
+    """An array over ``data``; that of BYTES is a copy.
 
     Raises:
-        ValueError: The data is not of that shape.
+        ValueError, TypeError, struct.error: The data is not of that type and shape, or these are none.
     """
+    shape = _shape(sizes)
     if dtype == "BYTES":
-        return np.asarray(deserialize_bytes_tensor(data), np.object_).reshape(shape)
+        return np.array(_elements(data, math.prod(shape)), np.object_).reshape(shape)
     return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
+
+
+def from_json(values: Any, dtype: str, sizes: Iterable[int]) -> NDArray[Any]:
+    """An array of JSON's numbers, or of its texts for BYTES.
+
+    Raises:
+        ValueError, TypeError: They are not of that type and shape, or these are none.
+    """
+    kind = numpy_dtype(dtype)
+    found = np.array(values, np.object_ if kind == np.object_ else None).reshape(_shape(sizes))
+    if found.size and found.dtype.kind not in _IN_JSON[kind.kind]:
+        raise ValueError(f"values that are not {dtype}")
+    if kind == np.object_ and not all(isinstance(item, str) for item in found.ravel()):
+        raise ValueError("BYTES that are not text")
+    if found.size and kind.kind in "iu":
+        least, most = np.iinfo(kind).min, np.iinfo(kind).max
+        if not least <= int(found.min()) <= int(found.max()) <= most:
+            raise ValueError(f"numbers from {found.min()} to {found.max()}: {dtype} has {least} to {most}")
+    with np.errstate(over="ignore"):  # a number that is infinite as FP16
+        return found.astype(kind)
+
+
+def _shape(sizes: Iterable[int]) -> tuple[int, ...]:
+    shape = tuple(sizes)
+    if min(shape, default=0) < 0:  # which to NumPy would be any size
+        raise ValueError(f"shape {list(shape)}: expected sizes of 0 or more")
+    return shape
+
+
+def _elements(data: bytes, count: int) -> list[bytes]:
+    if count > _MOST_ELEMENTS:
+        raise ValueError(f"{count} elements of BYTES: expected at most {_MOST_ELEMENTS}")
+    if count * _LENGTH.size > len(data):
+        raise ValueError(f"{count} elements of BYTES in {len(data)} bytes")
+    elements, at = [], 0
+    for _ in range(count):
+        start = at + _LENGTH.size
+        at = start + _LENGTH.unpack_from(data, at)[0]
+        elements.append(data[start:at])
+    if at != len(data):
+        raise ValueError(f"{count} elements of BYTES that end at {at} of {len(data)} bytes")
+    return elements
 
 
 def told_timeout(seconds: float) -> int:

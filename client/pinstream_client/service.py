@@ -13,11 +13,12 @@ from .encoded import EncodedRoute
 from .errors import AccessDenied, ModelNotFound, PinstreamError, ServerNotReady, ServerUnreachable
 from .labels import COCO
 from .options import Options
+from .reading import Reading, text
 from .retry import NO_RETRY
 from .shared_memory import SharedMemory
 from .steps import Ask, Pause, Steps, until_ready
 from .timing import Statistics, ensemble_models, read_statistics
-from .transport import Deadline
+from .transport import Deadline, Json
 
 Transport: TypeAlias = Literal["encoded", "tensor", "shm", "cuda"]
 
@@ -68,14 +69,17 @@ class Service:
     def class_names(self, deadline: Deadline) -> Steps[tuple[str, ...]]:
         """The labels, asked for once; COCO's for a service that does not tell them."""
         if self._names is None:
-            metadata = yield from self.cluster.ask(
-                lambda server, left: server.model_metadata(self.model, left), deadline
+            tells = yield from self.cluster.ask(
+                lambda server, left: server.model_metadata(self.model, left),
+                deadline,
+                lambda metadata: yolox.tells_class_names(self.model, metadata),
             )
             names = COCO
-            if yolox.tells_class_names(self.model, metadata):
+            if tells:
                 request = yolox.class_names_request(self.model)
-                outputs = yield from self.cluster.ask(lambda server, left: server.infer(request, left), deadline)
-                names = yolox.read_class_names(outputs)
+                names = yield from self.cluster.ask(
+                    lambda server, left: server.infer(request, left), deadline, yolox.read_class_names, self.model
+                )
             self._names = names
         return self._names
 
@@ -89,17 +93,17 @@ class Service:
             return
         # Only now, when something is wrong, does it pay to ask what.
         try:
-            index = yield from self.cluster.ask(lambda server, left: server.repository_index(left), deadline, NO_RETRY)
+            index = yield from self.cluster.ask(
+                lambda server, left: server.repository_index(left), deadline, _read_index, retry=NO_RETRY
+            )
         except AccessDenied:
             yield from self._check_among_served(deadline)
             return
-        entries = [entry for entry in index if entry["name"] == self.model]
         where = " and ".join(str(address) for address in self.cluster.addresses)
-        if not entries:
-            known = ", ".join(sorted({entry["name"] for entry in index})) or "no model at all"
+        if self.model not in index:
+            known = ", ".join(sorted(index)) or "no model at all"
             raise ModelNotFound(f"the server at {where} has no model '{self.model}': it has {known}")
-        state = entries[-1].get("state") or "not loaded"
-        reason = entries[-1].get("reason") or "no reason given"
+        state, reason = index[self.model]
         raise ServerNotReady(f"model '{self.model}' at {where} is not ready: {state} ({reason})")
 
     def _check_among_served(self, deadline: Deadline) -> Steps[None]:
@@ -108,8 +112,12 @@ class Service:
         Raises:
             ModelNotFound, ServerNotReady: It serves other models, or none yet.
         """
-        answer = yield from self.cluster.ask(lambda server, left: server.statistics(left), deadline, NO_RETRY)
-        served = sorted({str(entry["name"]) for entry in answer.get("model_stats", [])})
+        served = yield from self.cluster.ask(
+            lambda server, left: server.statistics(left),
+            deadline,
+            lambda answer: sorted({str(entry["name"]) for entry in answer.get("model_stats", [])}),
+            retry=NO_RETRY,
+        )
         where = " and ".join(str(address) for address in self.cluster.addresses)
         if not served:
             raise ServerNotReady(f"the server at {where} serves no model yet")
@@ -128,25 +136,32 @@ class Service:
     def statistics(self, deadline: Deadline) -> Steps[Statistics]:
         """The counters of the ensemble and its steps, summed over the servers that answer."""
         if self._models is None:
-            config = yield from self.cluster.ask(lambda server, left: server.model_config(self.model, left), deadline)
-            self._models = ensemble_models(self.model, config)
+            self._models = yield from self.cluster.ask(
+                lambda server, left: server.model_config(self.model, left),
+                deadline,
+                lambda config: ensemble_models(self.model, config),
+            )
+        models: tuple[str, ...] = self._models
         if len(self.cluster.addresses) == 1:
-            answer = yield from self.cluster.ask(lambda server, left: server.statistics(left), deadline)
-            return read_statistics(answer, self._models)
-        return (yield from self._summed_statistics(self._models, deadline))
+            alone: Statistics = yield from self.cluster.ask(
+                lambda server, left: server.statistics(left), deadline, lambda answer: read_statistics(answer, models)
+            )
+            return alone
+        return (yield from self._summed_statistics(models, deadline))
 
     def _summed_statistics(self, models: tuple[str, ...], deadline: Deadline) -> Steps[Statistics]:
-        together: dict[str, Any] = {"model_stats": []}
+        total, told = read_statistics({}, models), False
         failure: PinstreamError | None = None
-        for index in range(len(self.cluster.addresses)):
+        for index, address in enumerate(self.cluster.addresses):
             try:
                 answer = yield Ask(index, lambda server, left: server.statistics(left), deadline.left())
-                together["model_stats"] += answer.get("model_stats", [])
+                with Reading(address):
+                    total, told = total + read_statistics(answer, models), True
             except PinstreamError as error:
                 failure = error
-        if failure is not None and not together["model_stats"]:
+        if failure is not None and not told:
             raise failure
-        return read_statistics(together, models)
+        return total
 
     def timed(self, request: yolox.DetectRequest, timeout: float) -> Steps[Detections]:
         """`detect` between two looks at the server's counters; what other clients send meanwhile is averaged in."""
@@ -170,6 +185,14 @@ class Service:
     @property
     def _memory(self) -> SharedMemory | None:
         return self._route.memory if isinstance(self._route, DirectRoute) else None
+
+
+def _read_index(index: list[Json]) -> dict[str, tuple[str, str]]:
+    """Of each model in a repository's index the state and the reason for it; of several versions the last one's."""
+    return {
+        text(entry["name"]): (entry.get("state") or "not loaded", entry.get("reason") or "no reason given")
+        for entry in index
+    }
 
 
 def _route(cluster: Cluster, options: Options, model: str, transport: Transport) -> EncodedRoute | DirectRoute:

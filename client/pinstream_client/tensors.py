@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 from .errors import InvalidRequest
+from .payloads import numpy_dtype
+from .reading import text
 from .transport import Json
 
 
@@ -77,20 +79,29 @@ class Signature:
 
 
 def read_signature(metadata: Json) -> Signature:
-    """Reads Triton's model metadata of either protocol; gRPC writes numbers as text."""
+    """Reads Triton's model metadata of either protocol; gRPC writes numbers as text.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: It is not Triton's.
+    """
+
+    def spec(tensor: Json) -> TensorSpec:
+        dtype = text(tensor["datatype"])
+        numpy_dtype(dtype)
+        return TensorSpec(text(tensor["name"]), dtype, tuple(map(int, tensor.get("shape", ()))))
 
     def specs(tensors: list[Json]) -> dict[str, TensorSpec]:
-        return {
-            tensor["name"]: TensorSpec(tensor["name"], tensor["datatype"], tuple(map(int, tensor.get("shape", ()))))
-            for tensor in tensors
-        }
+        return {found.name: found for found in map(spec, tensors)}
 
-    return Signature(specs(metadata.get("inputs", [])), specs(metadata.get("outputs", [])))
+    found = Signature(specs(metadata.get("inputs", [])), specs(metadata.get("outputs", [])))
+    if not (found.inputs or found.outputs):
+        raise ValueError("a model's metadata without inputs and outputs")
+    return found
 
 
 def optional_inputs(config: Json) -> frozenset[str]:
     """Names of the inputs that the model's configuration calls optional."""
-    return frozenset(tensor["name"] for tensor in config.get("input", []) if tensor.get("optional"))
+    return frozenset(text(tensor["name"]) for tensor in config.get("input", []) if tensor.get("optional"))
 
 
 def fitting(spec: TensorSpec, value: Any) -> NDArray[Any]:

@@ -75,6 +75,15 @@ class Statistics:
 
     models: dict[str, dict[str, Counter]]
 
+    def __add__(self, other: Statistics) -> Statistics:
+        """Those of two servers together, of the models of this one."""
+        return Statistics(
+            {
+                model: {stage: counter + other.models[model][stage] for stage, counter in stages.items()}
+                for model, stages in self.models.items()
+            }
+        )
+
     def since(self, earlier: Statistics) -> tuple[ModelTiming, ...]:
         """Averages of what happened between ``earlier`` and this snapshot, the ensemble first, then its steps."""
         return tuple(_timing(model, stages, earlier.models.get(model, {})) for model, stages in self.models.items())
@@ -86,6 +95,9 @@ def read_statistics(answer: Json, models: Iterable[str]) -> Statistics:
     Args:
         answer: ``{"model_stats": [...]}`` of either protocol; gRPC leaves zeros out and writes numbers as text.
         models: The models to keep, in this order. A model's versions are summed.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, OverflowError: It is not Triton's.
     """
     by_model: dict[str, dict[str, Counter]] = {model: dict.fromkeys(STAGES, Counter()) for model in models}
     for entry in answer.get("model_stats", []):
@@ -95,8 +107,15 @@ def read_statistics(answer: Json, models: Iterable[str]) -> Statistics:
         counters = entry.get("inference_stats", {})
         for stage in STAGES:
             duration = counters.get(stage, {})
-            stages[stage] += Counter(int(duration.get("count", 0)), int(duration.get("ns", 0)))
+            stages[stage] += Counter(_number(duration.get("count", 0)), _number(duration.get("ns", 0)))
     return Statistics(by_model)
+
+
+def _number(value: Any) -> int:
+    number = int(value)
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"a counter of {number:.3g}: Triton's have 64 bits")
+    return number
 
 
 def ensemble_models(model: str, config: Json) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
+from . import errors
 from .address import Address
 from .options import Options
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .cancellation import Cancellation
 
 Json = dict[str, Any]
+Outputs: TypeAlias = "dict[str, NDArray[Any]]"
 Parameter: TypeAlias = "bool | int | float | str"
 
 
@@ -59,6 +61,13 @@ class InferRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     version: str = ""
     cancellation: Cancellation | None = None
+
+    def require_answered(self, outputs: Mapping[str, Any], address: Address) -> None:
+        """Raises ServerError where the server at ``address`` gave fewer outputs than were asked for by their names."""
+        missing = [name for name in self.outputs if name not in outputs]
+        if missing:
+            found = ", ".join(f"'{name}'" for name in outputs) or "none"
+            raise errors.unusable(address, self.model, f"no output '{missing[0]}': found {found}")
 
 
 class Transport(Protocol):

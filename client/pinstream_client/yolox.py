@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from .cancellation import Cancellation
 from .detections import Detections
-from .errors import InvalidRequest, ModelNotFound
+from .errors import InvalidRequest, ModelNotFound, printable
 from .images import ImageLike
+from .reading import text
 from .transport import InferRequest, Json, Parameter
 
 IMAGE = "image"
 NUM_DETS, BOXES, SCORES, CLASSES = "num_dets", "det_boxes", "det_scores", "det_classes"
 CLASS_NAMES = "class_names"
 DETECTION_OUTPUTS = (NUM_DETS, BOXES, SCORES, CLASSES)
+_DETECTION_DTYPES = dict(zip(DETECTION_OUTPUTS, map(np.dtype, ("int32", "float32", "float32", "int32")), strict=True))
 # A bitmap of one black pixel: its file's header, its own, and a row of three bytes that is padded to four.
 ONE_PIXEL = struct.pack("<2sIHHI IiiHHIIiiII 4x", b"BM", 58, 0, 0, 54, 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0)
 
@@ -81,21 +83,55 @@ def read_detections(
     image_size: tuple[int, int] | None = None,
     round_trip_ms: float | None = None,
 ) -> Detections:
-    """The answer for one image, without the zeros that pad it."""
+    """The answer for one image, without the zeros that pad it.
+
+    Raises:
+        ValueError: The outputs are not the service's, do not fit together, or have numbers that are none.
+    """
+    for name, dtype in _DETECTION_DTYPES.items():
+        if outputs[name].dtype != dtype:
+            raise ValueError(f"{name} is {outputs[name].dtype}: expected {dtype}")
+    boxes, scores, class_ids = outputs[BOXES], outputs[SCORES].ravel(), outputs[CLASSES].ravel()
+    most = len(scores)
+    if boxes.shape[-1:] != (4,) or boxes.size != 4 * most or len(class_ids) != most or outputs[NUM_DETS].size != 1:
+        shapes = ", ".join(f"{name} {list(outputs[name].shape)}" for name in DETECTION_OUTPUTS)
+        raise ValueError(f"shapes {shapes}: expected those of one image, one box, score and class for each detection")
     count = int(outputs[NUM_DETS].ravel()[0])
-    return Detections(
-        boxes=outputs[BOXES].reshape(-1, 4)[:count],
-        scores=outputs[SCORES].ravel()[:count],
-        class_ids=outputs[CLASSES].ravel()[:count],
+    if not 0 <= count <= most:
+        raise ValueError(f"{NUM_DETS} is {count}: expected 0 to {most}, as there are boxes")
+    found = Detections(
+        boxes=boxes.reshape(-1, 4)[:count],
+        scores=scores[:count],
+        class_ids=class_ids[:count],
         names=names,
         image_size=image_size,
         round_trip_ms=round_trip_ms,
     )
+    _require_numbers(found)
+    return found
+
+
+def _require_numbers(found: Detections) -> None:
+    """Raises ValueError for a box, score or class that is none: NaN, infinite, a class below 0."""
+    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+        raise ValueError("a box or score that is not finite")
+    lowest = found.class_ids.min(initial=0)
+    if lowest < 0:
+        raise ValueError(f"class {lowest}: expected 0 or more")
 
 
 def read_class_names(outputs: dict[str, NDArray[Any]]) -> tuple[str, ...]:
-    """The labels out of the answer to `class_names_request`."""
-    return tuple(bytes(name).decode("utf-8", "replace") for name in outputs[CLASS_NAMES].ravel())
+    """The labels out of the answer to `class_names_request`, `printable`: they are shown in terminals.
+
+    Raises:
+        ValueError: They are numbers.
+    """
+    names = outputs[CLASS_NAMES]
+    if names.dtype != np.object_:  # of a number bytes() would make so many zeros
+        raise ValueError(f"{CLASS_NAMES} is {names.dtype}: expected BYTES")
+    return tuple(
+        printable(name.decode("utf-8", "replace") if isinstance(name, bytes) else name) for name in names.ravel()
+    )
 
 
 def tells_class_names(model: str, metadata: Json) -> bool:
@@ -103,9 +139,10 @@ def tells_class_names(model: str, metadata: Json) -> bool:
 
     Raises:
         ModelNotFound: The model's inputs and outputs are not those of the detection service.
+        KeyError, TypeError, AttributeError: The metadata is not Triton's.
     """
-    inputs = {tensor["name"] for tensor in metadata.get("inputs", [])}
-    outputs = {tensor["name"] for tensor in metadata.get("outputs", [])}
+    inputs = {text(tensor["name"]) for tensor in metadata.get("inputs", [])}
+    outputs = {text(tensor["name"]) for tensor in metadata.get("outputs", [])}
     if inputs != {IMAGE} or not outputs.issuperset(DETECTION_OUTPUTS):
         raise ModelNotFound(
             f"model '{model}' is no detection service: it has inputs {sorted(inputs)} and outputs {sorted(outputs)}, "
