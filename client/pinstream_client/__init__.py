@@ -16,6 +16,7 @@ from .detections import Detection, Detections
 from .detector import Detector
 from .errors import (
     AccessDenied,
+    AnswerTooLarge,
     Cancelled,
     DeadlineExceeded,
     InvalidImage,
@@ -42,6 +43,7 @@ __all__ = [
     "TLS",
     "AccessDenied",
     "Address",
+    "AnswerTooLarge",
     "AsyncDetector",
     "AsyncModel",
     "Call",

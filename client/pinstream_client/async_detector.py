@@ -17,7 +17,7 @@ from .detections import Detections
 from .detector import Images
 from .errors import InvalidImage, PinstreamError
 from .images import ImageLike
-from .options import TLS, Compression, Headers, Token
+from .options import MAX_ANSWER_BYTES, TLS, Compression, Headers, Token
 from .retry import RETRY, Retry
 from .service import SERVER_IS_GONE, Service, Transport
 from .timing import Statistics
@@ -49,6 +49,7 @@ class AsyncDetector:
         token: As for `Detector`.
         compression: As for `Detector`.
         retry: As for `Detector`.
+        max_answer_bytes: As for `Detector`.
         server_timings: As for `Detector`.
 
     Raises:
@@ -70,11 +71,19 @@ class AsyncDetector:
         token: Token | None = None,
         compression: Compression | None = None,
         retry: Retry = RETRY,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         server_timings: bool = False,
     ) -> None:
         require_positive(timeout, in_flight)
         cluster, options = connecting(
-            url, protocol, tls=tls, headers=headers, token=token, compression=compression, retry=retry
+            url,
+            protocol,
+            tls=tls,
+            headers=headers,
+            token=token,
+            compression=compression,
+            retry=retry,
+            max_answer_bytes=max_answer_bytes,
         )
         self.model = model
         self.timeout = timeout

@@ -13,7 +13,7 @@ from .async_session import AsyncSession
 from .connecting import connecting, require_positive
 from .errors import PinstreamError
 from .model_steps import ModelSteps
-from .options import TLS, Compression, Headers, Token
+from .options import MAX_ANSWER_BYTES, TLS, Compression, Headers, Token
 from .retry import RETRY, Retry
 from .tensors import TensorSpec
 from .transport import Deadline, Parameter
@@ -37,6 +37,7 @@ class AsyncModel:
         token: As for `Detector`.
         compression: As for `Detector`.
         retry: As for `Detector`.
+        max_answer_bytes: As for `Detector`.
 
     Raises:
         InvalidURL: A URL cannot be read. Nothing is sent before the first call.
@@ -56,10 +57,18 @@ class AsyncModel:
         token: Token | None = None,
         compression: Compression | None = None,
         retry: Retry = RETRY,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         require_positive(timeout)
         cluster, options = connecting(
-            url, protocol, tls=tls, headers=headers, token=token, compression=compression, retry=retry
+            url,
+            protocol,
+            tls=tls,
+            headers=headers,
+            token=token,
+            compression=compression,
+            retry=retry,
+            max_answer_bytes=max_answer_bytes,
         )
         self.name = name
         self.timeout = timeout

@@ -25,6 +25,7 @@ def connecting(
     token: Token | None,
     compression: Compression | None,
     retry: Retry,
+    max_answer_bytes: int,
 ) -> tuple[Cluster, Options]:
     """Reads the arguments that all clients have in common; see `Detector`.
 
@@ -44,6 +45,7 @@ def connecting(
         token=token,
         compression=compression,
         connect_timeout=_CONNECT_S if len(addresses) > 1 else None,
+        max_answer_bytes=max_answer_bytes,
     )
     return Cluster(addresses, retry), options
 

@@ -17,7 +17,7 @@ from .connecting import AHEAD, connecting, require_positive
 from .detections import Detections
 from .errors import InvalidImage, PinstreamError
 from .images import ImageLike
-from .options import TLS, Compression, Headers, Token
+from .options import MAX_ANSWER_BYTES, TLS, Compression, Headers, Token
 from .retry import RETRY, Retry
 from .service import SERVER_IS_GONE, Service, Transport
 from .session import Session
@@ -56,6 +56,8 @@ class Detector:
         token: Sent as ``Authorization: Bearer``; a callable is asked anew each time.
         compression: "gzip" or "deflate", of requests, and over HTTP of answers.
         retry: How often refused and broken connections and the answer UNAVAILABLE are tried again, within ``timeout``.
+        max_answer_bytes: How large an answer may be, unpacked; of one that is larger no more is read. A 64th of it may
+            be JSON.
         server_timings: Ask for the server's time split around each call: two more requests for each image.
 
     Raises:
@@ -77,11 +79,19 @@ class Detector:
         token: Token | None = None,
         compression: Compression | None = None,
         retry: Retry = RETRY,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
         server_timings: bool = False,
     ) -> None:
         require_positive(timeout, in_flight, MOST_THREADS)
         cluster, options = connecting(
-            url, protocol, tls=tls, headers=headers, token=token, compression=compression, retry=retry
+            url,
+            protocol,
+            tls=tls,
+            headers=headers,
+            token=token,
+            compression=compression,
+            retry=retry,
+            max_answer_bytes=max_answer_bytes,
         )
         self.model = model
         self.timeout = timeout

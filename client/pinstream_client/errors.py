@@ -92,6 +92,10 @@ class ServerError(PinstreamError):
     """The server failed while it worked on the request, or its model gave what cannot be used."""
 
 
+class AnswerTooLarge(PinstreamError):
+    """The answer is larger than the client takes (``max_answer_bytes``)."""
+
+
 class MissingExtra(PinstreamError, ImportError):
     """An optional dependency is not installed."""
 
@@ -122,6 +126,14 @@ def unusable(address: object, model: str, reason: str) -> ServerError:
     return ServerError(
         f"the answer of model '{model}' at {address} cannot be used: {first_line(reason)}; "
         "look at the model and the server's log, or at what else answers there"
+    )
+
+
+def too_large(address: object, most: int, what: str = "the answer") -> AnswerTooLarge:
+    """The error for an answer, or what of it is named, of more than ``most`` bytes."""
+    return AnswerTooLarge(
+        f"{what} from {address} has more than {most} bytes, the most that this client takes: ask for fewer outputs or "
+        "smaller batches, or raise max_answer_bytes"
     )
 
 

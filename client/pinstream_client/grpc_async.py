@@ -30,13 +30,13 @@ class AsyncGrpcTransport(GrpcCalls):
     async def _infer(self, message: Any, request: InferRequest, timeout: float) -> Any:
         settings = self._infer_settings(timeout)
         call = partial(self._stub.ModelInfer, message, **settings)
-        return self._outputs(await self._guarded(call, timeout, request.model))
+        return self._outputs(await self._guarded(call, timeout, request.model), request)
 
     async def _call(
         self, method: str, message: Any, read: Callable[[Any], Any], timeout: float, model: str = ""
     ) -> Any:
         call = partial(getattr(self._stub, method), message, **self._settings(timeout))
-        return read(await self._guarded(call, timeout, model))
+        return self._understood(await self._guarded(call, timeout, model), read)
 
     async def _guarded(self, call: Callable[[], Any], timeout: float, model: str) -> Any:
         deadline = self._require_time(timeout)

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
+from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
@@ -21,12 +22,15 @@ from . import errors
 from .address import Address
 from .grpc_messages import infer_message, read_outputs
 from .options import TLS, File, Options
+from .reading import Reading
 from .transport import Deadline, InferRequest, Json
 
 # How long a server that answered UNAVAILABLE gets to show that it was itself that said so, and not the network.
 LIVE_PROBE_S = 1.0
 # What gRPC says of a connection that broke under a call; a probe over a new one may well find the server live.
 _BROKEN = re.compile(r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|GOAWAY")
+# What gRPC says, here and not at the server, of a message beyond ``grpc.max_receive_message_length``.
+_TOO_LARGE = re.compile(r"(CLIENT: Received|Decompressed) message larger than max")
 _COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
 
 
@@ -34,7 +38,8 @@ def channel_arguments(options: Options) -> list[tuple[str, int]]:
     """GRPC's own settings of a channel."""
     arguments = [
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
+        # gRPC has 31 bits for it, as protobuf has for a message.
+        ("grpc.max_receive_message_length", min(options.max_answer_bytes, (1 << 31) - 1)),
         # Left alone, gRPC waits up to two minutes before it connects again: a server that is back must be seen sooner.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
@@ -153,11 +158,19 @@ class GrpcCalls(ABC):
             raise errors.deadline_exceeded(self.address, timeout)
         return Deadline(timeout)
 
-    def _outputs(self, message: Any) -> Any:
-        try:
-            return read_outputs(message)
-        except (ValueError, TypeError) as error:
-            raise errors.unreachable(self.address, f"the answer is not Triton's: {error}", transient=False) from None
+    def _outputs(self, message: Any, request: InferRequest) -> dict[str, NDArray[Any]]:
+        with Reading(self.address):
+            outputs = read_outputs(message)
+        request.require_answered(outputs, self.address)
+        return outputs
+
+    def _understood(self, message: Any, read: Callable[[Any], Any]) -> Any:
+        """What ``read`` makes of an answer that is no inference's."""
+        most = self._options.max_description_bytes
+        if message.ByteSize() > most:
+            raise errors.too_large(self.address, most, "the description")
+        with Reading(self.address):
+            return read(message)
 
     def _typed(self, error: Any, model: str, seconds: float) -> errors.PinstreamError:
         code = error.code().name
@@ -165,6 +178,8 @@ class GrpcCalls(ABC):
             return errors.deadline_exceeded(self.address, seconds)
         if code == "CANCELLED":
             return errors.cancelled(self.address)
+        if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(details(error)):
+            return errors.too_large(self.address, self._options.max_answer_bytes)
         if code == "UNAVAILABLE" and _BROKEN.search(details(error)):
             return self._unreachable(error)
         return errors.from_status(code, details(error), self.address, model)

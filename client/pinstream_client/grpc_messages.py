@@ -40,10 +40,12 @@ def read_outputs(message: Any) -> dict[str, NDArray[Any]]:
     """The outputs of a ``ModelInferResponse`` by name. The arrays are read-only.
 
     Raises:
-        ValueError: What is in it does not fit together.
+        ValueError, struct.error: What is in it does not fit together.
     """
+    if len(message.outputs) != len(message.raw_output_contents):
+        raise ValueError(f"{len(message.outputs)} outputs, and the bytes of {len(message.raw_output_contents)}")
     described = zip(message.outputs, message.raw_output_contents, strict=True)
-    return {output.name: from_bytes(data, output.datatype, tuple(output.shape)) for output, data in described}
+    return {output.name: from_bytes(data, output.datatype, output.shape) for output, data in described}
 
 
 def _set(parameter: Any, value: bool | int | float | str) -> None:

@@ -44,11 +44,11 @@ class GrpcTransport(GrpcCalls):
             with request.cancellation.cancelling(under_way.cancel):
                 return under_way.result()
 
-        return self._outputs(self._guarded(call, timeout, request.model))
+        return self._outputs(self._guarded(call, timeout, request.model), request)
 
     def _call(self, method: str, message: Any, read: Callable[[Any], Any], timeout: float, model: str = "") -> Any:
         ask, settings = getattr(self._stub, method), self._settings(timeout)
-        return read(self._guarded(lambda: ask(message, **settings), timeout, model))
+        return self._understood(self._guarded(lambda: ask(message, **settings), timeout, model), read)
 
     def _guarded(self, call: Callable[[], Any], timeout: float, model: str) -> Any:
         deadline = self._require_time(timeout)

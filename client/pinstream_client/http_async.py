@@ -15,7 +15,7 @@ from .address import Address
 from .http_calls import Answer, HttpCalls, Question
 from .options import Options
 from .tls import tls_context
-from .transport import InferRequest
+from .transport import Deadline, InferRequest
 
 
 class AsyncHttpTransport(HttpCalls):
@@ -25,7 +25,9 @@ class AsyncHttpTransport(HttpCalls):
         super().__init__(address, options)
         self._base = f"{'https' if address.secure else 'http'}://{address.netloc}"
         context = tls_context(options.tls) if address.secure else True
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+        connector = aiohttp.TCPConnector(ssl=context)
+        # What aiohttp decompresses has no limit.
+        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
 
     async def close(self) -> None:
         """See `AsyncTransport`."""
@@ -37,8 +39,11 @@ class AsyncHttpTransport(HttpCalls):
         if timeout <= 0:
             raise errors.deadline_exceeded(self.address, timeout)
         body, headers = self._prepared(question)
+        deadline = Deadline(timeout)
         try:
-            return read(await asyncio.wait_for(self._exchange(question, body, headers), timeout))
+            answer = await asyncio.wait_for(self._exchange(question, body, headers), timeout)
+        except errors.PinstreamError:
+            raise
         except aiohttp.ServerTimeoutError:
             connect = self._options.connect_timeout or timeout
             raise errors.unreachable(self.address, f"no connection within {connect:g} s") from None
@@ -48,6 +53,9 @@ class AsyncHttpTransport(HttpCalls):
             raise self._typed(error) from None
         except RuntimeError as error:  # what aiohttp raises on a closed session
             raise errors.unreachable(self.address, str(error), transient=False) from None
+        if "content-encoding" in answer.headers:  # which takes a while
+            answer = await asyncio.to_thread(self._decoded, answer, headers["accept-encoding"], deadline)
+        return self._understood(answer, read)
 
     async def _exchange(self, question: Question, body: bytes | None, headers: dict[str, str]) -> Answer:
         try:
@@ -60,9 +68,17 @@ class AsyncHttpTransport(HttpCalls):
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._options.connect_timeout)
         url = URL(self._base + question.path, encoded=True)
         async with self._session.request(question.method, url, data=body, headers=headers, timeout=timeout) as response:
-            # aiohttp has decompressed it.
-            content = await response.read()
+            content = await self._body(response)
             return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, content)
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces, size = [], 0
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > self._options.max_answer_bytes:
+                raise errors.too_large(self.address, self._options.max_answer_bytes)
+        return b"".join(pieces)
 
     def _typed(self, error: Exception) -> errors.PinstreamError:
         if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -7,21 +7,22 @@ no timeout for a call either.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import gzip
 import json
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
 from . import errors
 from .address import Address
+from .http_compression import COMPRESS, Overflowing, decompressed
 from .http_messages import infer_body, read_outputs
 from .options import Options
-from .transport import InferRequest
+from .reading import UNREADABLE, Reading
+from .transport import Deadline, InferRequest
 
 _HEADER_LENGTH = "inference-header-content-length"
 # What Triton's HTTP front end, or a proxy before it, answers, in the names of gRPC.
@@ -35,12 +36,8 @@ _CODES = {
     502: "UNAVAILABLE",
     503: "UNAVAILABLE",
 }
-# Compression has to be quicker than the network: its first level is, and finds most of what there is.
-_LEVEL = 1
-_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": lambda body: gzip.compress(body, _LEVEL),
-    "deflate": lambda body: zlib.compress(body, _LEVEL),
-}
+# Of the body of a refusal so much is read.
+_MOST_OF_REFUSAL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP response: header names in lower case, the body decompressed."""
+    """An HTTP response: header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
 
 
 class HttpCalls(ABC):
@@ -82,7 +79,7 @@ class HttpCalls(ABC):
         path = f"{_model_path(request.model, request.version)}/infer"
         headers = {_HEADER_LENGTH: str(header_length)}
         question = Question("POST", path, body, headers, request.model, compressible=True)
-        return self._call(question, lambda answer: self._outputs(answer, request.model), timeout, request)
+        return self._call(question, lambda answer: self._outputs(answer, request), timeout, request)
 
     def model_ready(self, model: str, timeout: float) -> Any:
         """See `Transport`."""
@@ -139,6 +136,23 @@ class HttpCalls(ABC):
     ) -> Any:
         """Sends ``question`` and reads the answer with ``read``; ``request`` is the inference it belongs to, if any."""
 
+    def _decoded(self, answer: Answer, asked: str, deadline: Deadline) -> Answer:
+        """An answer without the content encoding that it has; ``asked`` are those that the request said it takes."""
+        most = self._options.max_answer_bytes
+        with Reading(self.address):
+            try:
+                encoding = answer.headers["content-encoding"].lower()
+                return replace(answer, body=decompressed(answer.body, encoding, asked, most, deadline))
+            except Overflowing:
+                raise errors.too_large(self.address, most) from None
+            except TimeoutError:
+                raise errors.deadline_exceeded(self.address, deadline.seconds) from None
+
+    def _understood(self, answer: Answer, read: Callable[[Answer], Any]) -> Any:
+        """What ``read`` makes of an answer, which may be anything."""
+        with Reading(self.address):
+            return read(answer)
+
     def _prepared(self, question: Question) -> tuple[bytes | None, dict[str, str]]:
         """The body as it goes out, and all headers."""
         headers = {"accept-encoding": "identity", **self._options.headers_now(), **question.headers}
@@ -146,7 +160,7 @@ class HttpCalls(ABC):
         if compression is None or not question.compressible:
             return question.body or None, headers
         headers.update({"accept-encoding": compression, "content-encoding": compression})
-        return _COMPRESS[compression](question.body), headers
+        return COMPRESS[compression](question.body), headers
 
     def _ready(self, answer: Answer) -> bool:
         if answer.status in (401, 403):
@@ -160,39 +174,23 @@ class HttpCalls(ABC):
 
     def _json(self, answer: Answer, model: str) -> Any:
         self._done(answer, model)
-        try:
-            return json.loads(answer.body)
-        except ValueError as error:
-            raise self._not_triton(error) from None
+        return self._parsed(answer.body)
 
-    def _outputs(self, answer: Answer, model: str) -> dict[str, Any]:
-        self._done(answer, model)
-        length = answer.headers.get(_HEADER_LENGTH)
-        try:
-            return read_outputs(answer.body, None if length is None else int(length))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._not_triton(error) from None
+    def _outputs(self, answer: Answer, request: InferRequest) -> dict[str, Any]:
+        self._done(answer, request.model)
+        body, given = answer.body, answer.headers.get(_HEADER_LENGTH)
+        length = len(body) if given is None else int(given)
+        if not 0 <= length <= len(body):
+            raise ValueError(f"{_HEADER_LENGTH} {length} of a body of {len(body)} bytes")
+        outputs = read_outputs(self._parsed(body[:length]), memoryview(body)[length:])
+        request.require_answered(outputs, self.address)
+        return outputs
 
-    def _not_triton(self, error: Exception) -> errors.ServerUnreachable:
-        return errors.unreachable(self.address, f"the answer is not Triton's: {error}", transient=False)
-
-
-def decompressed(body: bytes, encoding: str) -> bytes:
-    """A body without its content encoding.
-
-    Raises:
-        ValueError: It is damaged, or of an encoding that was not asked for.
-    """
-    try:
-        if encoding in ("", "identity"):
-            return body
-        if encoding == "gzip":
-            return gzip.decompress(body)
-        if encoding == "deflate":
-            return zlib.decompress(body)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"damaged {encoding} body: {error}") from None
-    raise ValueError(f"content encoding '{encoding}', which was not asked for")
+    def _parsed(self, text: bytes | bytearray) -> Any:
+        most = self._options.max_description_bytes
+        if len(text) > most:
+            raise errors.too_large(self.address, most, "the JSON")
+        return json.loads(text)
 
 
 @functools.cache
@@ -201,7 +199,6 @@ def _model_path(model: str, version: str = "") -> str:
 
 
 def _error_text(answer: Answer) -> str:
-    try:
-        return str(json.loads(answer.body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return answer.body[:200].decode("utf-8", "replace") or f"HTTP status {answer.status}"
+    with contextlib.suppress(*UNREADABLE):
+        return str(json.loads(answer.body[:_MOST_OF_REFUSAL])["error"])
+    return answer.body[:200].decode("utf-8", "replace") or f"HTTP status {answer.status}"

@@ -15,11 +15,14 @@ from typing import Any
 
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
+from . import errors
 from .address import Address
-from .http_calls import Answer, decompressed
+from .http_calls import Answer
+from .options import Options
 from .transport import Deadline
 
 _BLOCK = 1 << 16
+_MOST_HEAD = 1 << 16  # bytes of the lines before a body
 # Up to here one write of header and body together costs less than a second write.
 _ONE_WRITE = 1 << 18
 
@@ -98,13 +101,14 @@ class Connection:
     Args:
         address: The server.
         context: For an encrypted connection.
-        connect_timeout: Seconds for connecting; None leaves it the call's.
+        options: Of connecting, and how large an answer may be.
     """
 
-    def __init__(self, address: Address, context: ssl.SSLContext | None, connect_timeout: float | None) -> None:
+    def __init__(self, address: Address, context: ssl.SSLContext | None, options: Options) -> None:
         self._address = address
         self._context = context
-        self._connect_timeout = connect_timeout
+        self._connect_timeout = options.connect_timeout
+        self._most = options.max_answer_bytes
         self._host = address.netloc if address.netloc.isascii() else address.netloc.encode("idna").decode()
         self._sock: DeadlineSocket | DeadlineTLSSocket | None = None
         self._interrupted = False
@@ -122,6 +126,7 @@ class Connection:
         Raises:
             TimeoutError: The deadline passed.
             OSError, http.client.HTTPException: The connection cannot be made, broke, or leads to no HTTP server.
+            AnswerTooLarge: More came than an answer may have.
         """
         sock = self._sock
         if sock is None:
@@ -132,21 +137,11 @@ class Connection:
         # A server that refuses a large body says why and closes before it has read all: its answer is still to be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._send(sock, method, path, body or b"", headers)
-        response = _Response(method)
-        while not response.is_whole():
-            data = sock.recv(_BLOCK)
-            if data:
-                response.feed(data)
-            else:
-                response.end()
+        response = self._received(sock, _Response(method))
         if response.should_close():
             self.close()
         found = {name.lower(): value for name, value in response.items()}
-        try:
-            content = decompressed(bytes(response.body), found.get("content-encoding", ""))
-        except ValueError as error:
-            raise http.client.HTTPException(str(error)) from None
-        return Answer(response.get_code(), found, content)
+        return Answer(response.get_code(), found, response.body)
 
     def interrupt(self) -> None:
         """Ends the exchange that another thread waits for: it fails at once, and the server sees the connection end."""
@@ -161,6 +156,22 @@ class Connection:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+
+    def _received(self, sock: DeadlineSocket | DeadlineTLSSocket, response: _Response) -> _Response:
+        received = 0
+        while not response.is_whole():
+            data = sock.recv(_BLOCK)
+            if data:
+                response.feed(data)
+            else:
+                response.end()
+            # All that comes counts: lines behind the pieces of a body, and answers before the last, are kept as well.
+            received += len(data)
+            if received > self._most + _MOST_HEAD or len(response.body) > self._most:
+                raise errors.too_large(self._address, self._most)
+            if received > _MOST_HEAD and not response.headers_complete:
+                raise http.client.HTTPException(f"more than {_MOST_HEAD} bytes of headers")
+        return response
 
     def _send(
         self, sock: DeadlineSocket | DeadlineTLSSocket, method: str, path: str, body: bytes, headers: Mapping[str, str]

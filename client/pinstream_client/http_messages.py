@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InvalidRequest
-from .payloads import from_bytes, numpy_dtype, require_free, to_bytes, told_timeout, triton_dtype
-from .transport import InferRequest, SharedTensor
+from .payloads import from_bytes, from_json, require_free, to_bytes, told_timeout, triton_dtype
+from .reading import text
+from .transport import InferRequest, Json, SharedTensor
 
 
 def infer_body(request: InferRequest, timeout: float) -> tuple[bytes, int]:
@@ -44,26 +44,29 @@ def infer_body(request: InferRequest, timeout: float) -> tuple[bytes, int]:
     return b"".join((text, *data)), len(text)
 
 
-def read_outputs(body: bytes, header_length: int | None) -> dict[str, NDArray[Any]]:
+def read_outputs(header: Json, data: memoryview) -> dict[str, NDArray[Any]]:
     """The outputs of an answer by name.
 
     Args:
-        body: Of the answer, decompressed.
-        header_length: How many bytes of it are JSON; None where all are.
+        header: The JSON of its body.
+        data: What comes behind it.
 
     Raises:
-        ValueError, KeyError, TypeError: The body is not Triton's.
+        ValueError, KeyError, TypeError, AttributeError, struct.error: They are not Triton's.
     """
-    at = len(body) if header_length is None else header_length
-    arrays = {}
-    for output in json.loads(body[:at])["outputs"]:
-        shape = tuple(output["shape"])
+    arrays, at = {}, 0
+    for output in header["outputs"]:
+        name, dtype, shape = text(output["name"]), output["datatype"], output["shape"]
         size = output.get("parameters", {}).get("binary_data_size")
         if size is None:
-            array = np.array(output["data"], numpy_dtype(output["datatype"])).reshape(shape)
-        else:
-            # A copy, so that numbers lie where processors like them.
-            array = from_bytes(body[at : at + size], output["datatype"], shape)
-            at += size
-        arrays[output["name"]] = array
+            arrays[name] = from_json(output["data"], dtype, shape)
+            continue
+        end = at + size
+        if not at <= end <= len(data):
+            raise ValueError(f"binary_data_size {size} of output '{name}': there are {len(data) - at} bytes")
+        # A copy, so that numbers lie where processors like them.
+        arrays[name] = from_bytes(bytes(data[at:end]), dtype, shape)
+        at = end
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes behind the last output")
     return arrays

@@ -56,11 +56,14 @@ class HttpTransport(HttpCalls):
 
         deadline = Deadline(timeout)
         try:
-            return read(self._on_some_connection(on))
+            answer = self._on_some_connection(on)
         except (OSError, http.client.HTTPException) as error:
             if cancellation is not None and cancellation.cancelled:
                 raise errors.cancelled(self.address) from None
             raise self._typed(error, timeout) from None
+        if "content-encoding" in answer.headers:
+            answer = self._decoded(answer, headers["accept-encoding"], deadline)
+        return self._understood(answer, read)
 
     def _on_some_connection(self, on: Callable[[Connection], Answer]) -> Answer:
         connection = self._take()
@@ -71,7 +74,7 @@ class HttpTransport(HttpCalls):
                 raise
             except (OSError, http.client.HTTPException):
                 pass  # the server closed the idle connection meanwhile: that is no failure, a new one will do
-        return on(Connection(self.address, self._context, self._options.connect_timeout))
+        return on(Connection(self.address, self._context, self._options))
 
     def _on(
         self,

@@ -12,7 +12,7 @@ from .address import Protocol
 from .connecting import connecting, require_positive
 from .errors import PinstreamError
 from .model_steps import ModelSteps
-from .options import TLS, Compression, Headers, Token
+from .options import MAX_ANSWER_BYTES, TLS, Compression, Headers, Token
 from .retry import RETRY, Retry
 from .session import Session
 from .tensors import TensorSpec
@@ -40,6 +40,7 @@ class Model:
         token: As for `Detector`.
         compression: As for `Detector`.
         retry: As for `Detector`.
+        max_answer_bytes: As for `Detector`.
 
     Raises:
         InvalidURL: A URL or a TLS file cannot be read. Nothing is sent before the first call.
@@ -59,10 +60,18 @@ class Model:
         token: Token | None = None,
         compression: Compression | None = None,
         retry: Retry = RETRY,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         require_positive(timeout)
         cluster, options = connecting(
-            url, protocol, tls=tls, headers=headers, token=token, compression=compression, retry=retry
+            url,
+            protocol,
+            tls=tls,
+            headers=headers,
+            token=token,
+            compression=compression,
+            retry=retry,
+            max_answer_bytes=max_answer_bytes,
         )
         self.name = name
         self.timeout = timeout

@@ -15,6 +15,8 @@ Headers: TypeAlias = "Mapping[str, str] | Callable[[], Mapping[str, str]]"
 Token: TypeAlias = "str | Callable[[], str]"
 File: TypeAlias = "str | PathLike[str]"
 
+# What the raw outputs of large batches need, and what a machine has to spare for an answer that is none.
+MAX_ANSWER_BYTES = 512 << 20
 _NAME = re.compile(r"[a-z0-9_.-]+")  # what gRPC takes, and HTTP as well
 
 
@@ -44,6 +46,7 @@ class Options:
         token: Sent as ``Authorization: Bearer``; a callable is asked anew for each attempt.
         compression: Of requests, and over HTTP of answers as well.
         connect_timeout: Seconds after which a connection attempt counts as failed; None leaves it the whole timeout.
+        max_answer_bytes: How large an answer may be, unpacked.
     """
 
     tls: TLS = TLS()
@@ -51,12 +54,24 @@ class Options:
     token: Token | None = None
     compression: Compression | None = None
     connect_timeout: float | None = None
+    max_answer_bytes: int = MAX_ANSWER_BYTES
 
     def __post_init__(self) -> None:
         if self.compression not in (None, "gzip", "deflate"):
             raise ValueError(f"compression is {self.compression!r}: expected 'gzip', 'deflate' or None")
         if (self.tls.cert is None) != (self.tls.key is None):
             raise ValueError("a TLS client certificate needs both its files: give cert and key")
+        if self.max_answer_bytes < 1:
+            raise ValueError(f"max_answer_bytes is {self.max_answer_bytes}: expected at least 1")
+
+    @property
+    def max_description_bytes(self) -> int:
+        """How much of an answer may be JSON, or tell of models.
+
+        As Python's values that takes some twenty times as much, and two seconds for 8 MiB, which no deadline ends: so
+        it is a 64th of ``max_answer_bytes``, and a MiB where that is less.
+        """
+        return max(self.max_answer_bytes // 64, 1 << 20)
 
     def headers_now(self) -> dict[str, str]:
         """The headers of one attempt, names in lower case as gRPC wants them and HTTP does not mind.
