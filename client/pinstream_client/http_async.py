@@ -26,8 +26,10 @@ class AsyncHttpTransport(HttpCalls):
         self._base = f"{'https' if address.secure else 'http'}://{address.netloc}"
         context = tls_context(options.tls) if address.secure else True
         connector = aiohttp.TCPConnector(ssl=context)
-        # What aiohttp decompresses has no limit.
-        self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        # What aiohttp decompresses has no limit, nor has what it keeps of cookies.
+        self._session = aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
 
     async def close(self) -> None:
         """See `AsyncTransport`."""
@@ -67,7 +69,9 @@ class AsyncHttpTransport(HttpCalls):
     async def _once(self, question: Question, body: bytes | None, headers: dict[str, str]) -> Answer:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._options.connect_timeout)
         url = URL(self._base + question.path, encoded=True)
-        async with self._session.request(question.method, url, data=body, headers=headers, timeout=timeout) as response:
+        async with self._session.request(
+            question.method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
             content = await self._body(response)
             return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, content)
 

@@ -168,6 +168,11 @@ class HttpCalls(ABC):
         return answer.status == 200
 
     def _done(self, answer: Answer, model: str = "") -> None:
+        if 300 <= answer.status < 400:
+            # Headers, keys among them, would go to whom the server names.
+            where = answer.headers.get("location", "nowhere")
+            reason = f"it redirects to {where}, which is not followed: give the address that is meant"
+            raise errors.unreachable(self.address, reason, transient=False)
         if answer.status != 200:
             code = _CODES.get(answer.status, f"HTTP {answer.status}")
             raise errors.from_status(code, _error_text(answer), self.address, model)

@@ -215,6 +215,40 @@ def test_json_may_be_a_64th(ask: Callable[..., Any]) -> None:
         assert ask(url, max_answer_bytes=128 * MIB)["y"].tolist() == [2]
 
 
+@CLIENTS
+def test_redirection_takes_no_key_along(ask: Callable[..., Any]) -> None:
+    came = []
+
+    def handle(connection: socket.socket, _: int) -> None:
+        came.append(_read_request(connection))
+
+    with serving_connections(handle) as elsewhere:
+        redirection = http_answer(b"", "307 Temporary").replace(
+            b"\r\n", f"\r\nLocation: http://{elsewhere}/\r\n".encode(), 1
+        )
+        with http_server(redirection) as url:
+            with pytest.raises(ServerUnreachable, match=f"redirects to http://{elsewhere}/, which is not followed"):
+                ask(url, headers={"pinstream-key": "secret"})
+            assert came == []
+
+
+@CLIENTS
+def test_cookies_are_not_kept(ask: Callable[..., Any]) -> None:
+    heads = []
+
+    def handle(connection: socket.socket, _: int) -> None:
+        while (head := _read_request(connection)) is not None:
+            heads.append(head.lower())
+            body = json.dumps({} if b"/config" in head else METADATA).encode()
+            answer = outputs() if head.startswith(b"POST") else http_answer(body)
+            connection.sendall(answer.replace(b"\r\n", b"\r\nSet-Cookie: mine=1\r\n", 1))
+
+    with serving_connections(handle) as netloc:
+        ask(netloc.replace("127.0.0.1", "http://localhost"))  # cookies of addresses nobody keeps
+    assert len(heads) == 3
+    assert not [head for head in heads if b"cookie" in head]
+
+
 NOT_TRITONS: dict[str, bytes] = {
     "a number that the type has not": outputs(datatype="UINT8", data=[300]),
     "a negative one": outputs(datatype="UINT32", data=[-1]),
