@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 
-from .payloads import from_bytes, require_free, to_bytes, told_timeout, triton_dtype
+from .payloads import MOST_ELEMENTS, from_bytes, require_free, to_bytes, told_timeout, triton_dtype
 from .transport import InferRequest, SharedTensor
 
 
@@ -44,8 +44,12 @@ def read_outputs(message: Any) -> dict[str, NDArray[Any]]:
     """
     if len(message.outputs) != len(message.raw_output_contents):
         raise ValueError(f"{len(message.outputs)} outputs, and the bytes of {len(message.raw_output_contents)}")
-    described = zip(message.outputs, message.raw_output_contents, strict=True)
-    return {output.name: from_bytes(data, output.datatype, output.shape) for output, data in described}
+    arrays: dict[str, NDArray[Any]] = {}
+    left = MOST_ELEMENTS
+    for output, data in zip(message.outputs, message.raw_output_contents, strict=True):
+        array = arrays[output.name] = from_bytes(data, output.datatype, output.shape, left)
+        left -= array.size if output.datatype == "BYTES" else 0
+    return arrays
 
 
 def _set(parameter: Any, value: bool | int | float | str) -> None:

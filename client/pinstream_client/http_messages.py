@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from .errors import InvalidRequest
-from .payloads import from_bytes, from_json, require_free, to_bytes, told_timeout, triton_dtype
+from .payloads import MOST_ELEMENTS, from_bytes, from_json, require_free, to_bytes, told_timeout, triton_dtype
 from .reading import text
 from .transport import InferRequest, Json, SharedTensor
 
@@ -54,7 +54,8 @@ def read_outputs(header: Json, data: memoryview) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError, KeyError, TypeError, AttributeError, struct.error: They are not Triton's.
     """
-    arrays, at = {}, 0
+    arrays: dict[str, NDArray[Any]] = {}
+    at, left = 0, MOST_ELEMENTS
     for output in header["outputs"]:
         name, dtype, shape = text(output["name"]), output["datatype"], output["shape"]
         size = output.get("parameters", {}).get("binary_data_size")
@@ -65,7 +66,8 @@ def read_outputs(header: Json, data: memoryview) -> dict[str, NDArray[Any]]:
         if not at <= end <= len(data):
             raise ValueError(f"binary_data_size {size} of output '{name}': there are {len(data) - at} bytes")
         # A copy, so that numbers lie where processors like them.
-        arrays[name] = from_bytes(bytes(data[at:end]), dtype, shape)
+        arrays[name] = from_bytes(bytes(data[at:end]), dtype, shape, left)
+        left -= arrays[name].size if dtype == "BYTES" else 0
         at = end
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes behind the last output")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ from .errors import InvalidRequest
 
 _LENGTH = struct.Struct("<I")  # before each element of BYTES
 # Reading so many elements of BYTES takes two seconds, whatever is in them, and no deadline ends it.
-_MOST_ELEMENTS = 1 << 22
+MOST_ELEMENTS = 1 << 22
+_MOST_DIMENSIONS = 64  # that NumPy has; the product of a million sizes takes minutes
 # Kinds of NumPy's types that JSON's values may have for each kind of element; "V" is that of BF16.
 _IN_JSON = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "V": "iuf", "O": "O"}
 LONGEST_TOLD_S = 365 * 86400.0  # a timeout may be infinite here, and is a number of microseconds there
@@ -72,19 +73,19 @@ def to_bytes(array: NDArray[Any]) -> bytes:
     return b"".join(parts)
 
 
-def from_bytes(data: bytes, dtype: str, sizes: Iterable[int]) -> NDArray[Any]:
-    """An array over ``data``; that of BYTES is a copy.
+def from_bytes(data: bytes, dtype: str, sizes: Sequence[int], most: int = MOST_ELEMENTS) -> NDArray[Any]:
+    """An array over ``data``; that of BYTES is a copy, of ``most`` elements at most.
 
     Raises:
         ValueError, TypeError, struct.error: The data is not of that type and shape, or these are none.
     """
     shape = _shape(sizes)
     if dtype == "BYTES":
-        return np.array(_elements(data, math.prod(shape)), np.object_).reshape(shape)
+        return np.array(_elements(data, math.prod(shape), most), np.object_).reshape(shape)
     return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
 
 
-def from_json(values: Any, dtype: str, sizes: Iterable[int]) -> NDArray[Any]:
+def from_json(values: Any, dtype: str, sizes: Sequence[int]) -> NDArray[Any]:
     """An array of JSON's numbers, or of its texts for BYTES.
 
     Raises:
@@ -104,16 +105,18 @@ def from_json(values: Any, dtype: str, sizes: Iterable[int]) -> NDArray[Any]:
         return found.astype(kind)
 
 
-def _shape(sizes: Iterable[int]) -> tuple[int, ...]:
+def _shape(sizes: Sequence[int]) -> tuple[int, ...]:
+    if len(sizes) > _MOST_DIMENSIONS:
+        raise ValueError(f"a shape of {len(sizes)} dimensions: expected at most {_MOST_DIMENSIONS}")
     shape = tuple(sizes)
     if min(shape, default=0) < 0:  # which to NumPy would be any size
         raise ValueError(f"shape {list(shape)}: expected sizes of 0 or more")
     return shape
 
 
-def _elements(data: bytes, count: int) -> list[bytes]:
-    if count > _MOST_ELEMENTS:
-        raise ValueError(f"{count} elements of BYTES: expected at most {_MOST_ELEMENTS}")
+def _elements(data: bytes, count: int, most: int) -> list[bytes]:
+    if count > most:
+        raise ValueError(f"{count} more elements of BYTES: expected at most {MOST_ELEMENTS} in all")
     if count * _LENGTH.size > len(data):
         raise ValueError(f"{count} elements of BYTES in {len(data)} bytes")
     elements, at = [], 0

@@ -152,6 +152,18 @@ def test_answer_that_no_triton_gives_is_told(ask: Callable[..., Detections], ser
 
 
 @CLIENTS
+def test_no_more_texts_are_read_than_the_timeout_has_time_for(ask: Callable[..., Detections]) -> None:
+    half = ("BYTES", [1 << 21], bytes(4 << 21))
+    with serving(Service(changed(a=half, b=half, c=half))) as url, pytest.raises(ServerUnreachable, match="in all"):
+        ask(url)
+    with serving(Service(changed(a=half, b=half))) as url:
+        assert len(ask(url)) == 1
+    long = ("BYTES", [9] * 100_000, bytes(4))
+    with serving(Service(changed(a=long))) as url, pytest.raises(ServerUnreachable, match="a shape of 100000 dim"):
+        ask(url)
+
+
+@CLIENTS
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
