@@ -23,7 +23,7 @@ from .shared_memory import SharedMemory
 from .steps import Steps, Work
 from .tensors import Signature, read_signature
 from .transport import Deadline, InferRequest, Json, Outputs, Parameter, SharedTensor
-from .yolox import DetectRequest
+from .yolox import HIGHEST_CLASS, DetectRequest
 
 if TYPE_CHECKING:
     from .regions import Region
@@ -214,7 +214,7 @@ def _selected(outputs: Outputs, model: DetectorModel, thresholds: Thresholds) ->
     with np.errstate(over="ignore", invalid="ignore"):  # of candidates that are no boxes
         found = select(candidates[0], thresholds)
     classes = found[:, CLASS]
-    if not (np.isfinite(found).all() and ((classes >= 0) & (classes < 1 << 31)).all()):
+    if not (np.isfinite(found).all() and ((classes >= 0) & (classes <= HIGHEST_CLASS)).all()):
         raise ValueError("a box, score or class that is no number, or out of range")
     return found
 

@@ -23,6 +23,7 @@ IMAGE = "image"
 NUM_DETS, BOXES, SCORES, CLASSES = "num_dets", "det_boxes", "det_scores", "det_classes"
 CLASS_NAMES = "class_names"
 DETECTION_OUTPUTS = (NUM_DETS, BOXES, SCORES, CLASSES)
+HIGHEST_CLASS = (1 << 16) - 1  # more than any model has; callers count up to it
 _DETECTION_DTYPES = dict(zip(DETECTION_OUTPUTS, map(np.dtype, ("int32", "float32", "float32", "int32")), strict=True))
 # A bitmap of one black pixel: its file's header, its own, and a row of three bytes that is padded to four.
 ONE_PIXEL = struct.pack("<2sIHHI IiiHHIIiiII 4x", b"BM", 58, 0, 0, 54, 40, 1, 1, 1, 24, 0, 4, 0, 0, 0, 0)
@@ -112,12 +113,12 @@ def read_detections(
 
 
 def _require_numbers(found: Detections) -> None:
-    """Raises ValueError for a box, score or class that is none: NaN, infinite, a class below 0."""
+    """Raises ValueError for a box, score or class that is none: NaN, infinite, a class out of range."""
     if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
         raise ValueError("a box or score that is not finite")
-    lowest = found.class_ids.min(initial=0)
-    if lowest < 0:
-        raise ValueError(f"class {lowest}: expected 0 or more")
+    lowest, highest = found.class_ids.min(initial=0), found.class_ids.max(initial=0)
+    if lowest < 0 or highest > HIGHEST_CLASS:
+        raise ValueError(f"classes from {lowest} to {highest}: expected 0 to {HIGHEST_CLASS}")
 
 
 def read_class_names(outputs: dict[str, NDArray[Any]]) -> tuple[str, ...]:

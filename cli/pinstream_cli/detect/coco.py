@@ -40,7 +40,7 @@ class CocoDataset:
             image["width"], image["height"] = detections.image_size
         self._images[name] = image
         while len(self._category_ids) <= detections.class_ids.max(initial=-1):
-            self._category_ids.append(max(self._category_ids, default=0) + 1)  # a class without a label
+            self._category_ids.append((self._category_ids or [0])[-1] + 1)  # a class without a label
         for record in detections.to_coco(image["id"], self._category_ids):
             _, _, width, height = record["bbox"]
             more = {"id": len(self._annotations) + 1, "area": round(width * height, 3), "iscrowd": 0}

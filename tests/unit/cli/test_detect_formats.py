@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pinstream_cli.detect import formats
 from pinstream_cli.detect.coco import CocoDataset
 from pinstream_cli.detect.records import Record, read_record
 from pinstream_client import COCO, Detections, ServerError
+from pinstream_client.yolox import HIGHEST_CLASS
 
 NAMES = ("person", 'a "quoted", name')
 
@@ -86,6 +88,15 @@ def test_a_class_without_a_label_has_an_id_of_its_own() -> None:
     value = dataset.to_dict()
     assert [entry["category_id"] for entry in value["annotations"]] == [2, 1]
     assert [entry["id"] for entry in value["categories"]] == [1]
+
+
+def test_the_highest_class_that_there_can_be_takes_no_time() -> None:
+    dataset = CocoDataset(COCO)
+    highest = Detections(np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([HIGHEST_CLASS], np.int32))
+    started = time.monotonic()
+    dataset.add("a.jpg", highest)
+    assert time.monotonic() - started < 5
+    assert dataset.to_dict()["annotations"][0]["category_id"] == 90 + HIGHEST_CLASS - 79
 
 
 def test_images_of_the_same_number_have_ids_of_their_own() -> None:

@@ -81,7 +81,7 @@ def test_detection_that_has_no_numbers_is_the_detectors_failure(column: int, val
         detector.detect(IMAGE)
 
 
-@pytest.mark.parametrize("number", [-1, 3e9])
+@pytest.mark.parametrize("number", [-1, 65536, 3e9])
 def test_class_that_there_cannot_be_is_the_detectors_failure(number: float) -> None:
     with asking([[*BOXES[0][:5], number], BOXES[1]]) as detector, pytest.raises(ServerError, match="out of range"):
         detector.detect(IMAGE)
