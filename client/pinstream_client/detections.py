@@ -171,9 +171,15 @@ class Detections:
 
         Returns:
             ``{"image_id", "category_id", "bbox": [x, y, width, height], "score"}`` for each object.
+
+        Raises:
+            ValueError: A class that ``category_ids`` do not reach.
         """
         if category_ids is None and self.names == COCO:
             category_ids = COCO_CATEGORY_IDS
+        highest = self.class_ids.max(initial=-1)
+        if category_ids is not None and highest >= len(category_ids):
+            raise ValueError(f"class {highest} has no category: there are {len(category_ids)} category_ids, give more")
         return [
             {
                 "image_id": image_id,

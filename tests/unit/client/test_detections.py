@@ -113,6 +113,14 @@ def test_coco_records_have_width_and_height_and_the_annotations_ids() -> None:
     assert [record["category_id"] for record in coco.to_coco(1)] == [1, 90]
 
 
+def test_coco_records_want_a_category_for_each_class() -> None:
+    with pytest.raises(ValueError, match="class 7 has no category: there are 3 category_ids"):
+        three().to_coco(1, category_ids=[10, 20, 30])
+    beyond = Detections(np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([80], np.int32), COCO)
+    with pytest.raises(ValueError, match="class 80 has no category: there are 80"):
+        beyond.to_coco(1)
+
+
 def test_supervision_gets_the_same() -> None:
     supervision = pytest.importorskip("supervision")
     theirs = three().to_supervision()

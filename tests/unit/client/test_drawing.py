@@ -43,6 +43,13 @@ def test_lines_grow_with_the_picture() -> None:
     assert line_width(2400) >= 3 * line_width(240)
 
 
+def test_what_lies_beyond_the_picture_is_left_out_however_far() -> None:
+    image = np.zeros((200, 240, 3), np.uint8)
+    near, far = one((40, 50, 1000, 1000)).draw(image), one((40, 50, 3e38, 3e38)).draw(image)
+    np.testing.assert_array_equal(near, far)
+    assert one((-3e38, -3e38, 3e38, 3e38)).draw(image).any()
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 300, 3), (300, 5, 3), (20, 20), (20, 20, 1)])
 def test_label_stays_in_pictures_of_any_shape(shape: tuple[int, ...]) -> None:
     drawn = one((-10, -10, 1000, 1000)).draw(np.zeros(shape, np.uint8))
