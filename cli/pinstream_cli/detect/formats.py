@@ -13,6 +13,8 @@ from pinstream_client import Detections, PinstreamError
 
 COLUMNS = ("image", "frame", "time_s", "class", "class_id", "score", "x1", "y1", "x2", "y2", "error")
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".json": "coco"}
+# What a text begins with that spreadsheets take for a formula, full-width too, or pass over before one; and the mark.
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n'")
 
 
 class Writer(Protocol):
@@ -41,16 +43,23 @@ class JsonLines:
 
 
 class Csv:
-    """One row for each object; an image without any, or with an error, has one row without a class."""
+    """One row for each object; an image without any, or with an error, has one row without a class.
+
+    Texts that a spreadsheet would run are marked; see `marked`.
+    """
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self._writer = csv.writer(file, lineterminator="\n")
+        # The other one leaves a carriage return unquoted, at which readers begin a row.
+        self._quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         self._writer.writerow(COLUMNS)
 
     def add(self, record: Record) -> None:
         """Writes the rows at once."""
-        self._writer.writerows(_rows(record))
+        for row in _rows(record):
+            out = self._quoting if any("\r" in str(cell) for cell in row) else self._writer
+            out.writerow(row)
         self._file.flush()
 
     def finish(self) -> None:
@@ -93,12 +102,20 @@ def format_of(path: Path) -> str | None:
     return SUFFIXES.get(path.suffix.lower())
 
 
+def marked(text: str) -> str:
+    """A cell's text with a ' in front where a spreadsheet would take it for a formula, or where it begins with one.
+
+    File names and labels are other people's. Whoever wants the text itself takes one ' from the front.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
 def _rows(record: Record) -> list[list[Any]]:
     time_s = "" if record.time_s is None else f"{record.time_s:.3f}"
-    start = [record.image, "" if record.frame is None else record.frame, time_s]
+    start = [marked(record.image), "" if record.frame is None else record.frame, time_s]
     if isinstance(record.result, PinstreamError):
-        return [[*start, *[""] * 7, str(record.result)]]
+        return [[*start, *[""] * 7, marked(str(record.result))]]
     found = [item.to_dict() for item in record.result]
-    return [[*start, item["class"], item["class_id"], item["score"], *item["box"], ""] for item in found] or [
+    return [[*start, marked(item["class"]), item["class_id"], item["score"], *item["box"], ""] for item in found] or [
         [*start, *[""] * 8]
     ]

@@ -53,6 +53,22 @@ def test_csv_has_a_row_for_each_object_and_one_for_what_has_none() -> None:
     assert rows[4]["error"] == "no, really"
 
 
+@pytest.mark.parametrize(
+    "text", ["=HYPERLINK(1)", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "'s"]
+)
+def test_csv_marks_what_a_spreadsheet_would_run_so_that_it_can_be_taken_back(text: str) -> None:
+    names = (text, "car")
+    found = Detections(np.array([[-1.5, 2, 30, 40]]), np.array([0.9]), np.array([0]), names, None, 1.5)
+    rows = list(
+        csv.DictReader(io.StringIO(written("csv", Record(text, found), Record("b.jpg", ServerError(text))), newline=""))
+    )
+    cells = rows[0]["image"], rows[0]["class"], rows[1]["error"]
+    assert cells == (f"'{text}",) * 3
+    assert rows[0]["x1"] == "-1.5"
+    # In the other formats it is as it is.
+    assert json.loads(written("jsonl", Record(text, found)))["image"] == text
+
+
 def test_json_lines_are_one_object_each() -> None:
     text = written("jsonl", Record("a.jpg", two()), Record("b.jpg", ServerError("no")))
     first, second = map(json.loads, text.splitlines())
