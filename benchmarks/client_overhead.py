@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from rich.console import Console
 
 from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.cpu import cpu_times
 from pinstream_cli.benchmark.report import spread
 from pinstream_cli.build import build_service
+from pinstream_cli.console import Console
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
 from pinstream_client import Detector

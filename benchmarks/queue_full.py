@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, service_pb2
 
 from benchmarks.arrivals import poisson_arrivals
 from benchmarks.outcome import about, write
+from pinstream_cli.console import Console
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
 

@@ -22,11 +22,11 @@ from typing import Any
 
 import grpc
 import numpy as np
-from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, service_pb2
 
 from benchmarks.arrivals import poisson_arrivals
 from benchmarks.outcome import about, write
+from pinstream_cli.console import Console
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
 

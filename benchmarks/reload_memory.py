@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.outcome import about, write
 from pinstream.engines.flavour import load_flavour
 from pinstream.plans import BuildSpec, build_plan
+from pinstream_cli.console import Console
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Access, Endpoints
 

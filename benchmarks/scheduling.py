@@ -22,8 +22,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import perf_analyzer
 from pinstream_cli.benchmark.inputs import random_item, write_json
@@ -31,6 +29,7 @@ from pinstream_cli.benchmark.install import Tool, find_perf_analyzer
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.suites.serve import describe, largest_output
 from pinstream_cli.benchmark.target import Source, target
+from pinstream_cli.console import Console
 
 ENGINE, STUB, SERVER = "engine_process.py", "triton_python_backend_stub", "tritonserver"
 PROC = Path("/proc")

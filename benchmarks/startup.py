@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
+from pinstream_cli.console import Console
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from pinstream_cli.benchmark import environment, plots
 from pinstream_cli.benchmark.alone import alone
@@ -41,6 +40,7 @@ from pinstream_cli.benchmark.suites import sweep as sweep_suite
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Source, check_named
 from pinstream_cli.benchmark.timeline import record
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 

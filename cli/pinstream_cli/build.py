@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pinstream.sidecar import FILE_NAME, Sidecar, TensorEntry, file_sha256, write
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.build_plan import PlanWishes, plan_options, run
+from pinstream_cli.console import Console
 from pinstream_cli.named_files import read_named
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from pinstream.errors import PinstreamError
 from pinstream_cli.build_error import BuildError, NotYoloxError
+from pinstream_cli.console import Console
 
 if TYPE_CHECKING:
     from pinstream.engines.flavour import Flavour

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from pinstream_cli.build import build_service, summary
+from pinstream_cli.console import Console
 from pinstream_cli.detect import detect
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving

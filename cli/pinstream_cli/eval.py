@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pinstream_cli.benchmark import environment
+from pinstream_cli.console import Console
 from pinstream_cli.detect.connection import connection, connection_options, told
 from pinstream_cli.detect.options import server_options
 from pinstream_cli.errors import CommandError

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pinstream.plans.locks import default_cache_dir, locked
 from pinstream.sidecar import file_sha256
+from pinstream_cli.console import Console
 from pinstream_cli.demo import BUILT_IN_LABELS, BUILT_IN_MODEL, built_in
 from pinstream_cli.download import Source, UnreachableError, discard, download
 from pinstream_cli.errors import CommandError

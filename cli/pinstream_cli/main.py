@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pinstream_cli.standard_files import open_standard_files
+from pinstream_cli.terminal import show_controls
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         open_standard_files()  # before anything is imported that opens others
+        show_controls()
         try:
             module = importlib.import_module(SUBCOMMANDS[cmd_name].module)
         except ModuleNotFoundError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import SECONDS, FromHere
 from pinstream_cli.serving import serving

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from pinstream import sidecar as sidecars
 from pinstream.options import VERIFY_ALL
 from pinstream.verify import listed_files
 from pinstream_cli.build import build_service
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import (
     Access,

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NoReturn
 
-from rich.console import Console
 from rich.markup import escape
 
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import TritonServer
 from pinstream_cli.triton.fallback import Fallback

@@ -7,7 +7,8 @@ import io
 import sys
 from typing import IO, cast
 
-from rich.console import Console
+from pinstream_cli.console import Console
+from pinstream_cli.terminal import behind
 
 
 class _Stderr(io.TextIOBase):
@@ -16,7 +17,7 @@ class _Stderr(io.TextIOBase):
     def write(self, text: str) -> int:
         # Its reader has gone, its terminal is closed, its disk is full, or it is closed itself.
         with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(text)
+            behind(sys.stderr).write(text)
         return len(text)
 
     def flush(self) -> None:

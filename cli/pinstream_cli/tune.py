@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
@@ -21,6 +20,7 @@ from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.destinations import check_file
 from pinstream_cli.benchmark.options import integers_option, shape_option
 from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 from pinstream_cli.tuning.budget import Budget

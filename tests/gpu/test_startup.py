@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from pinstream_cli.build import build
+from pinstream_cli.console import Console
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
 from tests.gpu.conftest import lacking

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
-
+from pinstream_cli.console import Console
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Access, Endpoints, TritonServer
 

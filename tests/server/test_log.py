@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpc
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints
 from tests import onnx_models

@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints

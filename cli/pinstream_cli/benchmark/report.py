@@ -11,12 +11,12 @@ from statistics import median
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.interleave import Measured, Plan
 from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.console import Console
 
 
 @dataclass(frozen=True)

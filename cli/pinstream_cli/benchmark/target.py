@@ -11,7 +11,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import tritonclient.grpc as grpc
-from rich.console import Console
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
@@ -24,6 +23,7 @@ from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.stages import StageTimes
 from pinstream_cli.build import build_service
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints

@@ -7,8 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rich.console import Console
-
+from pinstream_cli.console import Console
 from pinstream_cli.detect.formats import Writer, writer
 from pinstream_cli.detect.records import Record
 from pinstream_cli.detect.tables import ClassCounts, detections_table, plain_console, timing_table

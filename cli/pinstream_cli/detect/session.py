@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.detect.annotate import Annotator
 from pinstream_cli.detect.journal import Journal
 from pinstream_cli.detect.progress import Bar

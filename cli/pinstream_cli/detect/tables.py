@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from pinstream_cli.console import Console
 from pinstream_cli.detect.records import Record
 from pinstream_client import Detections, ModelTiming
 

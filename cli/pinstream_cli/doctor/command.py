@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pinstream_cli.console import Console
 from pinstream_cli.doctor.backends import Triton
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.gpu import check_gpus
@@ -23,6 +23,7 @@ from pinstream_cli.doctor.remains import check_leftovers
 from pinstream_cli.doctor.repository import check_repositories
 from pinstream_cli.doctor.versions import check_versions
 from pinstream_cli.errors import CommandError
+from pinstream_cli.terminal import behind
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import find_triton
 from pinstream_cli.triton.preflight import gpu_count
@@ -78,7 +79,7 @@ def _write(report: str) -> None:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         # Names of files may be of any bytes.
-        click.echo(report.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+        click.echo(report.encode(encoding, "backslashreplace").decode(encoding), file=behind(sys.stdout), nl=False)
     except BrokenPipeError:
         # Whoever reads has seen enough, as `head` does; what was found stays true. Nothing is to be flushed at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

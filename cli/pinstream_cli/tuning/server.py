@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tritonclient.grpc as grpc
 from google.protobuf import json_format
-from rich.console import Console
 from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.benchmark.inputs import random_item, write_json
@@ -21,6 +20,7 @@ from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.suites.serve import largest_output
 from pinstream_cli.benchmark.target import ServedModel, Target
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints

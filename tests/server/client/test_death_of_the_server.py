@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints, TritonServer
 from pinstream_cli.triton.access import Access

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.serve import _announce
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.access import Tls

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.interleave import Measured, Plan
 from pinstream_cli.benchmark.report import Result, as_json, print_table, row, spread, write_json, write_samples
 from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.console import Console
 
 
 class Named:

@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
-from rich.console import Console
 from rich.progress import Progress
 
 from pinstream import sidecar
@@ -24,6 +23,7 @@ from pinstream.options import Options
 from pinstream.plans.half import to_half
 from pinstream_cli import build_plan
 from pinstream_cli.build import build, build_service
+from pinstream_cli.console import Console
 from pinstream_cli.yolox_graph import exact_nodes, is_serving_graph
 from pinstream_cli.yolox_half import half_error
 from tests import onnx_models

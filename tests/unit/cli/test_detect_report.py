@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
+from pinstream_cli.console import Console
 from pinstream_cli.detect.progress import Bar
 from pinstream_cli.detect.records import Record
 from pinstream_cli.detect.report import Ending, Tables, report

@@ -13,9 +13,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from pinstream.verify import others_can_write
+from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serving import serving
 from pinstream_cli.triton import Endpoints

@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from pinstream_cli.benchmark.interleave import Plan
 from pinstream_cli.benchmark.target import Source
+from pinstream_cli.console import Console
 
 
 @dataclass(frozen=True)
