@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from pinstream_cli.detect.connection import told
 from pinstream_cli.view.guard import add_headers, only_this_machine
@@ -29,14 +32,25 @@ MOST_BYTES = 32 * 2**20
 SERVICE = web.AppKey("service", Service)
 
 
+class OwnFaults(logging.Filter):
+    """Keeps what clients do wrong out of aiohttp's log: uploads that break off, requests that are no HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is to be told."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (ConnectionError, HttpProcessingError, web.RequestPayloadError))
+
+
 def make_app(service: Service) -> web.Application:
     """The application around a service, which it closes when it ends."""
     app = web.Application(middlewares=[only_this_machine], client_max_size=MOST_BYTES)
     app[SERVICE] = service
-    app.router.add_get("/", _index)
+    app.router.add_get("/", partial(_file, PAGE / "index.html"))
     app.router.add_get("/api/state", _state)
     app.router.add_post("/api/detect", _detect)
-    app.router.add_static("/page", PAGE)
+    # By their names, so that no path from outside reaches the file system.
+    for file in PAGE.iterdir():
+        app.router.add_get(f"/page/{file.name}", partial(_file, file))
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(_looking)
     return app
@@ -51,8 +65,8 @@ async def _looking(app: web.Application) -> AsyncIterator[None]:
     await app[SERVICE].close()
 
 
-async def _index(request: web.Request) -> web.FileResponse:
-    return web.FileResponse(PAGE / "index.html")
+async def _file(file: Path, request: web.Request) -> web.FileResponse:
+    return web.FileResponse(file)
 
 
 async def _state(request: web.Request) -> web.Response:
@@ -67,6 +81,8 @@ async def _detect(request: web.Request) -> web.Response:
         found = await request.app[SERVICE].detect(await request.read(), conf, iou)
     except web.HTTPRequestEntityTooLarge:
         return _refusal(413, f"the image is too large: expected at most {MOST_BYTES // 2**20} MB")
+    except web.RequestPayloadError:
+        return _refusal(400, "the body is not what its Content-Encoding or its chunks say: send the image as it is")
     except PinstreamError as error:
         return _refusal(_status(error), told(error))
     return web.json_response(found.to_dict())

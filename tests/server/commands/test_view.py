@@ -9,8 +9,10 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from tests.server.commands.gate import Gate
 from tests.server.running import Running
 
 PATIENCE_S = 30
+CODED = "Content-Encoding"
+REFUSED_BODY = "the body is not what its Content-Encoding or its chunks say: send the image as it is"
 # As the page draws: see page/stage.js.
 GOLDEN_RATIO, LIGHTNESS, SATURATION = 0.6180339887, 0.52, 0.85
 
@@ -287,6 +291,31 @@ def test_the_page_is_there_before_the_server_is() -> None:
         _, _, state = ask(page, "GET", "/api/state")
         assert state["ready"] is False
         assert ask(page, "POST", "/api/detect", b"x")[0] == 503
+
+
+def send(netloc: str, content: bytes) -> None:
+    """Sends something and leaves, without waiting for an answer."""
+    host, _, port = netloc.rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(content.replace(b"HOST", netloc.encode()))
+        time.sleep(0.2)
+
+
+def test_what_clients_do_wrong_is_answered_and_not_logged() -> None:
+    with closed_port() as server, viewing(server, f"http://{server}/metrics") as page:
+        for encoding in ("gzip", "deflate"):
+            status, _, content = ask(page, "POST", "/api/detect", b"no " + encoding.encode(), **{CODED: encoding})
+            assert (status, content) == (400, {"error": REFUSED_BODY})
+        for path in (f"/page/{'a' * 5000}", "/page/%00", "/page/", "/page/../app.py", f"/{'a/' * 2000}"):
+            assert ask(page, "GET", path)[0] == 404
+        upload = b"POST /api/detect HTTP/1.1\r\nHost: HOST\r\n"
+        # An upload that breaks off, no HTTP, and a header that may be there once.
+        send(page, upload + b"Content-Length: 30000000\r\n\r\n" + bytes(100_000))
+        send(page, b"\x16\x03\x01")
+        send(page, upload + b"Host: HOST\r\n\r\n")
+        send(page, upload + b"Transfer-Encoding: chunked\r\n\r\nz\r\n")
+        # That nothing is logged is what `viewing` looks at.
+        assert ask(page, "GET", "/page/style.css")[0] == 200
 
 
 def test_a_port_that_is_taken_is_one_line_and_exit_code_2(page: str) -> None:
