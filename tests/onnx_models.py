@@ -243,3 +243,26 @@ def as_wide_as_the_largest(path: Path) -> Path:
         [("counted", TensorProto.INT64, ("batch", "width"))],
         {**integers, "second": np.array([1], np.int64)},
     )
+
+
+def doubling(path: Path, levels: int) -> Path:
+    """A model of 2 ** levels nodes, by functions that call one another twice, with the signature of a YOLOX export."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+
+    def twice(name: str, inner: str) -> onnx.FunctionProto:
+        nodes = [
+            helper.make_node(inner, [source], [made], domain="own" if inner != "Relu" else "")
+            for source, made in (("a", "b"), ("b", "c"))
+        ]
+        return helper.make_function("own", name, ["a"], ["c"], nodes, opsets)
+
+    functions = [twice(f"F{level}", f"F{level - 1}" if level > 1 else "Relu") for level in range(1, levels + 1)]
+    image, out = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("images", [1, 3, 64, 64]), ("output", [1, 84, 8]))
+    )
+    call = helper.make_node(f"F{levels}", ["images"], ["output"], domain="own")
+    graph = helper.make_graph([call], "graph", [image], [out])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8), path)
+    return path

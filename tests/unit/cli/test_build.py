@@ -19,6 +19,7 @@ from pinstream_cli.build import BuildError, NotYoloxError, build, build_service
 from pinstream_cli.yolox_graph import is_serving_graph
 from pinstream_cli.yolox_reference import load_letterboxed
 from pinstream_client.labels import COCO
+from tests import onnx_models
 from tests.shared_files import shared_image, shared_model
 from tests.yolox_exports import Export, save_classifier
 
@@ -46,6 +47,11 @@ def test_functions_that_call_themselves_are_refused(tmp_path: Path) -> None:
     (tmp_path / "again.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(BuildError, match="its functions cannot be inlined"):
         build_service(tmp_path / "again.onnx", tmp_path / "out")
+
+
+def test_functions_that_make_millions_of_nodes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="its functions make more than 1,000,000 nodes"):
+        build_service(onnx_models.doubling(tmp_path / "model.onnx", 40), tmp_path / "out")
 
 
 def test_both_files_are_written_and_say_the_same(export: Path, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_of_a_file_that_only_looks_large_no_more_is_read_than_any_has(version: P
     assert (check["area"], check["status"]) == ("model mine", "FIX")
 
 
+def test_a_model_whose_functions_make_millions_of_nodes_is_not_opened(version: Path) -> None:
+    onnx_models.doubling(version / "model.onnx", 40)
+    _, checks = report("--model-repository", version.parents[1])
+    check = checks["model mine", "1/model.onnx here"]
+    assert check["status"] == "FIX"
+    assert "its functions make more than 1,000,000 nodes" in check["found"]
+
+
 def test_a_model_is_not_read_from_a_device(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").symlink_to("/dev/zero")
     with pytest.raises(RepositoryError, match="is no regular file"):
