@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pinstream.sidecar import FILE_NAME, Sidecar, TensorEntry, file_sha256, write
+from pinstream_cli.apart import PATIENCE_S, apart
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.build_plan import PlanWishes, plan_options, run
 from pinstream_cli.console import Console
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pinstream_cli.yolox_recognise import YoloxExport
     from pinstream_cli.yolox_verify import Check
 
-__all__ = ["BuildError", "BuildReport", "NotYoloxError", "build", "build_service"]
+__all__ = ["BuildError", "BuildReport", "NotYoloxError", "build", "build_apart", "build_service"]
 
 MODEL_FILE = "model.onnx"
 DEFAULT_CANDIDATES = 300
@@ -154,6 +155,19 @@ def build_service(
     )
 
 
+def build_apart(model: Path, out: Path, *, seconds: float = PATIENCE_S, **how: Any) -> BuildReport:
+    """`build_service` in a process of its own, which is stopped where a step takes too long; see `apart`.
+
+    Args:
+        model: As `build_service` takes it.
+        out: As `build_service` takes it.
+        seconds: How long a step may take.
+        how: What else `build_service` takes.
+    """
+    progress = how.pop("progress", lambda step: None)
+    return apart(model, partial(build_service, model, out, **how), seconds=seconds, progress=progress)
+
+
 def class_names(path: Path | None, num_classes: int) -> tuple[tuple[str, ...], str]:
     """The class names, from a file or by default, and a hint about them (empty if there is nothing to say).
 
@@ -258,6 +272,13 @@ def _version(package: str) -> str:
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line. [default: COCO's, if 80]")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="Real image to check with.")
 @click.option("--int8", type=click.Path(path_type=Path), help="Quantize to INT8, calibrated on this folder's pictures.")
+@click.option(
+    "--timeout",
+    default=PATIENCE_S,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Seconds that a step of the work on MODEL may take; the building of plans is not among them.",
+)
 @click.option("--plan", is_flag=True, help="Build TensorRT plans as well. The options below are for these.")
 @plan_options
 def build(
@@ -267,6 +288,7 @@ def build(
     labels: Path | None,
     images: tuple[Path, ...],
     int8: Path | None,
+    timeout: float,
     plan: bool,
     **wishes: Any,
 ) -> None:
@@ -281,7 +303,7 @@ def build(
     pictures of a folder, which should be like those to be served.
     """
     console = Console(highlight=False)
-    make = partial(build_service, model, candidates=candidates, labels=labels, images=images, int8=int8)
+    make = partial(build_apart, model, seconds=timeout, candidates=candidates, labels=labels, images=images, int8=int8)
     try:
         if plan:
             if int8 is not None and wishes["precision"] == "fp16":

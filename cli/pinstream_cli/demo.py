@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pinstream_cli.build import build_service, summary
+from pinstream_cli.build import build_apart, summary
 from pinstream_cli.console import Console
 from pinstream_cli.detect import detect
 from pinstream_cli.errors import CommandError
@@ -35,7 +35,7 @@ def demo(context: click.Context, model: Path | None, image: Path | None, labels:
         with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as scratch:
             built = Path(scratch) / "service"
             console.print(f"[bold]1/3 Build[/] the serving graph of {model.name}")
-            console.print(summary(build_service(model, built, labels=labels, images=[image])))
+            console.print(summary(build_apart(model, built, labels=labels, images=[image])))
             console.print("[bold]2/3 Serve[/] it from Triton")
             with serving(built, endpoints=Endpoints.free(), console=console) as server:
                 console.print(f"[bold]3/3 Detect[/] objects in {image.name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,11 +13,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from pinstream.plans.locks import default_cache_dir, locked
 from pinstream.sidecar import file_sha256
+from pinstream_cli.apart import apart
 from pinstream_cli.console import Console
 from pinstream_cli.demo import BUILT_IN_LABELS, BUILT_IN_MODEL, built_in
 from pinstream_cli.download import Source, UnreachableError, discard, download
 from pinstream_cli.errors import CommandError
-from pinstream_cli.yolox_recognise import recognise
+from pinstream_cli.yolox_recognise import what_it_finds
 
 # The release that YOLOX's own documentation links to for ONNX files.
 RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
@@ -150,14 +152,12 @@ def _check(part: Path, name: str, record: Path, url: str) -> None:
 
 def _check_structure(path: Path, model: OfficialModel, url: str) -> None:
     try:
-        export = recognise(path)
+        (height, width), classes = apart(path, partial(what_it_finds, path))
     except CommandError as error:
         raise CommandError(str(error).replace(str(path), url)) from None
-    expected = (model.input_size, model.input_size), CLASSES
-    if (export.input_size, export.num_classes) != expected:
-        height, width = export.input_size
+    if (height, width, classes) != (model.input_size, model.input_size, CLASSES):
         raise CommandError(
-            f"{url} is a YOLOX export for {height} x {width} pixels and {export.num_classes} classes; "
+            f"{url} is a YOLOX export for {height} x {width} pixels and {classes} classes; "
             f"expected {model.input_size} x {model.input_size} and {CLASSES}"
         )
 

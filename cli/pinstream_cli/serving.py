@@ -17,7 +17,7 @@ from rich.markup import escape
 from pinstream import sidecar as sidecars
 from pinstream.options import VERIFY_ALL
 from pinstream.verify import listed_files
-from pinstream_cli.build import build_service
+from pinstream_cli.build import build_apart
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import (
@@ -289,7 +289,7 @@ def _add_model(run: RunDirectory, model: Path, name: str | None, labels: Path | 
         run.add_model(name or _own_name(model.stem), [model])
     elif exported:
         console.print(f"{model.name} is a YOLOX export: building its serving graph")
-        report = build_service(model, run.path / "built", labels=labels)
+        report = build_apart(model, run.path / "built", labels=labels)
         keep_to_us(run.path / "built")
         if report.hint:
             console.print(f"hint: {report.hint}", soft_wrap=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pinstream.plans.graph import FP32_NODES_KEY
+from pinstream_cli.apart import apart
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.onnx_files import load_onnx, opset_of
 from pinstream_cli.onnx_surgery import drop_dead_nodes, lift_constants, make_batch_dynamic, name_nodes
-from pinstream_cli.yolox_recognise import GRAPH_KEY, SERVING_GRAPH, YoloxExport, recognise
+from pinstream_cli.yolox_recognise import GRAPH_KEY, SERVING_GRAPH, YoloxExport, what_it_finds
 from pinstream_cli.yolox_reference import anchor_cells
 
 INPUT = "images"
@@ -54,13 +56,13 @@ def is_serving_graph(path: Path) -> bool:
 
 
 def is_yolox_export(path: Path) -> bool:
-    """Whether `fuse` can make a serving graph of an ONNX file. Runs the model once, where its signature fits.
+    """Whether `fuse` can make a serving graph of an ONNX file. Runs the model once, where its signature fits; `apart`.
 
     Raises:
         BuildError: The file is missing, empty, not ONNX, or ONNX Runtime cannot run it.
     """
     try:
-        recognise(path)
+        apart(path, partial(what_it_finds, path))
     except NotYoloxError:
         return False
     return True

@@ -16,7 +16,7 @@ Exp node, without which nothing can decode; where the two contradict each other,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ def recognise(path: Path) -> YoloxExport:
     num_classes = _check_rows(result, input_size, path)
     head, decoded, output_decoded = _find_head(model, output, result, runs, input_size, path)
     return YoloxExport(path, model, source, output, batch, input_size, num_classes, head, decoded, output_decoded)
+
+
+def what_it_finds(path: Path, progress: Callable[[str], None]) -> tuple[tuple[int, int], int]:
+    """`recognise` for `apart`: height and width of the input, and the number of classes."""
+    progress(f"reading {path.name}")
+    export = recognise(path)
+    return export.input_size, export.num_classes
 
 
 def network_input(images: Sequence[Image]) -> Floats:

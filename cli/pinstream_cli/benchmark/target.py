@@ -22,7 +22,7 @@ from pinstream.tensors import ModelSpec
 from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.stages import StageTimes
-from pinstream_cli.build import build_service
+from pinstream_cli.build import build_apart
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
@@ -235,7 +235,7 @@ def locate(source: Source, scratch: Path) -> tuple[Path, str]:
     if source.name is None and is_yolox_export(source.model):
         console = Console(stderr=True, highlight=False)
         console.print(f"{source.model.name} is a YOLOX export: building its serving graph")
-        build_service(source.model, scratch / "built")
+        build_apart(source.model, scratch / "built")
         return scratch / "built", DETECTOR
     if source.name is None and is_serving_graph(source.model):
         return source.model.parent, DETECTOR

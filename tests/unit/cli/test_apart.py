@@ -1,0 +1,143 @@
+"""Work on models in a process of its own, which is stopped, and whose end is told."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from pinstream_cli.apart import apart
+from pinstream_cli.build import build
+from pinstream_cli.build_error import BuildError, NotYoloxError
+from tests import onnx_models
+
+MODEL = Path("some.onnx")
+Progress = Callable[[str], None]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie that nobody has asked for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def two_steps(seconds: float, progress: Progress) -> tuple[int, str]:
+    progress("the first step")
+    time.sleep(seconds)
+    progress("the second step")
+    time.sleep(seconds)
+    return os.getpid(), os.environ.get("SOME", "")
+
+
+def end(number: int, progress: Progress) -> None:
+    progress("the last step")
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+
+def refuse(progress: Progress) -> None:
+    raise NotYoloxError("no YOLOX")
+
+
+def endless(path: Path, *, folded: bool = False) -> Path:
+    """A model that looks like a YOLOX export, and takes for ever: to compute or, with constants alone, to load."""
+    tensors = [("images", TensorProto.FLOAT, [1, 3, 64, 64])], [("output", TensorProto.FLOAT, [1, 84, 8])]
+    if folded:
+        names = ["large", *(f"power{index}" for index in range(200))]
+        nodes = [
+            helper.make_node("ConstantOfShape", ["size"], ["large"]),
+            *(helper.make_node("MatMul", [a, "large"], [b]) for a, b in itertools.pairwise(names)),
+            helper.make_node("ReduceMax", [names[-1]], ["most"], keepdims=0),
+            helper.make_node("Add", ["images", "most"], ["output"]),
+        ]
+        return onnx_models.save(path, nodes, *tensors, {"size": np.array([8000, 8000])})
+    state = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("going", "still")]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["still"]), helper.make_node("Identity", ["a"], ["b"])],
+        "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), state[0], _any("a")],
+        [state[1], _any("b")],
+    )
+    loop = helper.make_node("Loop", ["times", "true", "images"], ["output"], body=body)
+    return onnx_models.save(path, [loop], *tensors, {"times": np.array(2**62), "true": np.array(True)})
+
+
+def _any(name: str) -> helper.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
+def test_work_is_done_elsewhere_and_its_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME", "variable")
+    steps: list[str] = []
+    pid, variable = apart(MODEL, partial(two_steps, 0), progress=steps.append)
+    assert pid != os.getpid()
+    assert variable == "variable"
+    assert steps == ["the first step", "the second step"]
+    assert not is_alive(pid)
+
+
+def test_its_errors_are_raised_here() -> None:
+    with pytest.raises(NotYoloxError, match="no YOLOX"):
+        apart(MODEL, refuse)
+
+
+def test_each_step_has_its_time() -> None:
+    # Three times as long as it takes Python to start beside another test.
+    apart(MODEL, partial(two_steps, 4), seconds=6)
+    with pytest.raises(BuildError, match=r"some.onnx: the first step took more than 3 s, and was stopped; .*--timeout"):
+        apart(MODEL, partial(two_steps, 60), seconds=3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_ends_is_told(number: signal.Signals) -> None:
+    with pytest.raises(BuildError, match=f"came to an end \\({number.name}\\) while the last step; "):
+        apart(MODEL, partial(end, number))
+
+
+def test_nothing_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    assert apart(MODEL, partial(two_steps, 0))
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_model_that_takes_for_ever_is_given_up(tmp_path: Path, folded: bool) -> None:
+    model = endless(tmp_path / "model.onnx", folded=folded)
+    began = time.monotonic()
+    result = CliRunner().invoke(build, [str(model), "-o", str(tmp_path / "out"), "--timeout", "5"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {model}: reading model.onnx took more than 5 s, and was stopped; ")
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_process_ends_with_the_command(tmp_path: Path, number: signal.Signals) -> None:
+    model = endless(tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "pinstream_cli", "build", str(model), "-o", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as building:
+        children = Path(f"/proc/{building.pid}/task/{building.pid}/children")
+        deadline = time.monotonic() + 30
+        while not (found := children.read_text().split()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(2)
+        building.send_signal(number)
+        _, said = building.communicate(timeout=30)
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 10
+    while is_alive(int(found[0])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(int(found[0]))
