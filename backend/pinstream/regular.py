@@ -8,6 +8,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+# More than any configuration or sidecar has: a file that only looks large would be read into memory whole.
+MOST_BYTES = 16 << 20
+
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a file to read it.
@@ -20,6 +23,17 @@ def open_regular(path: Path) -> BinaryIO:
         return stream
     stream.close()
     raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_small(path: Path) -> bytes | None:
+    """The content of a configuration or the like; None where it is larger than MOST_BYTES, of which nothing is kept.
+
+    Raises:
+        OSError: As `open_regular` raises it.
+    """
+    with open_regular(path) as stream:
+        content = stream.read(MOST_BYTES + 1)
+    return content if len(content) <= MOST_BYTES else None
 
 
 def why_no_file(path: Path) -> str:

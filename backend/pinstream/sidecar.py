@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pinstream.regular import open_regular
+from pinstream.regular import MOST_BYTES, open_regular, read_small
 
 FORMAT = 1
-# More than any has: a file that only looks large would be read into memory whole.
-MOST_BYTES = 16 << 20
 FILE_NAME = "model.json"
 # What reading JSON of another shape than expected raises. A sidecar may come from anywhere.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -93,9 +91,7 @@ def read(path: Path) -> Sidecar:
         SidecarError: The file is missing, is no JSON, has another format number, or lacks a field.
     """
     try:
-        with open_regular(path) as stream:
-            text = stream.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
+        if (text := read_small(path)) is None:
             raise SidecarError(f"{path} is malformed: it is larger than {MOST_BYTES >> 20} MiB; {_REMEDY}")
         content = json.loads(text.decode("utf-8"))
     except OSError as error:

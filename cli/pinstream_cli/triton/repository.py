@@ -15,7 +15,7 @@ from pinstream.engines import find_model_file
 from pinstream.engines.plan_source import described_plans
 from pinstream.engines.profiles import model_spec as plan_spec
 from pinstream.options import Options
-from pinstream.regular import open_regular
+from pinstream.regular import MOST_BYTES, read_small
 from pinstream.tensors import ModelSpec
 from pinstream_cli.triton.model_versions import chosen, version_numbers
 
@@ -24,8 +24,6 @@ CONFIG = "config.pbtxt"
 CONFIGS = "configs"
 # The parameter that names another environment than this one, and what may stand there for the model's directory.
 ENVIRONMENT, _MODEL_DIRECTORY = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
-# More than any configuration has: a file that only looks large would be read into memory whole.
-MOST_BYTES = 16 << 20
 # What Triton runs with its Python backend.
 PYTHON_BACKENDS = ("python", "pinstream")
 
@@ -178,9 +176,7 @@ def read_configuration(path: Path, name: str) -> bytes:
         return b""
     if not file.is_file():
         raise RepositoryError(f"{name} is no regular file; put a file there")
-    with open_regular(file) as stream:
-        content = stream.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
+    if (content := read_small(file)) is None:
         raise RepositoryError(
             f"{name} is larger than {MOST_BYTES >> 20} MiB, and no configuration is; write it again, or remove it"
         )
