@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,23 @@ ROOT = Path(__file__).parents[3]
 
 def pinstream(*arguments: str, without: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
     """The command in a Python where some modules cannot be imported; stdout ends with a line of those it imported."""
-    script = f"""
-import importlib.abc, sys
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {without!r}:
-            raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
-sys.meta_path.insert(0, Missing())
+    script = """
+import sys
 from pinstream_cli.main import main
 try:
     main(prog_name="pinstream")
 finally:
     print(*sys.modules)
 """
-    path = ":".join(str(ROOT / room) for room in ("cli", "client", "backend"))
-    command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": path})
+    with tempfile.TemporaryDirectory() as hidden:
+        # Files, which the processes that it starts find as well.
+        for name in without:
+            (Path(hidden) / f"{name}.py").write_text(
+                f"raise ModuleNotFoundError('No module named {name}', name='{name}')"
+            )
+        path = ":".join([hidden, *(str(ROOT / room) for room in ("cli", "client", "backend"))])
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": path})
 
 
 def test_help_lists_subcommands_without_importing_them() -> None:
