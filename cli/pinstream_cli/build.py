@@ -28,6 +28,7 @@ from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.build_plan import PlanWishes, plan_options, run
 from pinstream_cli.console import Console
 from pinstream_cli.named_files import read_named
+from pinstream_cli.options import FiniteRange
 
 if TYPE_CHECKING:
     from pinstream_cli.yolox_quantize import Quantization
@@ -276,7 +277,7 @@ def _version(package: str) -> str:
     "--timeout",
     default=PATIENCE_S,
     show_default=True,
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1, max=86400),
     help="Seconds that a step of the work on MODEL may take; the building of plans is not among them.",
 )
 @click.option("--plan", is_flag=True, help="Build TensorRT plans as well. The options below are for these.")
