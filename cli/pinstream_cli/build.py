@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -74,6 +74,26 @@ class BuildReport:
     seconds: float
     hint: str
     quantization: Quantization | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For `from_json`."""
+        return {**asdict(self), **{name: str(getattr(self, name)) for name in ("model", "sidecar", "source")}}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> BuildReport:
+        """What another process's `as_json` said."""
+        from pinstream_cli.yolox_quantize import Quantization
+        from pinstream_cli.yolox_verify import Check
+
+        height, width = told["input_size"]
+        own: dict[str, Any] = {
+            **{name: Path(told[name]) for name in ("model", "sidecar", "source")},
+            "input_size": (height, width),
+            "labels": tuple(told["labels"]),
+            "checks": tuple(Check(**check) for check in told["checks"]),
+            "quantization": Quantization(**told["quantization"]) if told["quantization"] else None,
+        }
+        return cls(**{**told, **own})
 
     @property
     def max_box_error_px(self) -> float:
@@ -156,17 +176,54 @@ def build_service(
     )
 
 
-def build_apart(model: Path, out: Path, *, seconds: float = PATIENCE_S, **how: Any) -> BuildReport:
-    """`build_service` in a process of its own, which is stopped where a step takes too long; see `apart`.
+def build_apart(
+    model: Path,
+    out: Path,
+    *,
+    candidates: int = DEFAULT_CANDIDATES,
+    labels: Path | None = None,
+    images: Sequence[Path] = (),
+    int8: Path | None = None,
+    seconds: float = PATIENCE_S,
+    progress: Callable[[str], None] = lambda step: None,
+) -> BuildReport:
+    """`build_service` in a process of its own, which is stopped where a step takes more than `seconds`; see `apart`."""
+    told = apart(
+        model,
+        build_here,
+        str(model),
+        str(out),
+        candidates=candidates,
+        labels=labels and str(labels),
+        images=[str(image) for image in images],
+        int8=int8 and str(int8),
+        seconds=seconds,
+        progress=progress,
+    )
+    return BuildReport.from_json(told)
 
-    Args:
-        model: As `build_service` takes it.
-        out: As `build_service` takes it.
-        seconds: How long a step may take.
-        how: What else `build_service` takes.
-    """
-    progress = how.pop("progress", lambda step: None)
-    return apart(model, partial(build_service, model, out, **how), seconds=seconds, progress=progress)
+
+def build_here(
+    model: str,
+    out: str,
+    *,
+    candidates: int,
+    labels: str | None,
+    images: Sequence[str],
+    int8: str | None,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """`build_service` for `apart`, with the paths as texts."""
+    report = build_service(
+        Path(model),
+        Path(out),
+        candidates=candidates,
+        labels=Path(labels) if labels else None,
+        images=[Path(image) for image in images],
+        int8=Path(int8) if int8 else None,
+        progress=progress,
+    )
+    return report.as_json()
 
 
 def class_names(path: Path | None, num_classes: int) -> tuple[tuple[str, ...], str]:

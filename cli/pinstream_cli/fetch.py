@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
@@ -152,7 +151,7 @@ def _check(part: Path, name: str, record: Path, url: str) -> None:
 
 def _check_structure(path: Path, model: OfficialModel, url: str) -> None:
     try:
-        (height, width), classes = apart(path, partial(what_it_finds, path))
+        height, width, classes = apart(path, what_it_finds, str(path))
     except CommandError as error:
         raise CommandError(str(error).replace(str(path), url)) from None
     if (height, width, classes) != (model.input_size, model.input_size, CLASSES):

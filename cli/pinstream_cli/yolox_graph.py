@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def is_yolox_export(path: Path) -> bool:
         BuildError: The file is missing, empty, not ONNX, or ONNX Runtime cannot run it.
     """
     try:
-        apart(path, partial(what_it_finds, path))
+        apart(path, what_it_finds, str(path))
     except NotYoloxError:
         return False
     return True

@@ -97,11 +97,11 @@ def recognise(path: Path) -> YoloxExport:
     return YoloxExport(path, model, source, output, batch, input_size, num_classes, head, decoded, output_decoded)
 
 
-def what_it_finds(path: Path, progress: Callable[[str], None]) -> tuple[tuple[int, int], int]:
+def what_it_finds(path: str, progress: Callable[[str], None]) -> tuple[int, int, int]:
     """`recognise` for `apart`: height and width of the input, and the number of classes."""
-    progress(f"reading {path.name}")
-    export = recognise(path)
-    return export.input_size, export.num_classes
+    progress(f"reading {Path(path).name}")
+    export = recognise(Path(path))
+    return *export.input_size, export.num_classes
 
 
 def network_input(images: Sequence[Image]) -> Floats:

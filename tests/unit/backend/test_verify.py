@@ -326,13 +326,15 @@ def test_nothing_here_evaluates_or_unpickles_what_it_reads() -> None:
     names = {"eval", "exec", "compile"}
     # Looks for what would keep a model.py from being imported; that nothing of it runs is tested with doctor.
     looks = {(ROOT / "cli" / "pinstream_cli" / "doctor" / "steps.py", "compile")}
-    modules = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}
+    # What multiprocessing's pipes bring is unpickled; here they go between processes of the same benchmark alone.
+    pipes = {ROOT / "cli" / "pinstream_cli" / "benchmark" / "steps.py"}
+    modules = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle", "multiprocessing"}
     for top in ("backend", "client", "cli", "model_repository"):
         for path in (ROOT / top).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     assert node.func.id not in names or (path, node.func.id) in looks, f"{path}:{node.lineno}"
-                if isinstance(node, ast.Import):
+                if isinstance(node, ast.Import) and path not in pipes:
                     assert not {alias.name.partition(".")[0] for alias in node.names} & modules, f"{path}:{node.lineno}"
                 if isinstance(node, ast.ImportFrom):
                     assert (node.module or "").partition(".")[0] not in modules, f"{path}:{node.lineno}"

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def two_steps(seconds: float, progress: Progress) -> tuple[int, str]:
+def two_steps(seconds: float, *, progress: Progress) -> tuple[int, str]:
     progress("the first step")
     time.sleep(seconds)
     progress("the second step")
@@ -82,7 +81,7 @@ def _any(name: str) -> helper.ValueInfoProto:
 def test_work_is_done_elsewhere_and_its_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME", "variable")
     steps: list[str] = []
-    pid, variable = apart(MODEL, partial(two_steps, 0), progress=steps.append)
+    pid, variable = apart(MODEL, two_steps, 0, progress=steps.append)
     assert pid != os.getpid()
     assert variable == "variable"
     assert steps == ["the first step", "the second step"]
@@ -96,21 +95,21 @@ def test_its_errors_are_raised_here() -> None:
 
 def test_each_step_has_its_time() -> None:
     # Three times as long as it takes Python to start beside another test.
-    apart(MODEL, partial(two_steps, 4), seconds=6)
+    apart(MODEL, two_steps, 4, seconds=6)
     with pytest.raises(BuildError, match=r"some.onnx: the first step took more than 3 s, and was stopped; .*--timeout"):
-        apart(MODEL, partial(two_steps, 60), seconds=3)
+        apart(MODEL, two_steps, 60, seconds=3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_process_that_ends_is_told(number: signal.Signals) -> None:
     with pytest.raises(BuildError, match=f"came to an end \\({number.name}\\) while the last step; "):
-        apart(MODEL, partial(end, number))
+        apart(MODEL, end, number)
 
 
 def test_nothing_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pickle.py").write_text("raise SystemExit(7)")
+    (tmp_path / "json.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(tmp_path)
-    assert apart(MODEL, partial(two_steps, 0))
+    assert apart(MODEL, two_steps, 0)
 
 
 @pytest.mark.parametrize("folded", [False, True])
