@@ -28,10 +28,10 @@ from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.cpu import cpu_times
 from pinstream_cli.benchmark.report import spread
-from pinstream_cli.build import build_service
 from pinstream_cli.console import Console
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.yolox_service import build_service
 from pinstream_client import Detector
 from pinstream_client.images import encode_bmp
 from tests.yolox_exports import Export

@@ -24,7 +24,7 @@ from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import OnnxRuntimeLoop, open_session
 from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from tests.held_out import HeldOut, held_out, precision, write_training_pictures
 
 MODEL = Path(__file__).parents[1] / "models" / "shapes_nano.onnx"

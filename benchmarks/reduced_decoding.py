@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime as ort
 
 from benchmarks.outcome import about, write
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from tests.held_out import HeldOut, precision
 from training.precision import Truth
 from training.shapes import HELD_OUT_SEED, render_many

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from pinstream_cli.build import build_apart, summary
+from pinstream_cli.build import summary
 from pinstream_cli.console import Console
 from pinstream_cli.detect import detect
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.yolox_service import build_apart
 
 # What the demo uses when it is told nothing; all three come with the project.
 BUILT_IN_MODEL, BUILT_IN_LABELS, BUILT_IN_IMAGE = "shapes_nano.onnx", "shapes.txt", "demo.jpg"

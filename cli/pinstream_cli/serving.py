@@ -17,7 +17,6 @@ from rich.markup import escape
 from pinstream import sidecar as sidecars
 from pinstream.options import VERIFY_ALL
 from pinstream.verify import listed_files
-from pinstream_cli.build import build_apart
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import (
@@ -42,6 +41,7 @@ from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.triton.sizing import lift_limits
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
+from pinstream_cli.yolox_service import build_apart
 
 WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
 _LABELS_OF_AN_EXPORT = (

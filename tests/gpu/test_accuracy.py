@@ -16,7 +16,7 @@ from pinstream.engines.flavour import Flavour
 from pinstream.errors import EngineError
 from pinstream.loop import Loop
 from pinstream.tensors import Array
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from tests.gpu.conftest import BuildPlan, OpenPlan
 from tests.shared_files import shared_image, shared_model
 

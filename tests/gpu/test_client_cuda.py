@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from pinstream_client import Detector, SharedMemoryRefused
 from pinstream_client.regions import DIRECTORY, ON_GPU, PREFIX
 from tests.server.running import Running, running

@@ -18,7 +18,7 @@ from pinstream.engines import Engine
 from pinstream.errors import ModelFileError
 from pinstream.loop import Loop
 from pinstream.tensors import Array
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from tests.gpu.conftest import BuildPlan, OpenPlan
 from tests.held_out import HeldOut, held_out, precision, write_training_pictures
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from pinstream_client import Detections, Detector
 from tests import onnx_models
 from tests.gpu.conftest import BuildPlan

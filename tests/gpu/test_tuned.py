@@ -10,8 +10,8 @@ import pytest
 
 from pinstream.engines import find_model_file, inspect
 from pinstream.options import Options
-from pinstream_cli.build import build_service
 from pinstream_cli.tuning.settings import steps
+from pinstream_cli.yolox_service import build_service
 from tests import tuned
 from tests.gpu.conftest import BuildPlan
 from tests.held_out import held_out

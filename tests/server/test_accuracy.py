@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
-from pinstream_cli.build import build_service
 from pinstream_cli.evaluation.annotations import Annotations, read_annotations
 from pinstream_cli.evaluation.precision import MOST_DETECTIONS, Precision, measure
 from pinstream_cli.main import main
+from pinstream_cli.yolox_service import build_service
 from pinstream_client import Detections, Detector
 from tests.server.running import Running, running
 from tests.yolox_reference import reference_detections

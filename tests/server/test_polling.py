@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pinstream_cli.build import build_service
 from pinstream_cli.triton.assemble import service_repository
+from pinstream_cli.yolox_service import build_service
 from pinstream_client import Detector
 from tests.server.serve_process import Serve
 from tests.yolox_exports import Export

@@ -250,7 +250,7 @@ def test_too_small_a_dev_shm_is_told_before_the_start(tmp_path: Path) -> None:
 
 
 def test_a_serving_graph_may_have_any_name(start: Callable[..., Serve], tmp_path: Path) -> None:
-    from pinstream_cli.build import build_service
+    from pinstream_cli.yolox_service import build_service
 
     build_service(Export().save(tmp_path / "small.onnx"), tmp_path / "built")
     (tmp_path / "built" / "model.onnx").rename(tmp_path / "built" / "renamed.onnx")

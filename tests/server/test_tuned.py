@@ -8,8 +8,8 @@ import pytest
 
 from pinstream.engines import inspect
 from pinstream.options import Options
-from pinstream_cli.build import build_service
 from pinstream_cli.tuning.settings import steps
+from pinstream_cli.yolox_service import build_service
 from tests import tuned
 from tests.held_out import held_out
 from tests.server.running import running

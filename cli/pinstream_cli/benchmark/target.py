@@ -22,7 +22,6 @@ from pinstream.tensors import ModelSpec
 from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.stages import StageTimes
-from pinstream_cli.build import build_apart
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
@@ -32,6 +31,7 @@ from pinstream_cli.triton.loads import TRACEBACK
 from pinstream_cli.triton.repository import RepositoryError, read_model
 from pinstream_cli.triton.sizing import DETECTOR
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
+from pinstream_cli.yolox_service import build_apart
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pinstream_cli.build import build_service
+from pinstream_cli.yolox_service import build_service
 from pinstream_client import Detections, Detector
 from tests.server.running import Running, running
 from tests.yolox_exports import Export

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pinstream_cli.build import build_service
 from pinstream_cli.demo import BUILT_IN_IMAGE, BUILT_IN_LABELS, BUILT_IN_MODEL, built_in
+from pinstream_cli.yolox_service import build_service
 from tests.server.running import Running, running
 
 

@@ -15,9 +15,11 @@ from click.testing import CliRunner, Result
 
 from pinstream import sidecar
 from pinstream_cli import yolox_graph, yolox_verify
-from pinstream_cli.build import BuildError, NotYoloxError, build, build_service
+from pinstream_cli.build import build
+from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.yolox_graph import is_serving_graph
 from pinstream_cli.yolox_reference import load_letterboxed
+from pinstream_cli.yolox_service import build_service
 from pinstream_client.labels import COCO
 from tests import onnx_models
 from tests.shared_files import shared_image, shared_model
@@ -217,7 +219,7 @@ def test_a_full_disk_leaves_an_earlier_build_as_it_is(
     def write_nothing(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pinstream_cli.build.write", write_nothing)
+    monkeypatch.setattr("pinstream_cli.yolox_service.write", write_nothing)
     with pytest.raises(BuildError, match=r"cannot be written \(No space left on device\)"):
         build_service(export, out, candidates=10)
     assert {entry.name: entry.read_bytes() for entry in out.iterdir()} == before

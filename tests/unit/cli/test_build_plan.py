@@ -22,10 +22,11 @@ from pinstream.errors import ModelFileError
 from pinstream.options import Options
 from pinstream.plans.half import to_half
 from pinstream_cli import build_plan
-from pinstream_cli.build import build, build_service
+from pinstream_cli.build import build
 from pinstream_cli.console import Console
 from pinstream_cli.yolox_graph import exact_nodes, is_serving_graph
 from pinstream_cli.yolox_half import half_error
+from pinstream_cli.yolox_service import build_service
 from tests import onnx_models
 from tests.rtx import installed_rtx
 from tests.shared_files import shared_image, shared_model

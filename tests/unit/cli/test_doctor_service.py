@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pinstream_cli.build import build_service
 from pinstream_cli.triton.assemble import service_repository
+from pinstream_cli.yolox_service import build_service
 from tests.unit.cli.test_doctor import report
 from tests.yolox_exports import Export
 

@@ -15,10 +15,11 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, numpy_helper
 
 from pinstream.plans.graph import stated_precision
-from pinstream_cli.build import build, build_service
+from pinstream_cli.build import build
 from pinstream_cli.yolox_graph import fuse, is_serving_graph
 from pinstream_cli.yolox_quantize import MOST_PICTURES, calibration_pictures, quantize, sensitive
 from pinstream_cli.yolox_recognise import recognise
+from pinstream_cli.yolox_service import build_service
 from tests.held_out import HeldOut, held_out, precision, write_training_pictures
 from tests.rtx import installed_rtx
 from tests.yolox_exports import Export, save_classifier
