@@ -40,7 +40,7 @@ from pinstream_cli.benchmark.suites import sweep as sweep_suite
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Source, check_named
 from pinstream_cli.benchmark.timeline import record
-from pinstream_cli.console import Console
+from pinstream_cli.console import Console, steps_of
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 
@@ -167,7 +167,7 @@ def timeline(
     **given: Any,
 ) -> None:
     """Draw what instances and engine do under load, and keep the data for chrome://tracing or Perfetto."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     with _errors_in_a_line():
         check_directory("--out", out)
         plots.check_matplotlib()
@@ -175,7 +175,7 @@ def timeline(
         with alone(partial(console.print, soft_wrap=True)), console.status("") as status:
             setup = Setup(
                 _source(given),
-                Plan(progress=status.update),
+                Plan(progress=steps_of(status)),
                 console,
                 (batch,),
                 (concurrency,),
@@ -223,7 +223,7 @@ def _errors_in_a_line() -> Iterator[None]:
 
 def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
     """Run a suite, show what it found, and write it where it was asked for."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _errors_in_a_line():
         destination = _results_directory() if given["save"] else None
@@ -233,11 +233,11 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
         # What runs is ended last: that may take long, and whoever cannot wait has the result by then.
         with alone(partial(console.print, soft_wrap=True)), contextlib.ExitStack() as closing:
             with console.status("") as status:
-                setup = _setup(given, console, status.update, closing)
+                setup = _setup(given, console, steps_of(status), closing)
                 result = suite(setup)
             content = as_json(result, _command(), setup.plan)
             # Before anything is written: whatever becomes of that, the figures have been seen.
-            print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200, highlight=False))
+            print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200))
             _write(result, content, given["json_file"], destination)
             if given["plots"] is not None and not _draw(content, given["plots"]):
                 click.echo(f"Nothing was drawn: {NOTHING_TO_DRAW}", err=True)

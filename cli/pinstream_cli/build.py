@@ -19,7 +19,7 @@ from rich.text import Text
 from pinstream_cli.apart import PATIENCE_S
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.build_plan import PlanWishes, plan_options, run
-from pinstream_cli.console import Console
+from pinstream_cli.console import Console, steps_of
 from pinstream_cli.options import FiniteRange
 from pinstream_cli.yolox_service import DEFAULT_CANDIDATES, BuildReport, build_apart
 
@@ -61,7 +61,7 @@ def build(
     With --int8, convolutions are quantized (explicit Q/DQ, for TensorRT and ONNX Runtime alike), calibrated on 64
     pictures of a folder, which should be like those to be served.
     """
-    console = Console(highlight=False)
+    console = Console()
     make = partial(build_apart, model, seconds=timeout, candidates=candidates, labels=labels, images=images, int8=int8)
     try:
         if plan:
@@ -72,7 +72,7 @@ def build(
         if given := PlanWishes(**wishes).given():
             raise BuildError(f"{given[0].replace('_', '-')} is an option for plans; add --plan")
         with console.status("building") as status:
-            report = make(out, progress=status.update)
+            report = make(out, progress=steps_of(status))
     except BuildError as error:
         more = "; for any other model add --plan" if isinstance(error, NotYoloxError) and not plan else ""
         click.echo(f"error: {error}{more}", err=True)

@@ -1,20 +1,27 @@
-"""rich's console for texts from outside: the only one that is used here, which a test holds."""
+"""rich's console for texts from outside: the only one that is used here, which a test holds.
+
+What somebody called `[red]model` stays that: only what is printed with `markup=True` has marks of our own in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.status import Status
 from rich.text import Span, Text
 
 from pinstream_cli.terminal import behind, visible
 
 
 class Console(rich.console.Console):
-    """rich's console, in which control characters of texts are shown."""
+    """rich's console, in which control characters of texts are shown, and nothing in them is taken for a mark."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **how})
 
     @property
     def file(self) -> IO[str]:
@@ -34,6 +41,11 @@ class Console(rich.console.Console):
         if isinstance(renderable, Text) and visible(renderable.plain) != renderable.plain:
             renderable = _visible_text(renderable)
         return super().render(renderable, options)
+
+
+def steps_of(status: Status) -> Callable[[str], None]:
+    """What shows a step beside a spinner: rich would look for marks in it."""
+    return lambda step: status.update(Text(step))
 
 
 def _visible_text(text: Text) -> Text:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from rich.text import Text
 
 from pinstream_cli.build import summary
 from pinstream_cli.console import Console
@@ -29,17 +30,17 @@ BUILT_IN_MODEL, BUILT_IN_LABELS, BUILT_IN_IMAGE = "shapes_nano.onnx", "shapes.tx
 @click.pass_context
 def demo(context: click.Context, model: Path | None, image: Path | None, labels: Path | None, out: Path) -> None:
     """Build a YOLOX model, serve it from a real Triton, detect on one image, and stop again."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     try:
         model, labels = _model(model, labels)
         image = _image(image)
         with tempfile.TemporaryDirectory(prefix="pinstream-demo-") as scratch:
             built = Path(scratch) / "service"
-            console.print(f"[bold]1/3 Build[/] the serving graph of {model.name}")
+            console.print(Text("1/3 Build", "bold"), f"the serving graph of {model.name}")
             console.print(summary(build_apart(model, built, labels=labels, images=[image])))
-            console.print("[bold]2/3 Serve[/] it from Triton")
+            console.print(Text("2/3 Serve", "bold"), "it from Triton")
             with serving(built, endpoints=Endpoints.free(), console=console) as server:
-                console.print(f"[bold]3/3 Detect[/] objects in {image.name}")
+                console.print(Text("3/3 Detect", "bold"), f"objects in {image.name}")
                 context.invoke(detect, images=(str(image),), url=f"grpc://{server.endpoints.grpc_url}", out=out)
     except CommandError as error:
         click.echo(f"error: {error}", err=True)

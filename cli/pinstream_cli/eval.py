@@ -90,7 +90,7 @@ def eval(
       pinstream eval --annotations instances_val2017.json --images val2017 -u gpu-host
       pinstream eval --annotations held_out/annotations.json --images held_out --serve service --json eval.json
     """  # noqa: D301 - click's mark for a paragraph that is not to be wrapped
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         truth = read_annotations(annotations, images)
@@ -161,7 +161,7 @@ def _command(headers: Sequence[tuple[str, str]]) -> str:
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
 
 
@@ -176,7 +176,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _print(evaluation: Evaluation) -> None:
     width = None if sys.stdout.isatty() else _UNLIMITED_WIDTH
     # Class names are printed as they are, whatever brackets and colons they have.
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    console = Console(width=width)
     console.print(class_table(evaluation))
     console.print(summary_table(evaluation))
     row = evaluation.rows[0]

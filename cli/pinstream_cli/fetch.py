@@ -72,7 +72,7 @@ def fetch(model: str, out: Path, base_url: str) -> None:
     A download that broke off goes on where it was. The file is put into its place only once it is known to be a YOLOX
     export of the right size, and its SHA-256 is the one of the first download on this machine.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         path = fetch_model(model, out, base_url, console)
@@ -125,7 +125,7 @@ def fetch_model(name: str, directory: Path, base_url: str, console: Console) -> 
 
 
 def _download(source: Source, part: Path, console: Console) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task(source.url.rpartition("/")[2], total=None)

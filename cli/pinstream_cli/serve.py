@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+from rich.text import Text
 
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
@@ -130,7 +131,7 @@ def serve(
         )
         endpoints = Endpoints(address, http_port, grpc_port, metrics_port, LOOPBACK if access.tls else "")
         for line in exposures(address, access, triton_arguments):
-            console.print(f"[red bold]PUBLIC[/] {line}", soft_wrap=True)
+            console.print(Text("PUBLIC", "red bold"), line, soft_wrap=True)
         fallback = Fallback(repositories, triton_arguments)
         start = partial(
             serving,
@@ -186,7 +187,7 @@ def _wants_control(arguments: Sequence[str]) -> bool:
 
 
 def _announce(console: Console, endpoints: Endpoints, access: Access, models: Collection[str]) -> None:
-    console.print("[bold]Ready.[/]")
+    console.print(Text("Ready.", "bold"))
     scheme = "grpcs://" if access.tls else ""
     console.print(f"  gRPC     {scheme}{endpoints.grpc_url}")
     console.print(f"  HTTP     http://{endpoints.http_url}")

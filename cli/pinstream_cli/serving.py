@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 from pinstream import sidecar as sidecars
 from pinstream.options import VERIFY_ALL
@@ -136,7 +136,9 @@ def serving(
             [*([COMPLETE] if complete else []), *fallback.arguments()],
             access,
             {VERIFY_ALL: "true"} if verify else {},
-            on_ready=lambda ready, seconds: console.print(f"  {ready:<24} [green]READY[/] {seconds:6.1f} s"),
+            on_ready=lambda ready, seconds: console.print(
+                f"  {ready:<24}", Text("READY", "green"), f"{seconds:6.1f} s", soft_wrap=True
+            ),
             on_log=lambda line: _show_log(line, console, verbose),
             reword=views.reword,
         )
@@ -146,7 +148,7 @@ def serving(
             server.wait_ready(startup_timeout_s)
             required = {path.name for path in model_directories(run.models)}
             for lack in (*views.left_out, *fallback.lacking(server.loads, required)):
-                console.print(f"[red bold]NOT SERVED[/] {escape(lack)}", soft_wrap=True)
+                console.print(Text("NOT SERVED", "red bold"), lack, soft_wrap=True)
             with _telling_of_room():
                 views.open()
             yield server
@@ -261,7 +263,7 @@ def _look_at_owners(served: Sequence[Path], console: Console, *, verify: bool) -
             check_owners(path)
         elif found := written_by_others(path):
             decides = "whoever can write a model decides what runs here, and --verify refuses it (docs/security.md)"
-            console.print(f"[yellow]WARNING[/] {escape(found)}; {decides}", soft_wrap=True)
+            console.print(Text("WARNING", "yellow"), f"{found}; {decides}", soft_wrap=True)
 
 
 def _check_ports(endpoints: Endpoints) -> None:
@@ -334,4 +336,4 @@ def _check_shared_memory(repositories: Sequence[Path]) -> None:
 
 def _show_log(line: str, console: Console, verbose: bool) -> None:
     if verbose or (WARNING_OR_ERROR.match(line) and not NO_GPU_NOISE.search(line)):
-        console.print(line, markup=False, soft_wrap=True, style="dim")
+        console.print(line, soft_wrap=True, style="dim")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import NoReturn
 
-from rich.markup import escape
+from rich.text import Text
 
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
@@ -63,4 +63,4 @@ def serve_until_stopped(
 
 
 def _show(console: Console, what: str, text: str) -> None:
-    console.print(f"[red bold]{what}[/] {escape(text)}", soft_wrap=True)
+    console.print(Text(what, "red bold"), text, soft_wrap=True)

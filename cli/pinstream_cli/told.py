@@ -37,4 +37,4 @@ class _Stderr(io.TextIOBase):
 
 def lasting_console() -> Console:
     """A console on stderr that nothing which becomes of stderr ends: rich's own ends the program with its pipe."""
-    return Console(file=cast(IO[str], _Stderr()), highlight=False)
+    return Console(file=cast(IO[str], _Stderr()))

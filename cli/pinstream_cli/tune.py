@@ -20,7 +20,7 @@ from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.destinations import check_file
 from pinstream_cli.benchmark.options import integers_option, shape_option
 from pinstream_cli.benchmark.sample import Sample
-from pinstream_cli.console import Console
+from pinstream_cli.console import Console, steps_of
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 from pinstream_cli.tuning.budget import Budget
@@ -63,7 +63,7 @@ def tune(
     --limit. What gains nothing beyond the spread is left as it was. The file that was there, with its comments, is kept
     beside the new one as config.pbtxt.before.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="pinstream-tune-") as scratch:
@@ -119,7 +119,7 @@ def _search(
     status: Status,
 ) -> Outcome:
     def load(settings: Settings) -> None:
-        status.update(f"{tuned.name}: {settings}")
+        steps_of(status)(f"{tuned.name}: {settings}")
         with budget.loading():
             trying.load(settings)
 
@@ -155,7 +155,7 @@ def show(outcome: Outcome, target: float | None, config: Any) -> None:
     table.add_column("")
     for trial in outcome.trials:
         table.add_row(str(trial.settings), *_figures(trial), _remark(trial, outcome, target))
-    Console(width=120, highlight=False).print(table)
+    Console(width=120).print(table)
     if outcome.untried:
         settings = " | ".join(map(str, outcome.untried))
         click.echo(f"not tried for want of time (a larger --limit has it): {settings}")

@@ -233,7 +233,7 @@ def locate(source: Source, scratch: Path) -> tuple[Path, str]:
     if source.model.is_dir():
         return source.model, source.name or _name_of_built(source.model)
     if source.name is None and is_yolox_export(source.model):
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True)
         console.print(f"{source.model.name} is a YOLOX export: building its serving graph")
         build_apart(source.model, scratch / "built")
         return scratch / "built", DETECTOR

@@ -75,4 +75,4 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)

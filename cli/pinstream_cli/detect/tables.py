@@ -20,7 +20,7 @@ _UNLIMITED_WIDTH = 100_000
 def plain_console() -> Console:
     """Standard output, where file and class names are printed as they are, whatever brackets and colons they have."""
     width = None if sys.stdout.isatty() else _UNLIMITED_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return Console(width=width)
 
 
 def detections_table(records: Sequence[Record]) -> Table:

@@ -134,6 +134,6 @@ def _table(checks: Iterable[Check]) -> str:
     counts = Counter[str](check.status for check in checks)
     terminal = Console()
     text = io.StringIO()
-    console = Console(file=text, highlight=False, width=terminal.width, force_terminal=terminal.is_terminal)
+    console = Console(file=text, width=terminal.width, force_terminal=terminal.is_terminal)
     console.print(table, ", ".join(f"{counts[status]} {status}" for status in STYLES), sep="\n")
     return text.getvalue()

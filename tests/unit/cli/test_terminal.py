@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 import pinstream_cli
-from pinstream_cli.console import Console
+from pinstream_cli.console import Console, steps_of
 from pinstream_cli.terminal import visible
 from tests.network import closed_port
 
@@ -143,8 +143,9 @@ def test_the_console_shows_them_and_keeps_its_own_colours() -> None:
     table = Table("name", "found")
     table.add_row(f"cell{TITLE}", Text(f"text{TITLE}", "red"))
     console.print(table)
-    console.print(f"[bold]bold[/] print{TITLE}", Text(f"styled{TITLE}", "green"))
-    with Progress(TextColumn("{task.description}"), console=console) as bar:
+    console.print(f"[bold]bold[/] print{TITLE}", markup=True)
+    console.print(Text(f"styled{TITLE}", "green"))
+    with Progress(TextColumn("{task.description}", markup=False), console=console) as bar:
         bar.add_task(f"task{TITLE}")
     found = file.getvalue()
     for word in ("cell", "print"):
@@ -155,6 +156,26 @@ def test_the_console_shows_them_and_keeps_its_own_colours() -> None:
     assert "\x1b]" not in found
     assert "\x1b[1mbold\x1b[0m" in found
     assert rf"{chr(27)}[32mstyled\x1b]0;OWNED{chr(27)}[0m" in found
+
+
+@pytest.mark.parametrize("name", ["[red]model", "a[/]b", "[link=x]:smile:"])
+def test_a_name_stays_what_it_is(name: str) -> None:
+    console = Console(file=io.StringIO(), width=100)
+    table = Table("name")
+    table.add_row(name)
+    console.print(name, table, style="dim")
+    with console.status("") as status:
+        steps_of(status)(name)
+        console.print(status.renderable)
+    assert console.file.getvalue().count(name) == 3  # type: ignore[attr-defined]
+
+
+def test_no_text_with_marks_is_printed_and_no_step_without_care() -> None:
+    for path in Path(pinstream_cli.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        assert "markup=True" not in text
+        assert path.name == "console.py" or "status.update" not in text
+        assert text.count('TextColumn("{task.') == text.count('TextColumn("{task.description}", markup=False)')
 
 
 def test_rich_s_own_console_is_used_nowhere_else() -> None:
