@@ -1,6 +1,6 @@
 """rich's console for texts from outside: the only one that is used here, which a test holds.
 
-What somebody called `[red]model` stays that: only what is printed with `markup=True` has marks of our own in it.
+What somebody called `[red]model` stays that: words of our own that are to be coloured are a `Text`.
 """
 
 from __future__ import annotations
