@@ -41,6 +41,8 @@ ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt_rtx")
 VERIFY_ALL = "PINSTREAM_VERIFY"
 # Batch sizes for a model whose batch dimension is dynamic and without a limit of its own.
 DEFAULT_MAX_BATCH_SIZE = 8
+# Where SLOTS is not set; of ONNX Runtime it goes by the lanes.
+DEFAULT_GPU_SLOTS = 3
 
 
 @dataclass(frozen=True)

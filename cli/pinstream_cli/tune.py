@@ -27,7 +27,7 @@ from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, how_to_serve, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
 from pinstream_cli.tuning.server import Bench, bench
-from pinstream_cli.tuning.settings import NOT_DELAYED, Settings, may_be_delayed, steps
+from pinstream_cli.tuning.settings import NOT_DELAYED, Settings, delay_to_start_from, steps
 
 PATH = click.Path(path_type=Path)
 
@@ -133,9 +133,8 @@ def _search(
 
     load(Settings())
     model = trying.model
-    delay = may_be_delayed(tuned.config)
     on_gpu = model.file.suffix != ".onnx"
-    todo = steps(model.spec, model.options, on_gpu, delay=delay, instances=model.instances)
+    todo = steps(model.spec, model.options, on_gpu, delay_us=delay_to_start_from(tuned.config))
     return search(load, measure, todo, concurrencies, target, budget.spent, tried, budget.begin)
 
 
@@ -159,7 +158,7 @@ def show(outcome: Outcome, target: float | None, config: Any) -> None:
     if outcome.untried:
         settings = " | ".join(map(str, outcome.untried))
         click.echo(f"not tried for want of time (a larger --limit has it): {settings}")
-    if not may_be_delayed(config):
+    if delay_to_start_from(config) is None:
         click.echo(f"queue delay not tried: {NOT_DELAYED}")
 
 

@@ -40,12 +40,11 @@ from pinstream.engines.registered import RegisteredMemory
 from pinstream.engines.trt_context import ProfileContext
 from pinstream.engines.trt_load import JitCache, LoadSteps, load_plans
 from pinstream.errors import ConfigError, EngineError, let_go
-from pinstream.options import Options
+from pinstream.options import DEFAULT_GPU_SLOTS, Options
 from pinstream.preflight import this_gpu
 from pinstream.tensors import NUMPY_DTYPES, Array, Shape, steps
 
 LOGGER = logging.getLogger("pinstream.tensorrt")
-DEFAULT_SLOTS = 3
 # The most that an output is given before anything of its size is known.
 FIRST_BYTES = 1 << 20
 # Runs of a bucket whose median is its cost.
@@ -182,7 +181,7 @@ class TensorRTEngine(Engine):
         waiting = Waiting(options.busy_wait)
         return [
             CudaSlot(inputs, outputs, self._streams, waiting, options.device, self._registered, self._resources)
-            for _ in range(options.slots or DEFAULT_SLOTS)
+            for _ in range(options.slots or DEFAULT_GPU_SLOTS)
         ]
 
     def _output_buffer(self, tensor: PlanTensor) -> BufferSpec:

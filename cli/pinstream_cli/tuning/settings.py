@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pinstream.engines import may_share
-from pinstream.options import Options
+from pinstream.options import DEFAULT_GPU_SLOTS, Options
 from pinstream.tensors import ModelSpec
 
 # Instances of a model on one GPU, as many as there are cores at most, and batches of requests that each works on at
@@ -88,53 +88,63 @@ NOT_DELAYED = (
 )
 
 
-def may_be_delayed(config: Any) -> bool:
-    """Whether requests may wait for more to come.
+def delay_to_start_from(config: Any) -> int | None:
+    """The configured queue delay in microseconds; None where requests are not to be delayed.
 
     Not where they may wait only so long: with both, Triton's dynamic batcher loses count of the instances that are
     free, by every batch that it merges, until none is given any. Mended in July 2026:
     https://github.com/triton-inference-server/core/pull/509.
     """
-    return not config.dynamic_batching.default_queue_policy.default_timeout_microseconds
+    batching = config.dynamic_batching
+    if batching.default_queue_policy.default_timeout_microseconds:
+        return None
+    return int(batching.max_queue_delay_microseconds)
 
 
 def steps(
-    spec: ModelSpec,
-    options: Options,
-    on_gpu: bool,
-    cores: int | None = None,
-    *,
-    delay: bool = True,
-    instances: int = 0,
+    spec: ModelSpec, options: Options, on_gpu: bool, cores: int | None = None, delay_us: int | None = 0
 ) -> list[list[Mapping[str, Any]]]:
     """What to try, one list after the other: each starts from the best of the list before.
 
-    What is most promising comes first in each, since time may be up before all of it is tried.
+    What is most promising comes first, the lists and what is in each, since time may be up before all of it is tried.
+    What is configured is not among it.
 
     Args:
         spec: The model.
         options: As configured.
         on_gpu: Whether a GPU runs it.
         cores: Of this machine.
-        delay: Whether to try queue delays; see may_be_delayed.
-        instances: As configured; they are not tried again.
+        delay_us: As configured; None to try no queue delays. See delay_to_start_from.
     """
     cores = cores or len(os.sched_getaffinity(0))
-    delays: list[Mapping[str, Any]] = [{"delay_us": us} for us in QUEUE_DELAYS_US] if spec.batch and delay else []
-    if not on_gpu:
-        return [step for step in (_cpu_shares(cores), delays) if step]
-    slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS]
-    shares = _gpu_shares(options, cores, instances)
-    return [step for step in (shares, slots, _bucket_choices(spec, options), delays) if step]
+    shares = _gpu_shares(options, cores) if on_gpu else _cpu_shares(cores)
+    slots: list[Mapping[str, Any]] = [{"slots": count} for count in GPU_SLOTS if on_gpu]
+    delays: list[Mapping[str, Any]] = [
+        {"delay_us": us} for us in QUEUE_DELAYS_US if spec.batch and delay_us is not None
+    ]
+    choices = (shares, slots, delays, _bucket_choices(spec, options) if on_gpu else [])
+    there = _configured(options, on_gpu, delay_us)
+    others = [[changes for changes in step if with_changes(there, changes) != there] for step in choices]
+    return [step for step in others if step]
 
 
-def _gpu_shares(options: Options, cores: int, instances: int) -> list[Mapping[str, Any]]:
+def _configured(options: Options, on_gpu: bool, delay_us: int | None) -> Settings:
+    """What the configuration comes to; its batch sizes are among no choices."""
+    return Settings(
+        instances=options.instances,
+        delay_us=delay_us,
+        executions=options.executions,
+        slots=options.slots or (DEFAULT_GPU_SLOTS if on_gpu else None),
+        lanes=options.lanes,
+        threads=options.threads,
+    )
+
+
+def _gpu_shares(options: Options, cores: int) -> list[Mapping[str, Any]]:
     """Instances, and batches that each works on at once where they may share an engine."""
     if not may_share(options):
-        return [{"instances": count} for count in GPU_INSTANCES if count <= cores and count != instances]
-    as_configured = (instances, options.executions)
-    shares = [share for share in GPU_SHARES if share[0] <= cores and share != as_configured]
-    return [{"instances": count, "executions": executions} for count, executions in shares]
+        return [{"instances": count} for count in GPU_INSTANCES if count <= cores]
+    return [{"instances": count, "executions": each} for count, each in GPU_SHARES if count <= cores]
 
 
 def _cpu_shares(cores: int) -> list[Mapping[str, Any]]:
@@ -147,7 +157,7 @@ def _cpu_shares(cores: int) -> list[Mapping[str, Any]]:
 
 
 def _bucket_choices(spec: ModelSpec, options: Options) -> list[Mapping[str, Any]]:
-    """All batch sizes there are, and all but one of them; the largest and the smallest stay."""
+    """All batch sizes there are but one of them; the largest and the smallest stay."""
     if spec.batch is None or spec.batch.exact or options.buckets or len(spec.batch.buckets) < 3:
         return []
     sizes = spec.batch.buckets

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
+from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from pinstream.options import Options
@@ -17,7 +17,7 @@ from pinstream_cli.tune import show
 from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.model import find, write
 from pinstream_cli.tuning.search import CannotLoad, Outcome, Trial, search
-from pinstream_cli.tuning.settings import Settings, may_be_delayed, steps
+from pinstream_cli.tuning.settings import Settings, delay_to_start_from, steps
 
 PLAN = ModelSpec(
     (TensorSpec("images", "UINT8", (64, 64, 3)),), (TensorSpec("out", "FP32", (6,)),), BatchSizes((1, 4, 8, 16))
@@ -255,10 +255,24 @@ def test_what_is_tried_on_a_gpu() -> None:
 
 
 def test_what_is_configured_is_not_tried_again() -> None:
-    as_serve_makes_it = Options(executions=sizing.EXECUTIONS_ON_GPU)
-    first = steps(PLAN, as_serve_makes_it, on_gpu=True, cores=16, instances=sizing.DETECTORS_ON_GPU)[0]
-    assert {"instances": 8, "executions": 4} not in first
-    assert {"instances": 4, "executions": 8} in first
+    as_serve_makes_it = Options(instances=sizing.DETECTORS_ON_GPU, executions=sizing.EXECUTIONS_ON_GPU)
+    shares, slots, delays, _ = steps(PLAN, as_serve_makes_it, on_gpu=True, cores=16)
+    assert {"instances": 8, "executions": 4} not in shares
+    assert {"instances": 4, "executions": 8} in shares
+    assert {"slots": 3} not in slots, "which is what it has without SLOTS"
+    assert {"slots": 3} in steps(PLAN, Options(slots=4), on_gpu=True, cores=16)[1]
+    assert delays == [{"delay_us": 500}, {"delay_us": 2000}]
+    assert {"delay_us": 500} not in steps(PLAN, as_serve_makes_it, on_gpu=True, cores=16, delay_us=500)[2]
+
+
+def test_what_serve_makes_of_a_model_on_a_cpu_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1})
+    config = text_format.Parse(sizing.plain_config(), model_config_pb2.ModelConfig())
+    options = Options.from_model_config(json_format.MessageToDict(config, preserving_proto_field_name=True))
+    assert steps(PLAN, options, on_gpu=False)[0] == [
+        {"instances": 1, "lanes": 1, "threads": 2},
+        {"instances": 1, "lanes": 2, "threads": 1},
+    ]
 
 
 @pytest.mark.parametrize("alone", [Options(share_engine="off"), Options(output_memory="gpu"), Options(gpu_inputs=True)])
@@ -277,10 +291,12 @@ def test_what_is_tried_on_a_cpu_shares_all_cores() -> None:
 
 def test_requests_that_may_wait_only_so_long_are_not_delayed() -> None:
     limited = "dynamic_batching { default_queue_policy { default_timeout_microseconds: 1000000 } }"
-    assert may_be_delayed(text_format.Parse("dynamic_batching { }", model_config_pb2.ModelConfig()))
-    assert not may_be_delayed(text_format.Parse(limited, model_config_pb2.ModelConfig()))
+    delayed = "dynamic_batching { max_queue_delay_microseconds: 500 }"
+    assert delay_to_start_from(model_config_pb2.ModelConfig()) == 0
+    assert delay_to_start_from(text_format.Parse(delayed, model_config_pb2.ModelConfig())) == 500
+    assert delay_to_start_from(text_format.Parse(limited, model_config_pb2.ModelConfig())) is None
     for on_gpu in (False, True):
-        tried = [change for step in steps(PLAN, Options(), on_gpu, cores=4, delay=False) for change in step]
+        tried = [change for step in steps(PLAN, Options(), on_gpu, cores=4, delay_us=None) for change in step]
         assert tried
         assert not any("delay_us" in change for change in tried)
 
