@@ -3,3 +3,6 @@
 
 class CommandError(Exception):
     """Something the user can act on: what was found, what was expected, what to do. Printed without a traceback."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)

@@ -90,8 +90,8 @@ class Bench:
         while (state := self._state()) != "UNAVAILABLE":
             if time.monotonic() > deadline:
                 raise CommandError(
-                    f"'{self._tuned.name}' is {state} {LOAD_TIMEOUT_S:.0f} s after it was to be unloaded",
-                    "look into the server's log for what holds it, and run tune again",
+                    f"'{self._tuned.name}' is {state} {LOAD_TIMEOUT_S:.0f} s after it was to be unloaded; "
+                    "look into the server's log for what holds it, and run tune again"
                 )
             time.sleep(0.05)
 
