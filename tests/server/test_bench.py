@@ -164,29 +164,6 @@ def test_timeline_shows_every_instance(tmp_path: Path) -> None:
     assert {"execute", "gather", "compute", "scatter"} <= {event["name"] for event in events}
 
 
-def test_tune_writes_a_configuration_that_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Every load takes seconds; all that is tried otherwise is in the unit tests.
-    monkeypatch.setattr("pinstream_cli.tune.steps", lambda *spec, **configured: [[{"delay_us": 0}, {"slots": 0}]])
-    monkeypatch.setattr("pinstream_cli.tuning.search.FINAL_WINDOWS", 1)
-    version = tmp_path / "models" / "classifier" / "1"
-    onnx_models.classifier(version / "model.onnx")
-    # A queue delay that no concurrency of 1 ever fills: anything less is better beyond any spread.
-    config = 'backend: "pinstream"\ndynamic_batching { max_queue_delay_microseconds: 50000 }\n'
-    (version.parent / "config.pbtxt").write_text(config)
-    arguments = ["--concurrency", "1", "--window", "0.3", "--out", str(tmp_path / "config.pbtxt")]
-    done = CliRunner().invoke(main, ["tune", str(version.parent), *arguments])
-    assert done.exit_code == 0, done.output
-    # The server's own reason why one of them cannot be.
-    assert "queue delay us 0" in done.output
-    assert "does not load" in done.output
-    written = (tmp_path / "config.pbtxt").read_text()
-    assert written.startswith("# Tuned by `pinstream tune`")
-    assert "50000" not in written
-    (version.parent / "config.pbtxt").write_text(written)
-    with running(repositories=[tmp_path / "models"]) as server:
-        assert "classifier" in server.server.loads.models
-
-
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

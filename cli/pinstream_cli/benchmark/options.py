@@ -53,6 +53,13 @@ model_options = together(
     click.option("--model", type=PATH, help="What to measure: a YOLOX export, what `pinstream build` made, any .onnx."),
     click.option("--name", help="Take --model as a plain model of this name, YOLOX or not."),
 )
+foreign_option = click.option(
+    "--foreign",
+    default=0.05,
+    show_default=True,
+    type=FiniteRange(0, 1),
+    help="Measure a window again in which other processes took a larger share of the CPU.",
+)
 plan_options = together(
     click.option("--repetitions", default=5, show_default=True, type=click.IntRange(1), help="Windows of each row."),
     click.option("--window", default=3.0, show_default=True, type=FiniteRange(0.3), help="Seconds of a window."),
@@ -68,13 +75,7 @@ plan_options = together(
         type=FiniteRange(0),
         help="Seconds, the server's start among them, after which what is there has to do.  [default: none]",
     ),
-    click.option(
-        "--foreign",
-        default=0.05,
-        show_default=True,
-        type=FiniteRange(0, 1),
-        help="Measure a window again in which other processes took a larger share of the CPU.",
-    ),
+    foreign_option,
 )
 output_options = together(
     click.option("--json", "json_file", type=PATH, help="Write the result file here."),

@@ -6,7 +6,8 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tritonclient.grpc as grpc
@@ -15,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.benchmark.inputs import random_item, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
@@ -25,11 +27,25 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.tuning.model import Tuned, place
-from pinstream_cli.tuning.search import CannotLoad
 from pinstream_cli.tuning.settings import Settings
+from pinstream_cli.tuning.trial import CannotLoad
 
 LOAD_TIMEOUT_S = 300.0
 TRANSPORT = "grpc+shm"
+NEVER_QUIET = 5
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What is sent.
+
+    Attributes:
+        batch: Items of a request.
+        shapes: Item shapes of inputs that have dynamic dimensions.
+    """
+
+    batch: int
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 class Bench:
@@ -39,37 +55,50 @@ class Bench:
         server: Where it is served.
         client: A connection that may load models.
         tuned: The model.
+        requests: What is sent to it.
+        plan: How windows are measured.
         measured: What sends the load.
         scratch: For the inputs.
 
     Attributes:
-        window_s: Seconds of a window.
-        batch: Items of a request.
-        shapes: Item shapes of inputs that have dynamic dimensions.
+        never_quiet: Whether others disturbed so many windows in a row, and their repetitions, that they are taken as
+            they come since.
     """
 
     def __init__(
-        self, server: Target, client: grpc.InferenceServerClient, tuned: Tuned, measured: Client, scratch: Path
+        self,
+        server: Target,
+        client: grpc.InferenceServerClient,
+        tuned: Tuned,
+        requests: Requests,
+        plan: Plan,
+        measured: Client,
+        scratch: Path,
     ) -> None:
         self._server = server
         self._client = client
         self._tuned = tuned
+        self._requests = requests
+        self._plan = plan
+        self._windows = Interleaver(plan)
         self._measured = measured
         self._scratch = scratch
         self._loaded: Settings | None = None
         self._model: ServedModel | None = None
-        self.window_s = 1.0
-        self.batch = 1
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._disturbed = 0
+        self.never_quiet = False
 
-    def load(self, settings: Settings) -> None:
-        """Load the model with some settings; nothing where it is loaded so.
+    def load(self, settings: Settings, concurrency: int) -> None:
+        """Load the model with some settings, and warm it up with so many requests under way.
+
+        Nothing where it is loaded so.
 
         Raises:
             CannotLoad: The server says why.
         """
         if settings == self._loaded:
             return
+        self._plan.progress(f"{self._tuned.name}: loading it: {settings}")
         self._unload()
         config = json_format.MessageToDict(settings.apply(self._tuned.config), preserving_proto_field_name=True)
         name = self._tuned.name
@@ -79,6 +108,9 @@ class Bench:
             raise CannotLoad(str(error.message()).split("\n", 1)[0]) from None
         self._loaded = settings
         self._model = self._server.served(name, self._tuned.version)
+        # Where so many are refused, fewer may not be: that is seen when it is measured.
+        with contextlib.suppress(CommandError):
+            self._subject(concurrency).measure(self._plan.window_s)
 
     def _unload(self) -> None:
         # One after the other: two would share the device, and a shared engine would outlive its settings.
@@ -100,23 +132,29 @@ class Bench:
         return next((str(model.state) for model in index.models if model.name == self._tuned.name), "UNAVAILABLE")
 
     def measure(self, concurrency: int) -> Sample:
-        """One window of requests, `concurrency` of them under way at a time."""
-        return self._subject(concurrency).measure(self.window_s)
+        """One window of requests, `concurrency` of them under way at a time; again where others disturbed it."""
+        sample = self._windows.quiet_window(self._subject(concurrency), str(self._loaded))
+        self._disturbed = self._disturbed + 1 if sample.foreign > self._plan.foreign_limit else 0
+        if self._disturbed == NEVER_QUIET:
+            # What is lost by measuring everything again is more than it brings.
+            self._windows = Interleaver(replace(self._plan, attempts=1))
+            self.never_quiet = True
+        return sample
 
     def _subject(self, concurrency: int) -> Served:
         model = self.model
-        item = random_item(model.spec, self.shapes)
+        item = random_item(model.spec, self._requests.shapes)
         file = self._scratch / "input.json"
         load = Load(
             model=model.name,
-            batch=self.batch,
+            batch=self._requests.batch,
             concurrency=concurrency,
             input_data=file if file.is_file() else write_json(file, [item]),
             inputs=tuple(item),
             outputs=tuple(tensor.name for tensor in model.spec.outputs),
             output_bytes=largest_output(model),
         )
-        return Served(self._measured, TRANSPORTS[TRANSPORT], load)
+        return Served(self._measured, TRANSPORTS[TRANSPORT], load, model.name)
 
     @property
     def model(self) -> ServedModel:
@@ -131,8 +169,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(tuned: Tuned, console: Console) -> Iterator[Bench]:
-    """A server with nothing loaded.
+def bench(tuned: Tuned, requests: Requests, plan: Plan, console: Console) -> Iterator[Bench]:
+    """A server with nothing loaded; see Bench.
 
     Raises:
         CommandError: The machine or perf_analyzer is not fit.
@@ -154,4 +192,4 @@ def bench(tuned: Tuned, console: Console) -> Iterator[Bench]:
         )
         server = stack.enter_context(contextlib.closing(Target(endpoints, ours=True)))
         client = stack.enter_context(contextlib.closing(grpc.InferenceServerClient(endpoints.grpc_url)))
-        yield Bench(server, client, placed, Client(tool, server), scratch)
+        yield Bench(server, client, placed, requests, plan, Client(tool, server), scratch)

@@ -51,6 +51,11 @@ class Settings:
                 said.append(f"{LABELS[field.name]} {text}")
         return "; ".join(said) or "as configured"
 
+    def beyond(self, base: Settings) -> Settings:
+        """What these change of others that they are made from."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Settings(**{name: value for name, value in values.items() if value != getattr(base, name)})
+
     def apply(self, config: Any) -> Any:
         """A copy of a ModelConfig message with these settings in it."""
         changed = type(config)()
@@ -71,6 +76,7 @@ class Settings:
         return changed
 
 
+AS_CONFIGURED = Settings()
 LABELS = {
     "instances": "instances",
     "delay_us": "queue delay us",

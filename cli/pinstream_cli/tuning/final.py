@@ -1,0 +1,71 @@
+"""The end of a search: the best in turn with what was there before.
+
+Minutes lie between the windows of a search, and a machine's speed may be another in each. So what was there meets the
+best of the others even where it seemed better, and neither a lucky window nor a bad minute decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from pinstream_cli.benchmark.report import spread
+from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.tuning.trial import Load, Measure, Outcome, Trial, score
+
+# Settings that gain less than this, or less than the spread, are not worth having.
+WORTH_IT = 1.02
+FINAL_WINDOWS = 3
+
+
+def confirmed(
+    trials: list[Trial], load: Load, measure: Measure, target_ms: float | None, out_of_time: Callable[[], bool]
+) -> Outcome:
+    """What comes of trials, of which the first is the configuration as it was.
+
+    What was measured before of the two is replaced by the medians of these windows. Where the best of the others does
+    not keep to the target in them, the next best has its turn.
+    """
+    apart = 0.0
+    for best in sorted(trials[1:], key=score, reverse=True):
+        if not best.sample or best.within < trials[0].within:
+            break
+        before, after = _final_windows(trials[0], best, load, measure)
+        first = trials[0].judged(trials[0].concurrency, before, target_ms)
+        last = best.judged(best.concurrency, after, target_ms)
+        trials[0], trials[trials.index(best)] = first, last
+        gains = [new.images_per_s / old.images_per_s for old, new in zip(before, after, strict=True)]
+        apart = spread(gains)
+        if _worth_it(first, last, gains, [old.p99_ms / new.p99_ms for old, new in zip(before, after, strict=True)]):
+            return Outcome(trials, last, median(gains), apart)
+        if last.within == best.within or out_of_time():
+            break
+    return Outcome(trials, trials[0], 1.0, apart)
+
+
+def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> tuple[list[Sample], list[Sample]]:
+    """Windows of both, in turn; whoever was last begins the next round, so that it need not be loaded again."""
+    windows: tuple[list[Sample], list[Sample]] = ([], [])
+    turns = list(zip((first, best), windows, strict=True))
+    for _ in range(FINAL_WINDOWS):
+        for trial, samples in turns:
+            load(trial.settings, trial.concurrency)
+            samples.append(measure(trial.concurrency))
+        turns.reverse()
+    return windows
+
+
+def _worth_it(first: Trial, best: Trial, gains: Sequence[float], nearer: Sequence[float]) -> bool:
+    """Whether the best is better beyond the spread in what counts.
+
+    Args:
+        first: The configuration as it was.
+        best: The best of the others.
+        gains: Throughput of the best relative to the first, window by window.
+        nearer: p99 of the first relative to the best, likewise.
+    """
+    if best.within != first.within:
+        return best.within
+    # Where neither meets the target, nearness to it is what the best was chosen for.
+    counts = gains if best.within else nearer
+    return median(counts) > WORTH_IT and min(counts) > 1

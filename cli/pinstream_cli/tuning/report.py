@@ -1,0 +1,83 @@
+"""What is told of a search: each trial at once, all of them in a table, and what the written configuration says."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import click
+from rich import box
+from rich.table import Table
+
+from pinstream_cli.benchmark import environment
+from pinstream_cli.console import Console
+from pinstream_cli.tuning.settings import AS_CONFIGURED, NOT_DELAYED, delay_to_start_from
+from pinstream_cli.tuning.trial import Outcome, Trial
+
+# What a terminal shows at least, and what there is where none is.
+WIDTH = 80
+
+
+def in_words(trial: Trial) -> str:
+    """A line about a trial."""
+    if trial.sample is None:
+        return f"{trial}: {trial.problem}"
+    sample = trial.sample
+    rate = f"{sample.images_per_s:.1f} images/s"
+    return f"{trial}: {rate} at concurrency {trial.concurrency}, p99 {sample.p99_ms:.1f} ms"
+
+
+def show(outcome: Outcome, target: float | None, config: Any) -> None:
+    """Print all that was tried, in its order, by the medians of how many windows, and what was not."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("settings")
+    for heading in ("conc.", "images/s", "p50 ms", "p99 ms", "windows"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for trial in outcome.trials:
+        table.add_row(str(trial), *_figures(trial), _remark(trial, outcome, target))
+    Console(width=WIDTH).print(table)
+    if any(trial.base != AS_CONFIGURED for trial in outcome.trials):
+        click.echo("+ is beside the best of the rows above.")
+    click.echo(f"chosen: {outcome.best.settings}")
+    if outcome.untried:
+        settings = " | ".join(map(str, outcome.untried))
+        click.echo(f"not tried for want of time (a larger --limit has it): {settings}")
+    if delay_to_start_from(config) is None:
+        click.echo(f"queue delay not tried: {NOT_DELAYED}")
+
+
+def _figures(trial: Trial) -> tuple[str, ...]:
+    if trial.sample is None:
+        return ("",) * 5
+    sample = trial.sample
+    figures = (f"{value:.1f}" for value in (sample.images_per_s, sample.p50_ms, sample.p99_ms))
+    return (str(trial.concurrency), *figures, str(trial.windows))
+
+
+def _remark(trial: Trial, outcome: Outcome, target: float | None) -> str:
+    if trial.problem:
+        return trial.problem
+    if target is not None and not trial.within:
+        return f"p99 over {target:g} ms"
+    return "chosen" if trial is outcome.best else ""
+
+
+def comment(outcome: Outcome, target: float | None) -> str:
+    """What the written configuration says of itself."""
+    best, machine = outcome.best, environment.machine()
+    where = ", ".join(gpu.split(",")[0] for gpu in machine["gpus"]) or machine["cpu"]
+    lines = [
+        f"Tuned by `pinstream tune` on {date.today().isoformat()}: {where}, {machine['cores']} cores.",
+        f"{best.settings}" if best is not outcome.trials[0] else "Nothing that was tried is better than it was.",
+    ]
+    if best.sample is not None:
+        lines.append(
+            f"{best.sample.images_per_s:.0f} images/s at concurrency {best.concurrency}, "
+            f"p99 {best.sample.p99_ms:.1f} ms"
+            + (f" (target {target:g} ms)" if target is not None else "")
+            + (f", {outcome.gain:.2f} times what it was" if outcome.gain != 1 else "")
+        )
+    if target is not None and not best.within:
+        lines.append(f"No settings keep p99 within {target:g} ms; these come closest.")
+    return "\n".join(lines)
