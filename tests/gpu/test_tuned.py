@@ -37,9 +37,10 @@ def test_all_that_is_tried_is_as_precise_as_what_is_configured(
         found = {
             str(settings): tuned.precision_of(server.grpc_url, name, pictures) for name, settings in placed.items()
         }
-    for ap in found.values():
-        record_property("ap", round(ap, 4))
+    for settings, ap in found.items():
+        record_property(f"ap, {settings}", round(ap, 4))
     as_configured = found.pop("as configured")
     assert as_configured > 0.8
+    assert any("SLOTS" in settings and "BUCKETS" in settings for settings in found), "nothing combined was tried"
     assert len(found) >= 10
     assert found == {settings: pytest.approx(as_configured, abs=LOSS) for settings in found}
