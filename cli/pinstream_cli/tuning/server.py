@@ -85,6 +85,7 @@ class Bench:
         self._scratch = scratch
         self._loaded: Settings | None = None
         self._model: ServedModel | None = None
+        self._subjects: dict[int, Served] = {}
         self._disturbed = 0
         self.never_quiet = False
 
@@ -142,6 +143,12 @@ class Bench:
         return sample
 
     def _subject(self, concurrency: int) -> Served:
+        """The same for all settings: what is sent does not depend on them."""
+        if concurrency not in self._subjects:
+            self._subjects[concurrency] = self._make_subject(concurrency)
+        return self._subjects[concurrency]
+
+    def _make_subject(self, concurrency: int) -> Served:
         model = self.model
         item = random_item(model.spec, self._requests.shapes)
         file = self._scratch / "input.json"
