@@ -22,6 +22,8 @@ from pinstream_cli.errors import CommandError
 
 # The share of the time that waiting for quiet may take, where time is limited.
 PATIENCE = 0.25
+# A median latency that is farther from what the requests under way make of the rate is worth a word.
+UNEVEN = 1.5
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Interleaver:
                 "fewer rows, or for shorter windows"
             )
         self._tell_what_is_short(measured)
+        self._tell_what_is_uneven(found)
         return bare, found
 
     def _tell_what_is_short(self, measured: Sequence[Measured]) -> None:
@@ -162,6 +165,20 @@ class Interleaver:
             self.notes.append(f"{why} before a window of: {'; '.join(missing)}. They are left out.")
         if short := sum(0 < len(one.samples) < self._plan.repetitions for one in whole):
             self.notes.append(f"{why} before {short} of the rows had their {self._plan.repetitions} windows.")
+
+    def _tell_what_is_uneven(self, found: Sequence[Measured]) -> None:
+        """Where p50 is not about the mean latency, which the rate and the requests under way tell (Little's law)."""
+        uneven = []
+        for one in found:
+            p50_ms = median(sample.p50_ms for sample in one.samples)
+            mean_ms = 1e3 * one.subject.concurrency * one.subject.batch / median(s.images_per_s for s in one.samples)
+            if one.subject.concurrency and not 1 / UNEVEN < p50_ms / mean_ms < UNEVEN:
+                uneven.append(f"{_title(one.subject)}: {p50_ms:.3g} instead of {mean_ms:.3g} ms")
+        if uneven:
+            self.notes.append(
+                f"p50 is far from concurrency x batch / images/s of {'; '.join(uneven)}. Answers came unevenly, or the "
+                "load was still building up."
+            )
 
     def _warm_up(self, subject: Subject, stretch: float) -> Sample:
         self._plan.progress(f"warming up: {_title(subject)}")

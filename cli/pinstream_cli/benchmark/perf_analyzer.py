@@ -1,16 +1,16 @@
-"""One run of Triton's perf_analyzer: its arguments, its CSV and what it says of its windows, its failures."""
+"""One run of Triton's perf_analyzer: its arguments, how long it takes, its CSV, its failures."""
 
 from __future__ import annotations
 
 import csv
-import re
+import math
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from pinstream_cli.benchmark.install import Tool
 from pinstream_cli.benchmark.sample import Sample
@@ -19,18 +19,20 @@ from pinstream_cli.errors import CommandError
 SHARED_MEMORY = Path("/dev/shm")
 # It measures windows until three in a row agree. We take any three: agreement is judged over our own repetitions.
 WINDOWS = 3
-# What it says of each with -v. It counts from the moment at which it begins to send, so that the first window has the
-# time until the first answers come: with batches of four that take 0.2 s an item, a fifth of three seconds.
-OF_A_WINDOW = re.compile(r"Pass \[\d+\] throughput: ([\d.]+) infer/sec")
 ANY_DEVIATION = 999
 MICROSECONDS_PER_MS = 1000.0
 # Threads that send at random times, each waiting for its answer before it sends again. By default there are four, and
 # no more requests are sent than four can (seen: 821 a second where 1865 were asked for).
 RATE_THREADS = 256
-# What it says where no request came back within a window; then the window is lengthened so many times, twice.
+# What it says where no request came back within a window; then the run is made longer so many times, twice at most.
 TOO_SHORT = ("No valid requests recorded", "Failed to obtain stable measurement")
-LONGER = 3
-THROUGHPUT, P50, P99 = "Inferences/Second", "p50 latency", "p99 latency"
+ATTEMPTS, LONGER = 3, 3.0
+# The first requests find nothing before them, and the answers to all of these come within one latency of a full load.
+# Half of a run is for that: a run of less than so many latencies is done again, and is then so long.
+LATENCIES, LATENCIES_AGAIN = 3.0, 3.3
+# What a run takes of the time at most, for each second of load: it makes each window a fifth longer, and ends slowly.
+OVERHEAD = 1.5
+CONCURRENCY, THROUGHPUT, P50, P99 = "Concurrency", "Inferences/Second", "p50 latency", "p99 latency"
 # Columns with the mean microseconds of a request's way, in its order, and what they are called here.
 STAGES = {
     "Client Send": "send",
@@ -87,94 +89,116 @@ class Load:
         if self.rate:
             pace = ["--request-rate-range", f"{self.rate:.1f}", "--request-distribution", "poisson"]
             return [*pace, "--max-threads", str(RATE_THREADS)]
-        return ["--concurrency-range", str(self.concurrency)]
+        if self.concurrency == 1:
+            return ["--concurrency-range", "1"]
+        # One less at first: when it goes on to all of them, those that are under way stay so, and what it says of all
+        # has nothing of the time in which the load built up.
+        return ["--concurrency-range", f"{self.concurrency - 1}:{self.concurrency}:1"]
+
+    @property
+    def levels(self) -> int:
+        """Concurrencies or rates that it measures one after the other; the last is what was asked for."""
+        return 1 if self.rate or self.concurrency == 1 else 2
 
 
-def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None) -> Sample:
+def run(tool: Tool, load: Load, seconds: float, keep: Path | None = None, ends: float = math.inf) -> Sample:
     """Send `load` for about `seconds`.
 
     Args:
         tool: The perf_analyzer.
         load: What to send.
-        seconds: Of load, the first third of which does not count as throughput; starting and stopping come on top.
-        keep: File to write the CSV to; perf_analyzer's output goes beside it.
+        seconds: Of load, in the first half of which it builds up and does not count, unless there is one request at a
+            time, or they are sent at random times; starting and stopping come on top. Where that is too short for an
+            answer to come, or for the load to build up, it is run again for longer.
+        keep: File to write the CSV to; perf_analyzer's output goes beside it, and those of runs that were too short.
+        ends: When time is up, by time.monotonic: it is not run again then.
 
     Returns:
-        What came of it, with the CSV's row as details.
+        What came of it, with the CSV's row as details: throughput and latencies are of the same requests.
 
     Raises:
         CommandError: It failed, or it measured nothing. A failed run is never left out silently.
     """
     if load.shared_memory:
         _refuse_second_run(load)
-    for factor in (1, LONGER, LONGER**2):
-        code, output, report = _run_once(tool, load, seconds * factor)
-        if not _is_too_short(output):
+    for attempt in range(1, ATTEMPTS + 1):
+        done = _run_once(tool, load, seconds)
+        needed = _seconds_needed(done, load, seconds)
+        if needed <= seconds or attempt == ATTEMPTS or time.monotonic() + OVERHEAD * needed > ends:
             break
-    if keep is not None:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        keep.with_suffix(".log").write_text(output)
-        keep.write_text(report)
-    if code or not report:
-        raise CommandError(_failure(code, output, load))
-    rate = steady_rate(output)
-    if not rate:
-        raise CommandError(f"perf_analyzer ({_what(load)}): no answer came after its first window; lengthen --window")
-    return sample(parse(report), rate)
+        _keep(done, keep and keep.with_name(f"{keep.stem}-too-short-{attempt}.csv"))
+        seconds = needed
+    _keep(done, keep)
+    if done.code or not done.report:
+        raise CommandError(_failure(done.code, done.output, load))
+    found = sample(parse(done.report, load), seconds)
+    if not found.images_per_s:
+        raise CommandError(f"perf_analyzer ({_what(load)}): no answer came in its last windows; lengthen --window")
+    return found
 
 
-def _is_too_short(output: str) -> bool:
-    """Whether no answer came within some window, or none after the first."""
-    rates = OF_A_WINDOW.findall(output)
-    return any(text in output for text in TOO_SHORT) or (len(rates) == WINDOWS and not any(map(float, rates[1:])))
+@dataclass(frozen=True)
+class _Done:
+    """One run's exit code, output, and CSV; that is empty where it wrote none."""
+
+    code: int
+    output: str
+    report: str
 
 
-def _run_once(tool: Tool, load: Load, seconds: float) -> tuple[int, str, str]:
-    """Exit code, output, and CSV; that is empty where it wrote none."""
+def _run_once(tool: Tool, load: Load, seconds: float) -> _Done:
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
         report = Path(scratch) / "report.csv"
-        window_ms = max(100, round(seconds * 1000 / WINDOWS))
+        window_ms = max(100, round(seconds * 1000 / (WINDOWS * load.levels)))
         windows = ["-v", "-p", str(window_ms), "-r", str(WINDOWS), "-s", str(ANY_DEVIATION)]
         command = [*tool.command, *load.arguments(), *windows, "-f", str(report)]
         code, output = _call(command, timeout_s=60 + 20 * seconds, load=load)
-        return code, output, report.read_text() if report.is_file() else ""
+        return _Done(code, output, report.read_text() if report.is_file() else "")
 
 
-def parse(text: str) -> dict[str, str]:
-    """The one row of a CSV that perf_analyzer wrote for one concurrency, by column.
+def _seconds_needed(done: _Done, load: Load, seconds: float) -> float:
+    """How long a run should have been."""
+    if any(text in done.output for text in TOO_SHORT):
+        return LONGER * seconds
+    if done.code or not done.report:
+        return seconds
+    rate = sample(parse(done.report, load), seconds).images_per_s
+    if not rate:
+        return LONGER * seconds
+    # What so many requests under way take where so many are answered (Little's law).
+    latency = load.concurrency * load.batch / rate if load.levels > 1 else 0.0
+    return seconds if LATENCIES * latency <= seconds else LATENCIES_AGAIN * latency
+
+
+def _keep(done: _Done, file: Path | None) -> None:
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".log").write_text(done.output)
+        file.write_text(done.report)
+
+
+def parse(text: str, load: Load) -> dict[str, str]:
+    """The row for a load out of the CSV that perf_analyzer wrote, by column.
 
     Raises:
         CommandError: It is something else.
     """
     rows = list(csv.DictReader(text.splitlines()))
-    if len(rows) != 1 or not {THROUGHPUT, P50, P99} <= rows[0].keys():
+    asked = [row for row in rows if load.rate or row.get(CONCURRENCY) == str(load.concurrency)]
+    if len(asked) != 1 or not {THROUGHPUT, P50, P99} <= asked[0].keys():
         columns = ", ".join(text.splitlines()[:1]) or "nothing"
         raise CommandError(
-            f"perf_analyzer's CSV has {len(rows)} rows of {columns}; expected one row with {THROUGHPUT}, {P50}, {P99}"
+            f"perf_analyzer's CSV has {len(asked)} rows for {_pace(load)} of {columns}; expected one row with "
+            f"{THROUGHPUT}, {P50}, {P99}"
         )
-    return rows[0]
+    return asked[0]
 
 
-def steady_rate(output: str) -> float:
-    """Items a second in the windows but the first, by what it says with -v.
-
-    Raises:
-        CommandError: It says something else.
-    """
-    rates = [float(rate) for rate in OF_A_WINDOW.findall(output)]
-    if len(rates) != WINDOWS:
-        raise CommandError(
-            f"perf_analyzer told the throughput of {len(rates)} windows; expected {WINDOWS} lines "
-            "'Pass [n] throughput: ... infer/sec' with -v, as of perf_analyzer 2.51"
-        )
-    return mean(rates[1:])
-
-
-def sample(row: Mapping[str, str], rate: float) -> Sample:
-    """A row of its CSV as a sample, with the rate of the windows that count: latencies there are in microseconds."""
+def sample(row: Mapping[str, str], seconds: float) -> Sample:
+    """A row of its CSV, whose latencies are in microseconds, as a sample of a run of so many seconds."""
     p50, p99 = (float(row[column]) / MICROSECONDS_PER_MS for column in (P50, P99))
     stages = {name: float(row[column]) / MICROSECONDS_PER_MS for column, name in STAGES.items() if row.get(column)}
-    return Sample(rate, p50, p99, details=row, stages_ms=stages)
+    return Sample(float(row[THROUGHPUT]), p50, p99, details=row, stages_ms=stages, seconds=seconds)
 
 
 def _call(command: Sequence[str], timeout_s: float, load: Load) -> tuple[int, str]:
@@ -229,5 +253,8 @@ def _failure(code: int, output: str, load: Load) -> str:
 
 
 def _what(load: Load) -> str:
-    pace = f"{load.rate:.0f} requests a second" if load.rate else f"concurrency {load.concurrency}"
-    return f"model {load.model}, batch {load.batch}, {pace} over {load.protocol}"
+    return f"model {load.model}, batch {load.batch}, {_pace(load)} over {load.protocol}"
+
+
+def _pace(load: Load) -> str:
+    return f"{load.rate:.0f} requests a second" if load.rate else f"concurrency {load.concurrency}"

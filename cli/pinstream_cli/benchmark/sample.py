@@ -22,6 +22,7 @@ class Sample:
         details: What else the window's source told, by its own names.
         parts: Samples of what this one was put together from, by name.
         stages_ms: Mean milliseconds of what a request goes through in the server, and a batch in the backend, by stage.
+        seconds: Of load, the part in which it built up included; 0 where nobody knows.
     """
 
     images_per_s: float
@@ -32,6 +33,7 @@ class Sample:
     details: Mapping[str, str] = field(default_factory=dict)
     parts: Mapping[str, Sample] = field(default_factory=dict)
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Subject(Protocol):
@@ -56,4 +58,4 @@ class Subject(Protocol):
 def sample_of_loop(latencies_s: Sequence[float], batch: int, seconds: float, cpu_ms: Mapping[str, float]) -> Sample:
     """The sample of a loop that took `seconds` for runs of `batch` items, each of which took one of `latencies_s`."""
     p50, p99 = (float(np.percentile(latencies_s, q)) * 1e3 for q in (50, 99))
-    return Sample(len(latencies_s) * batch / seconds, p50, p99, cpu_ms)
+    return Sample(len(latencies_s) * batch / seconds, p50, p99, cpu_ms, seconds=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -33,11 +34,19 @@ TRANSPORTS = {
 
 @dataclass(frozen=True)
 class Client:
-    """perf_analyzer, the server it is pointed at, and where its raw CSV files are kept, if they are."""
+    """perf_analyzer and the server it is pointed at.
+
+    Attributes:
+        tool: The perf_analyzer.
+        server: The server.
+        keep: Where its raw CSV files are kept, if they are.
+        ends: When time is up, by time.monotonic: then no window that was too short is measured again.
+    """
 
     tool: Tool
     server: Target
     keep: Path | None = None
+    ends: float = math.inf
 
 
 class Served:
@@ -60,12 +69,16 @@ class Served:
         self.concurrency = 0 if load.rate else load.concurrency
         self.rate = load.rate
         self._transport = transport
+        # What a window has to be at least, as far as is known.
+        self._least_s = 0.0
 
     def measure(self, seconds: float) -> Sample:
         """See sample.Subject."""
-        server = self._client.server
+        server, asked_s = self._client.server, max(seconds, self._least_s)
         images, stages, used = server.images_served(self._load.model), server.stages(self._load.model), cpu_times()
-        sample = perf_analyzer.run(self._client.tool, self._load, seconds, self._raw_file())
+        sample = perf_analyzer.run(self._client.tool, self._load, asked_s, self._raw_file(), self._client.ends)
+        if sample.seconds > asked_s:
+            self._least_s = sample.seconds
         used = cpu_times().since(used)
         images = server.images_served(self._load.model) - images
         return replace(

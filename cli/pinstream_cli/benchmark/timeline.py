@@ -78,7 +78,8 @@ def record(
             )
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
             began = time.perf_counter()
-            sample = perf_analyzer.run(tool, load, seconds + 2 * settle_s)
+            # Once: of two runs there would be a pause in the middle.
+            sample = perf_analyzer.run(tool, load, seconds + 2 * settle_s, ends=time.monotonic())
         # The models write their files when they are unloaded.
         events = trace.window(trace.read(Path(scratch) / "trace"), began, seconds)
     found = trace.spans(events)

@@ -33,7 +33,9 @@ class Counting:
 
     def measure(self, seconds: float) -> Sample:
         self._log.append(self.name)
-        return Sample(next(self._rates), 1.0, 1.0)
+        rate = next(self._rates)
+        latency_ms = 1e3 / rate if rate else 0.0
+        return Sample(rate, latency_ms, 2 * latency_ms)
 
 
 @pytest.fixture(autouse=True)
@@ -282,3 +284,16 @@ def test_windows_may_be_longer_than_planned() -> None:
     reference, subject = Timed("ref", [], constant(1.0)), Timed("a", [], constant(1.0))
     Interleaver(plan).measure(reference, [subject], stretch=4.0)
     assert lengths == [1.0, 1.0, 1.0, 2.0, 1.0], "two warm-ups, and a window between two"
+
+
+def test_a_median_that_does_not_go_with_the_rate_is_told() -> None:
+    class Uneven(Counting):
+        def measure(self, seconds: float) -> Sample:
+            return replace(super().measure(seconds), p50_ms=1.0)
+
+    interleaver = Interleaver(PLAN)
+    subjects = [Counting("even", [], constant(100.0)), Uneven("uneven", [], constant(100.0))]
+    interleaver.measure(Counting("ref", [], constant(1000.0)), subjects)
+    (note,) = interleaver.notes
+    # One request at a time, a hundred a second.
+    assert "images/s of uneven, batch 1, concurrency 1: 1 instead of 10 ms. Answers" in note

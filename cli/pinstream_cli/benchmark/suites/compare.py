@@ -81,7 +81,7 @@ def run(setup: Setup) -> Result:
     )
     missing = {peer: why for peer in placed if (why := server.failure(peer))}
     versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-    client = Client(tool, server, setup.keep)
+    client = Client(tool, server, setup.keep, setup.plan.ends)
     item = random_item(model.spec, setup.shapes)
     ours, *others = [
         _contender(server, on_server, label, setup, scratch)

@@ -64,7 +64,7 @@ def run(setup: Setup) -> Result:
         StepLoop("postprocess alone", postprocess, _candidates(model, letterboxed, detectors[0]), size, pool, cores),
     ]
     reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
-    client = Client(tool, server, setup.keep)
+    client = Client(tool, server, setup.keep, setup.plan.ends)
     versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
     load = Load(
         model=BOXES_ONLY if ours else ENSEMBLE,

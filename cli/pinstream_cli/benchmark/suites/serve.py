@@ -30,7 +30,7 @@ def run(setup: Setup) -> Result:
     server, model = setup.closing.enter_context(target(setup.source, setup.console, batches=setup.batches))
     item = random_item(model.spec, setup.shapes)
     data = write_json(Path(scratch) / "input.json", [item])
-    client = Client(tool, server, setup.keep)
+    client = Client(tool, server, setup.keep, setup.plan.ends)
     versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
     interleaver = Interleaver(setup.plan)
     loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)

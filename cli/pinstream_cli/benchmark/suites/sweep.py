@@ -56,7 +56,7 @@ def run(setup: Setup) -> Result:
             scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
             server, model = setup.closing.enter_context(target(source, setup.console, batches=batches))
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-            client = Client(tool, server, setup.keep)
+            client = Client(tool, server, setup.keep, setup.plan.ends)
             first = parts[0].model if parts else model
             stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
             parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
