@@ -194,3 +194,12 @@ def test_more_requests_than_serve_lets_wait_are_measured(tmp_path: Path) -> None
     content = bench(tmp_path, "serve", "--model", model, "--transport", "grpc", "--batch", "1", "--concurrency", "128")
     assert content["rows"][-1]["concurrency"] == 128
     assert any("no limits" in note for note in content["notes"])
+
+
+def test_latencies_are_of_a_load_that_has_built_up(tmp_path: Path) -> None:
+    # So slow that the answers to the first requests alone take longer than a window that was asked for.
+    model = onnx_models.heavy(tmp_path / "heavy.onnx", 256, 8)
+    content = bench(tmp_path, "serve", "--model", model, "--transport", "grpc", "--batch", "1", "--concurrency", "64")
+    row = content["rows"][-1]
+    assert row["p50_ms"] == pytest.approx(64 / row["images_per_s"] * 1e3, rel=0.35)
+    assert row["p99_ms"] < 2.5 * row["p50_ms"]
