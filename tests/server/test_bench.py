@@ -121,6 +121,11 @@ def test_compare_beside_peers(tmp_path: Path) -> None:
     assert rows.keys() >= expected | {("pinstream", 1, True), ("onnxruntime", 1, True)}
     assert not any(name in ("broken",) or (name, paced) == ("empty", True) for name, _, paced in rows)
     assert any(note.startswith("broken did not load") and "not here" in note for note in content["notes"])
+    # As long as they were, which is more than was asked for.
+    (lengths,) = (note for note in content["notes"] if note.startswith("Windows of requests at random times"))
+    paced = [row["window_s"] for (_, _, at_random), row in rows.items() if at_random]
+    assert min(paced) == pytest.approx(2.4)
+    assert f"{max(paced):g} s." in lengths
     assert rows["pinstream", 1, False]["stages_ms"].keys() >= {"queue", "compute_infer", "gather", "compute", "scatter"}
     assert (tmp_path / "plots" / "compare-latency-throughput-light.svg").is_file()
 

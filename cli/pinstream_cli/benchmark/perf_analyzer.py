@@ -21,9 +21,10 @@ SHARED_MEMORY = Path("/dev/shm")
 WINDOWS = 3
 ANY_DEVIATION = 999
 MICROSECONDS_PER_MS = 1000.0
-# Threads that send at random times, each waiting for its answer before it sends again. By default there are four, and
-# no more requests are sent than four can (seen: 821 a second where 1865 were asked for).
-RATE_THREADS = 256
+# Threads that send at random times, each waiting for its answer before it sends again: as many as there are requests in
+# so many seconds. By default there are four, and no more requests are sent than four can (seen: 821 a second where 1865
+# were asked for). It ends when the last of them has had its turn: at 10 requests a second 256 of them took 28 s more.
+ANSWERED_WITHIN_S, FEWEST_THREADS, MOST_THREADS = 0.5, 16, 256
 # What it says where no request came back within a window; then the run is made longer so many times, twice at most.
 TOO_SHORT = ("No valid requests recorded", "Failed to obtain stable measurement")
 ATTEMPTS, LONGER = 3, 3.0
@@ -88,7 +89,8 @@ class Load:
     def _pace(self) -> list[str]:
         if self.rate:
             pace = ["--request-rate-range", f"{self.rate:.1f}", "--request-distribution", "poisson"]
-            return [*pace, "--max-threads", str(RATE_THREADS)]
+            threads = min(max(FEWEST_THREADS, round(ANSWERED_WITHIN_S * self.rate)), MOST_THREADS)
+            return [*pace, "--max-threads", str(threads)]
         if self.concurrency == 1:
             return ["--concurrency-range", "1"]
         # One less at first: when it goes on to all of them, those that are under way stay so, and what it says of all

@@ -37,6 +37,7 @@ class Row:
         stages_ms: Mean milliseconds of a request's stages in the server and of a batch's in the backend.
         requests_per_s: Sent at random times, answered or not (a Poisson process); 0 where clients wait for answers.
         windows: Of which these are the medians: the repetitions, or fewer where time was up.
+        window_s: Seconds of a window's load, the median; longer than planned where that was too short; 0 if not known.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Row:
     stages_ms: dict[str, float] = field(default_factory=dict)
     requests_per_s: float = 0.0
     windows: int = 1
+    window_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def row(measured: Measured) -> Row:
         stages_ms=_medians([sample.stages_ms for sample in samples]),
         requests_per_s=_rounded(getattr(measured.subject, "rate", 0.0)),
         windows=len(samples),
+        window_s=_rounded(median(sample.seconds for sample in samples)),
     )
 
 
@@ -148,6 +151,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_samples(path: Path, measured: Sequence[Measured]) -> None:
     """Write every window as a line of CSV, perf_analyzer's own columns behind ours."""
     own = ["name", "batch", "concurrency", "repetition", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "foreign"]
+    own.append("seconds")
     theirs = list(dict.fromkeys(key for m in measured for sample in m.samples for key in sample.details))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
@@ -155,7 +159,7 @@ def write_samples(path: Path, measured: Sequence[Measured]) -> None:
         writer.writerow(own + theirs)
         for m in measured:
             for number, (sample, ratio) in enumerate(zip(m.samples, m.ratios, strict=True)):
-                figures = (sample.images_per_s, sample.p50_ms, sample.p99_ms, ratio, sample.foreign)
+                figures = (sample.images_per_s, sample.p50_ms, sample.p99_ms, ratio, sample.foreign, sample.seconds)
                 line = [m.subject.name, m.subject.batch, m.subject.concurrency, number]
                 line += [f"{value:.4g}" for value in figures]
                 writer.writerow(line + [sample.details.get(key, "") for key in theirs])
@@ -177,13 +181,13 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
             f"{r.requests_per_s:.0f}/s" if r.requests_per_s else str(r.concurrency),
             *(f"{value:.1f}" for value in (r.images_per_s, r.p50_ms, r.p99_ms)),
             "-" if r.spread is None else f"{r.spread:.0%}",
-            str(r.windows),
+            f"{r.windows} of {round(r.window_s, 1):g} s" if r.window_s else str(r.windows),
             ", ".join(f"{name} {ms:.2f}" for name, ms in r.cpu_ms_per_image.items()),
         )
     console.print(table)
     console.print(f"ratio: images/s relative to {result.reference}, in windows just before and after.")
     lengths = f"{plan.window_s:g} s, those of the reference {plan.reference_s or plan.window_s:g} s"
-    console.print(f"Medians of so many windows of {lengths}, longer where one had no answer in it.")
+    console.print(f"Medians of so many windows of {lengths}, longer where that was too short.")
     console.print("Spread of images/s is (max - min) / median.")
     if not environment.machine()["gpus"]:
         console.print("On a CPU the ratios are the result; images/s are this machine's, which client and server share.")

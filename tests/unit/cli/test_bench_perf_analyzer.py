@@ -66,9 +66,10 @@ def test_one_request_at_a_time_has_no_load_that_builds_up() -> None:
     assert "--concurrency-range 1 --input-data" in " ".join(replace(LOAD, concurrency=1).arguments())
 
 
-def test_requests_at_random_times() -> None:
-    words = " ".join(replace(LOAD, rate=1960.25).arguments())
-    assert "--request-rate-range 1960.2 --request-distribution poisson --max-threads 256" in words
+@pytest.mark.parametrize(("rate", "threads"), [(1960.25, 256), (100.0, 50), (10.0, 16)])
+def test_requests_at_random_times_have_threads_for_half_a_second_of_them(rate: float, threads: int) -> None:
+    words = " ".join(replace(LOAD, rate=rate).arguments())
+    assert f"--request-rate-range {rate:.1f} --request-distribution poisson --max-threads {threads}" in words
     assert "--concurrency-range" not in words
 
 

@@ -38,7 +38,7 @@ SERVED = Measured(
     ],
     [0.80, 0.97, 0.96],
 )
-ONCE = Measured(Named("HTTP", 8, 4), [Sample(50.0, 1.0, 2.0)], [0.5])
+ONCE = Measured(Named("HTTP", 8, 4), [Sample(50.0, 1.0, 2.0, seconds=8.5)], [0.5])
 MEASURED = [BARE, SERVED, ONCE]
 RESULT = Result("serve", "the bare loop", [row(one) for one in MEASURED], MEASURED, {"numpy": "1"}, ["Seen."])
 PLAN = Plan(repetitions=3, window_s=2.0, reference_s=0.5)
@@ -70,6 +70,7 @@ def test_result_file(tmp_path: Path) -> None:
     wanted = {"name", "batch", "concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"}
     assert all(line.keys() >= wanted for line in content["rows"])
     assert [(line["windows"], line["spread"]) for line in content["rows"]] == [(3, 0.0), (3, 0.187), (1, None)]
+    assert [line["window_s"] for line in content["rows"]] == [0.0, 0.0, 8.5]
     assert content["method"]["windows"] == 7
     assert content["method"]["disturbed_windows"] == 1
 
@@ -80,7 +81,7 @@ def test_samples_have_a_line_a_window(tmp_path: Path) -> None:
     assert len(lines) == 7
     assert lines[3]["name"] == "gRPC"
     assert [line["Server Queue"] for line in lines] == ["", "", "", "5", "6", "", ""]
-    assert lines[4]["ratio_to_bare"] == "0.97"
+    assert (lines[4]["ratio_to_bare"], lines[6]["seconds"]) == ("0.97", "8.5")
 
 
 def test_table_shows_ratios_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,9 @@ def test_table_shows_ratios_first(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = text.getvalue().splitlines()
     assert lines[1].split()[:2] == ["ratio", "what"]
     assert any(line.split()[:2] == ["0.960", "gRPC"] and line.split()[7:9] == ["19%", "3"] for line in lines)
-    assert any(line.split()[:2] == ["0.500", "HTTP"] and line.split()[7:] == ["-", "1"] for line in lines)
+    assert any(
+        line.split()[:2] == ["0.500", "HTTP"] and line.split()[7:] == ["-", "1", "of", "8.5", "s"] for line in lines
+    )
     assert "Medians of so many windows of 2 s, those of the reference 0.5 s" in text.getvalue()
     assert "ratios are the result" in text.getvalue()
     assert "Seen." in text.getvalue()

@@ -106,7 +106,7 @@ def run(setup: Setup) -> Result:
         more_bare, more, notes = measure_paced(plan, reference, paced)
         bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
         measured += more
-        interleaver.notes += [f"Windows of requests at random times are of {plan.window_s:g} s."] if more else []
+        interleaver.notes += _lengths(more)
         interleaver.notes += notes
     return Result(
         suite="compare",
@@ -145,6 +145,13 @@ def _longer(plan: Plan) -> Plan:
     """The plan for requests at random times."""
     window_s = max(plan.window_s, min(POISSON_WINDOW_S, POISSON_STRETCH * plan.window_s))
     return replace(plan, window_s=window_s, reference_s=plan.reference_s or plan.window_s)
+
+
+def _lengths(paced: Sequence[Measured]) -> list[str]:
+    """What is said of windows that are longer than the plan's, and longer still where too little came in them."""
+    lengths = sorted({round(sample.seconds, 1) for one in paced for sample in one.samples})
+    said = " to ".join(f"{length:g}" for length in dict.fromkeys((lengths[0], lengths[-1]))) if lengths else ""
+    return [f"Windows of requests at random times are of {said} s."] if said else []
 
 
 def measure_paced(
