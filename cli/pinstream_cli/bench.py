@@ -40,13 +40,13 @@ from pinstream_cli.benchmark.suites import sweep as sweep_suite
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Source, check_named
 from pinstream_cli.benchmark.timeline import record
+from pinstream_cli.benchmark.trace import say_computing
 from pinstream_cli.console import Console, steps_of
 from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 
 THERE = click.Path(path_type=Path, exists=True)
 UNDER_WAY = "Requests under way at the same time."
-NOTHING_TO_DRAW = "pictures are of what engine, serve, ensemble, compare and sweep measure"
 
 
 @click.group()
@@ -183,7 +183,7 @@ def timeline(
                 given["shapes"],
             )
             recorded = record(setup, rate, seconds, settle, show, out, _command())
-    click.echo(f"{recorded.images_per_s:.0f} images/s; the engine computes {recorded.computing:.1%} of the time.")
+    click.echo(f"{recorded.images_per_s:.0f} images/s; {say_computing(recorded.computing)} of the time.")
     _name(recorded.files)
 
 
@@ -196,11 +196,12 @@ def plot(result: Path, out: Path) -> None:
         plots.check_matplotlib()
         check_directory("--out", out)
         try:
-            drawn = _draw(json.loads(result.read_text()), out)
+            content = json.loads(result.read_text())
+            drawn = _draw(content, out)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CommandError(f"{result} is no result file of `pinstream bench`: {error!r}") from None
         if not drawn:
-            raise CommandError(f"{result} has nothing to draw: {NOTHING_TO_DRAW}")
+            raise CommandError(f"{result} has nothing to draw: {plots.why_nothing(content)}")
         _name(drawn)
 
 
@@ -240,7 +241,7 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
             print_table(result, setup.plan, Console(width=None if sys.stdout.isatty() else 200))
             _write(result, content, given["json_file"], destination)
             if given["plots"] is not None and not _draw(content, given["plots"]):
-                click.echo(f"Nothing was drawn: {NOTHING_TO_DRAW}", err=True)
+                click.echo(f"Nothing was drawn: {plots.why_nothing(content)}", err=True)
 
 
 def _command() -> str:

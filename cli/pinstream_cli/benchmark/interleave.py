@@ -169,7 +169,8 @@ class Interleaver:
     def _tell_what_is_uneven(self, found: Sequence[Measured]) -> None:
         """Where p50 is not about the mean latency, which the rate and the requests under way tell (Little's law)."""
         uneven = []
-        for one in found:
+        # Of perf_analyzer's requests: in a bare loop no load builds up.
+        for one in (one for one in found if one.samples[0].details):
             p50_ms = median(sample.p50_ms for sample in one.samples)
             mean_ms = 1e3 * one.subject.concurrency * one.subject.batch / median(s.images_per_s for s in one.samples)
             if one.subject.concurrency and not 1 / UNEVEN < p50_ms / mean_ms < UNEVEN:

@@ -30,12 +30,12 @@ class Recorded:
 
     Attributes:
         images_per_s: Throughput meanwhile.
-        computing: Share of the time in which the engine computed, 0 to 1.
+        computing: Share of the time in which each engine computed, 0 to 1.
         files: The pictures, and the data in Chrome's trace event format.
     """
 
     images_per_s: float
-    computing: float
+    computing: list[float]
     files: list[Path]
 
 
@@ -83,9 +83,13 @@ def record(
         # The models write their files when they are unloaded.
         events = trace.window(trace.read(Path(scratch) / "trace"), began, seconds)
     found = trace.spans(events)
-    computing = trace.busy(trace.without_echoes(found), "compute", seconds * trace.MS_PER_S)
+    computing = trace.computing(found, seconds * trace.MS_PER_S)
     origin = {**environment.origin(command), "versions": versions, "model": describe(model)}
-    measured = {"images_per_s": sample.images_per_s, "seconds": seconds, "computing": round(computing, 4)}
+    measured = {
+        "images_per_s": sample.images_per_s,
+        "seconds": seconds,
+        "computing": [round(share, 4) for share in computing],
+    }
     data = directory / "timeline.json"
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from pinstream.trace import MAX_EVENTS
@@ -121,3 +122,19 @@ def busy(found: Sequence[Span], name: str, milliseconds: float) -> float:
         total += max(0.0, end - begin)
         reached = max(reached, end)
     return total / milliseconds
+
+
+def computing(found: Sequence[Span], milliseconds: float) -> list[float]:
+    """Share of a window in which each engine computed, 0 to 1: one that instances share, or that of each instance."""
+    by_engine: dict[str, list[Span]] = {}
+    for span in without_echoes(found):
+        if span.lane == ENGINE_LANE:
+            by_engine.setdefault(span.process, []).append(span)
+    return [busy(of_one, "compute", milliseconds) for of_one in by_engine.values()]
+
+
+def say_computing(shares: Sequence[float]) -> str:
+    """The same in words."""
+    if len(shares) < 2:
+        return f"the engine computes {sum(shares):.1%}"
+    return f"the {len(shares)} engines compute {mean(shares):.1%}, each on average,"

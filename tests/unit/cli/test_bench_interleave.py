@@ -289,10 +289,11 @@ def test_windows_may_be_longer_than_planned() -> None:
 def test_a_median_that_does_not_go_with_the_rate_is_told() -> None:
     class Uneven(Counting):
         def measure(self, seconds: float) -> Sample:
-            return replace(super().measure(seconds), p50_ms=1.0)
+            details = {"Concurrency": "1"} if self.name == "uneven" else {}
+            return replace(super().measure(seconds), p50_ms=1.0, details=details)
 
     interleaver = Interleaver(PLAN)
-    subjects = [Counting("even", [], constant(100.0)), Uneven("uneven", [], constant(100.0))]
+    subjects = [Uneven("bare", [], constant(100.0)), Uneven("uneven", [], constant(100.0))]
     interleaver.measure(Counting("ref", [], constant(1000.0)), subjects)
     (note,) = interleaver.notes
     # One request at a time, a hundred a second.

@@ -137,6 +137,11 @@ def test_plot_redraws_a_file_and_refuses_what_is_none(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["bench", "plot", str(tmp_path / "other.json"), "--out", str(tmp_path / "plots")])
     assert done.exit_code == 2
     assert "is no result file" in done.output
+    bare = content(rows=[row(name, 1, 100.0, stages_ms={}) for name in ("bare loop", "pinstream")])
+    (tmp_path / "other.json").write_text(json.dumps(bare))
+    done = CliRunner().invoke(main, ["bench", "plot", str(tmp_path / "other.json"), "--out", str(tmp_path / "plots")])
+    assert done.exit_code == 2
+    assert "none of its rows has stages_ms" in done.output
 
 
 def event(process: str, lane: str, name: str, ms: float, long: float) -> dict[str, Any]:
@@ -181,6 +186,16 @@ def test_a_recording_shorter_than_asked_for_is_refused(monkeypatch: pytest.Monke
 def test_overlapping_spans_are_busy_once() -> None:
     found = trace.spans([event("engine", "gpu", "compute", 0.0, 10.0), event("engine", "gpu", "compute", 5.0, 10.0)])
     assert trace.busy(found, "compute", 20.0) == pytest.approx(0.75)
+
+
+def test_engines_of_instances_compute_each_for_itself() -> None:
+    lanes = [event("m_0", "gpu", "compute", 0.0, 10.0), event("m_1", "gpu", "compute", 10.0, 5.0)]
+    shares = trace.computing(trace.spans(lanes), 20.0)
+    assert shares == pytest.approx([0.5, 0.25])
+    assert trace.say_computing(shares) == "the 2 engines compute 37.5%, each on average,"
+    # What instances repeat of an engine that they share is none of their own.
+    shared = [*lanes, event("engine", "gpu", "compute", 0.0, 15.0)]
+    assert trace.say_computing(trace.computing(trace.spans(shared), 20.0)) == "the engine computes 75.0%"
 
 
 def test_what_is_between_spans_is_idle() -> None:

@@ -1,5 +1,5 @@
 """Pictures of result files: each as PNG and SVG, for light pages and for dark ones."""
 
-from pinstream_cli.benchmark.plots.draw import check_matplotlib, draw
+from pinstream_cli.benchmark.plots.draw import check_matplotlib, draw, why_nothing
 
-__all__ = ["check_matplotlib", "draw"]
+__all__ = ["check_matplotlib", "draw", "why_nothing"]

@@ -10,7 +10,7 @@ from pinstream_cli.benchmark.plots.breakdown import stages
 from pinstream_cli.benchmark.plots.curves import batch_sizes, growth, latency_growth, latency_throughput
 from pinstream_cli.benchmark.plots.theme import check_matplotlib
 
-__all__ = ["check_matplotlib", "draw"]
+__all__ = ["check_matplotlib", "draw", "why_nothing"]
 
 # The suite of which no request is sent to a server.
 BARE_LOOPS = "engine"
@@ -32,3 +32,11 @@ def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
     if not written:
         written = latency_throughput(content, directory)
     return written + stages(content, directory)
+
+
+def why_nothing(content: Mapping[str, Any]) -> str:
+    """Why there is nothing to draw of a result file's content."""
+    rows = content.get("rows") or []
+    if rows and not any(row.get("stages_ms") for row in rows):
+        return "none of its rows has stages_ms, by which rows of requests are told from bare loops; measure it again"
+    return "pictures are of what engine, serve, ensemble, compare and sweep measure"

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pinstream_cli.benchmark.plots.theme import Theme, save
-from pinstream_cli.benchmark.trace import COPY_LANE, ENGINE_LANE, ENGINE_PROCESS, Span, busy, gaps, without_echoes
+from pinstream_cli.benchmark.trace import (
+    COPY_LANE,
+    ENGINE_LANE,
+    ENGINE_PROCESS,
+    Span,
+    computing,
+    gaps,
+    say_computing,
+    without_echoes,
+)
 
 # The engine's lanes, and the instance's around them: its batches lie within its executes, and what is not gathering or
 # scattering there is waiting. A batch as a whole is the sum of the others and is left out.
@@ -56,10 +65,8 @@ def timeline(found: Sequence[Span], milliseconds: float, zoom_ms: float, title: 
             ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(-0.005, 1.0), frameon=False, handlelength=0.9
         )
         figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
-        share = busy(found, "compute", milliseconds)
-        figure.supxlabel(
-            f"the engine computes {share:.1%} of these {milliseconds:g} ms", x=0.02, ha="left", color=theme.muted
-        )
+        share = say_computing(computing(found, milliseconds))
+        figure.supxlabel(f"{share} of these {milliseconds:g} ms", x=0.02, ha="left", color=theme.muted)
 
     return save(directory, "timeline", 11, 1.8 + sum(heights) * len(lanes), paint)
 
