@@ -16,18 +16,18 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.outcome import about, write
-from pinstream_cli.benchmark import perf_analyzer
-from pinstream_cli.benchmark.inputs import random_item, write_json
-from pinstream_cli.benchmark.install import Tool, find_perf_analyzer
+from pinstream_cli.benchmark.inputs import random_item
+from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.perf_analyzer import Load
-from pinstream_cli.benchmark.suites.serve import describe, largest_output
+from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
+from pinstream_cli.benchmark.suites.serve import describe
 from pinstream_cli.benchmark.target import Source, target
 from pinstream_cli.console import Console
 
@@ -143,7 +143,7 @@ class Waited:
         }
 
 
-def window(tool: Tool, load: Load, seconds: float, setting: Setting) -> dict[str, Any] | None:
+def window(served: Served, seconds: float, setting: Setting) -> dict[str, Any] | None:
     """A row; None where this machine, or this user, may not schedule so."""
     try:
         apply(setting)
@@ -151,7 +151,7 @@ def window(tool: Tool, load: Load, seconds: float, setting: Setting) -> dict[str
         print(f"{setting.name}: not allowed here", flush=True)
         return None
     before = Waited.now()
-    sample = perf_analyzer.run(tool, load, seconds)
+    sample = served.measure(seconds)
     apply(SETTINGS[0])
     row = {"name": setting.name, "images_per_s": round(sample.images_per_s), "p50_ms": sample.p50_ms}
     row |= {"p99_ms": sample.p99_ms, **Waited.now().since(before)}
@@ -170,31 +170,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     console = Console(stderr=True)
-    tool = find_perf_analyzer(console.print)
     source = Source(None, name=arguments.name, repository=arguments.model_repository)
     windows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch, target(source, console, batches=[1]) as (server, model):
         item = random_item(model.spec, {})
-        load = Load(
-            model=model.name,
-            batch=1,
-            concurrency=256,
-            input_data=write_json(Path(scratch) / "input.json", [item]),
-            url=server.url("grpc"),
-            shared_memory=True,
-            inputs=tuple(item),
-            outputs=tuple(tensor.name for tensor in model.spec.outputs),
-            output_bytes=largest_output(model),
-        )
+        load = Load.of(model.name, model.spec, item, Path(scratch) / "input.json")
+        client, transport = Client(find_perf_analyzer(console.print), server), TRANSPORTS["grpc+shm"]
         # Until Triton's shared memory has grown as large as it gets.
-        perf_analyzer.run(tool, load, 3.0)
-        load = Load(**{**vars(load), "concurrency": 1, "rate": arguments.rate})
-        perf_analyzer.run(tool, load, 2.0)
+        Served(client, transport, replace(load, concurrency=256)).measure(3.0)
+        served = Served(client, transport, replace(load, rate=arguments.rate))
+        served.measure(2.0)
         end = time.monotonic() + arguments.limit
         for repetition in range(arguments.repetitions):
             turn = repetition % len(SETTINGS)
             for setting in (*SETTINGS[turn:], *SETTINGS[:turn]):
-                if time.monotonic() < end and (found := window(tool, load, arguments.window, setting)):
+                if time.monotonic() < end and (found := window(served, arguments.window, setting)):
                     windows.append(found)
         notes = [describe(model)]
     rows = []

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pinstream.tensors import Array, ModelSpec
+from pinstream_cli.benchmark.inputs import write_json
 from pinstream_cli.benchmark.install import Tool
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
@@ -76,6 +78,26 @@ class Load:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     output_bytes: int = 0
+
+    @classmethod
+    def of(cls, model: str, spec: ModelSpec, item: Mapping[str, Array], file: Path) -> Load:
+        """Requests of copies of one item: of a single one, and one request at a time.
+
+        Args:
+            model: Name of the model on the server.
+            spec: What it takes and gives.
+            item: One item of every input.
+            file: Where it is written as perf_analyzer takes it.
+        """
+        return cls(
+            model=model,
+            batch=1,
+            concurrency=1,
+            input_data=write_json(file, [item]),
+            inputs=tuple(item),
+            outputs=tuple(tensor.name for tensor in spec.outputs),
+            output_bytes=max(tensor.item_bytes for tensor in spec.outputs),
+        )
 
     def arguments(self) -> list[str]:
         """As perf_analyzer's command line has it."""

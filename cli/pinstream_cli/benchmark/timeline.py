@@ -8,17 +8,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pinstream.trace import VARIABLE
-from pinstream_cli.benchmark import environment, perf_analyzer, trace
-from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark import environment, trace
+from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.plots.timeline import timeline
-from pinstream_cli.benchmark.served import TRANSPORTS
-from pinstream_cli.benchmark.suites.serve import describe, largest_output
+from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
+from pinstream_cli.benchmark.suites.serve import describe
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import target
 from pinstream_cli.errors import CommandError
@@ -62,24 +62,17 @@ def record(
         served_by = target(setup.source, setup.console, batches=setup.batches)
         with _tracing(Path(scratch) / "trace"), served_by as (server, model):
             item = random_item(model.spec, setup.shapes)
-            transport = TRANSPORTS[setup.transports[0]]
-            load = Load(
-                model=model.name,
+            load = replace(
+                Load.of(model.name, model.spec, item, Path(scratch) / "input.json"),
                 batch=setup.batches[0],
                 concurrency=setup.concurrencies[0],
                 rate=rate,
-                input_data=write_json(Path(scratch) / "input.json", [item]),
-                protocol=transport.protocol,
-                url=server.url(transport.protocol),
-                shared_memory=transport.shared_memory,
-                inputs=tuple(item),
-                outputs=tuple(tensor.name for tensor in model.spec.outputs),
-                output_bytes=largest_output(model),
             )
+            # Once: of two runs there would be a pause in the middle.
+            client = Client(tool, server, ends=time.monotonic())
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
             began = time.perf_counter()
-            # Once: of two runs there would be a pause in the middle.
-            sample = perf_analyzer.run(tool, load, seconds + 2 * settle_s, ends=time.monotonic())
+            sample = Served(client, TRANSPORTS[setup.transports[0]], load).measure(seconds + 2 * settle_s)
         # The models write their files when they are unloaded.
         events = trace.window(trace.read(Path(scratch) / "trace"), began, seconds)
     found = trace.spans(events)

@@ -11,7 +11,7 @@ from pinstream import sidecar
 from pinstream_cli.benchmark import environment, peers
 from pinstream_cli.benchmark.bare import bare_engine
 from pinstream_cli.benchmark.batches import left_out
-from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
 from pinstream_cli.benchmark.perf_analyzer import Load
@@ -129,15 +129,7 @@ def _contender(server: Target, model: str, label: str, setup: Setup, scratch: Pa
     config = server.config(model)
     spec = peers.spec_of(config)
     item = random_item(spec, setup.shapes)
-    load = Load(
-        model=model,
-        batch=1,
-        concurrency=1,
-        input_data=write_json(scratch / f"{model}.json", [item]),
-        inputs=tuple(item),
-        outputs=tuple(tensor.name for tensor in spec.outputs),
-        output_bytes=max(tensor.item_bytes for tensor in spec.outputs),
-    )
+    load = Load.of(model, spec, item, scratch / f"{model}.json")
     return _Contender(label, load, int(config.get("max_batch_size", 0)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import bare_engine
-from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver
 from pinstream_cli.benchmark.perf_analyzer import Load
@@ -29,22 +29,12 @@ def run(setup: Setup) -> Result:
     scratch = setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-"))
     server, model = setup.closing.enter_context(target(setup.source, setup.console, batches=setup.batches))
     item = random_item(model.spec, setup.shapes)
-    data = write_json(Path(scratch) / "input.json", [item])
     client = Client(tool, server, setup.keep, setup.plan.ends)
     versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
     interleaver = Interleaver(setup.plan)
     loops = bare_engine(model.file, model.options, model.spec, item, list(setup.batches), model.instances)
     reference = interleaver.fastest(loops)
-    outputs = tuple(tensor.name for tensor in model.spec.outputs)
-    load = Load(
-        model=model.name,
-        batch=1,
-        concurrency=1,
-        input_data=data,
-        inputs=tuple(item),
-        outputs=outputs,
-        output_bytes=largest_output(model),
-    )
+    load = Load.of(model.name, model.spec, item, Path(scratch) / "input.json")
     served: list[Subject] = [
         Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
         for transport in setup.transports

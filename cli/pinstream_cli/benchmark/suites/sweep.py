@@ -11,14 +11,14 @@ from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import bare_engine
 from pinstream_cli.benchmark.batches import left_out
 from pinstream_cli.benchmark.growth import BATCH, CONCURRENCY, Axis, growth
-from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Measured
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.report import Result, Row, row
 from pinstream_cli.benchmark.sample import Subject
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
-from pinstream_cli.benchmark.suites.serve import describe, largest_output
+from pinstream_cli.benchmark.suites.serve import describe
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import ServedModel, Source, target
 from pinstream_cli.errors import CommandError
@@ -80,15 +80,7 @@ def _measure(
     stretch: float,
 ) -> _Part:
     item = random_item(model.spec, setup.shapes)
-    load = Load(
-        model=model.name,
-        batch=1,
-        concurrency=1,
-        input_data=write_json(scratch / "input.json", [item]),
-        inputs=tuple(item),
-        outputs=tuple(tensor.name for tensor in model.spec.outputs),
-        output_bytes=largest_output(model),
-    )
+    load = Load.of(model.name, model.spec, item, scratch / "input.json")
     largest = model.spec.batch.largest if model.spec.batch else 1
     loops = bare_engine(model.file, model.options, model.spec, item, [1, largest], model.instances)
     loads = [replace(load, concurrency=concurrency) for concurrency in setup.concurrencies] if whole else []
