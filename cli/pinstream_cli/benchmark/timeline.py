@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pinstream.trace import VARIABLE
 from pinstream_cli.benchmark import environment, trace
 from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.perf_analyzer import Load
+from pinstream_cli.benchmark.plots.rows import names_of
 from pinstream_cli.benchmark.plots.timeline import timeline
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.suites.serve import describe
 from pinstream_cli.benchmark.suites.setup import Setup
-from pinstream_cli.benchmark.target import target
+from pinstream_cli.benchmark.target import ServedModel, target
 from pinstream_cli.errors import CommandError
 
 
@@ -57,17 +59,48 @@ def record(
     Raises:
         CommandError: The model, the server or perf_analyzer is not fit, or the run failed.
     """
+    loaded = _load(setup, rate, seconds, settle_s)
+    found = trace.spans(loaded.events)
+    computing = trace.computing(found, seconds * trace.MS_PER_S)
+    origin = environment.origin(command)
+    about = {
+        **origin,
+        "versions": loaded.versions,
+        "model": describe(loaded.model),
+        "images_per_s": loaded.images_per_s,
+        "seconds": seconds,
+        "computing": [round(share, 4) for share in computing],
+    }
+    sent = f"{rate:,.0f} requests a second at random times" if rate else f"concurrency {setup.concurrencies[0]}"
+    title = f"{loaded.model.name} at {sent}: {loaded.images_per_s:,.0f} images a second"
+    data = directory / "timeline.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        data.write_text(json.dumps({"otherData": about, "displayTimeUnit": "ms", "traceEvents": loaded.events}))
+        pictures = timeline(found, seconds * trace.MS_PER_S, zoom_ms, title, names_of(origin), directory)
+    except OSError as error:
+        raise CommandError(f"{error.filename or directory} cannot be written: {error.strerror}") from None
+    return Recorded(loaded.images_per_s, computing, [data, *pictures])
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a server did under load: events of the seconds asked for, and which model and versions it was."""
+
+    events: list[dict[str, Any]]
+    images_per_s: float
+    model: ServedModel
+    versions: dict[str, str]
+
+
+def _load(setup: Setup, rate: float, seconds: float, settle_s: float) -> _Loaded:
     tool = find_perf_analyzer(setup.notice)
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
         served_by = target(setup.source, setup.console, batches=setup.batches)
         with _tracing(Path(scratch) / "trace"), served_by as (server, model):
             item = random_item(model.spec, setup.shapes)
-            load = replace(
-                Load.of(model.name, model.spec, item, Path(scratch) / "input.json"),
-                batch=setup.batches[0],
-                concurrency=setup.concurrencies[0],
-                rate=rate,
-            )
+            load = Load.of(model.name, model.spec, item, Path(scratch) / "input.json")
+            load = replace(load, batch=setup.batches[0], concurrency=setup.concurrencies[0], rate=rate)
             # Once: of two runs there would be a pause in the middle.
             client = Client(tool, server, ends=time.monotonic())
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
@@ -75,25 +108,7 @@ def record(
             sample = Served(client, TRANSPORTS[setup.transports[0]], load).measure(seconds + 2 * settle_s)
         # The models write their files when they are unloaded.
         events = trace.window(trace.read(Path(scratch) / "trace"), began, seconds)
-    found = trace.spans(events)
-    computing = trace.computing(found, seconds * trace.MS_PER_S)
-    origin = {**environment.origin(command), "versions": versions, "model": describe(model)}
-    measured = {
-        "images_per_s": sample.images_per_s,
-        "seconds": seconds,
-        "computing": [round(share, 4) for share in computing],
-    }
-    data = directory / "timeline.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        about = {**origin, **measured}
-        data.write_text(json.dumps({"otherData": about, "displayTimeUnit": "ms", "traceEvents": events}))
-        sent = f"{rate:,.0f} requests a second at random times" if rate else f"concurrency {load.concurrency}"
-        title = f"{model.name} at {sent}: {sample.images_per_s:,.0f} images a second"
-        pictures = timeline(found, seconds * trace.MS_PER_S, zoom_ms, title, directory)
-    except OSError as error:
-        raise CommandError(f"{error.filename or directory} cannot be written: {error.strerror}") from None
-    return Recorded(sample.images_per_s, computing, [data, *pictures])
+    return _Loaded(events, sample.images_per_s, model, versions)
 
 
 @contextmanager

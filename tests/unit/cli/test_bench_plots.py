@@ -213,11 +213,13 @@ def test_instances_that_share_an_engine_have_one_lane_for_it(tmp_path: Path) -> 
         events += [event(instance, "execute", "execute", 0.0, 9.9), event(instance, "gpu", "compute", 0.0, 9.0)]
         events += [event(instance, "h2d", "h2d", 0.0, 2.0)]
         events += [event(instance, "host", "gather", 0.0, 1.0), event(instance, "batch", "batch", 0.0, 9.9)]
-    timeline(trace.spans(events), 10.0, 10.0, "title", tmp_path)
+    timeline(trace.spans(events), 10.0, 10.0, "title", "H100; commit 1", tmp_path)
     text = (tmp_path / "timeline-light.svg").read_text()
     assert ">engine<" in text
     assert "m_0, instance" in text
-    assert ">engine, copying in<" in text
+    assert ">engine, filling and copying in<" in text
+    assert "h2d: from a batch's first copy" in text
+    assert "H100; commit 1" in text
     assert "m_0, engine" not in text
     assert ">idle<" in text
     assert "computes 90.0% of these 10 ms" in text
@@ -227,9 +229,10 @@ def test_a_second_is_drawn_whole_and_its_middle_large_below(tmp_path: Path) -> N
     events = [event("engine", "gpu", "compute", float(ms), 4.0) for ms in range(0, 1000, 5)]
     for one in events:
         one["args"]["items"] = 16
-    timeline(trace.spans(events), 1000.0, 50.0, "title", tmp_path)
+    timeline(trace.spans(events), 1000.0, 50.0, "title", "H100; commit 1", tmp_path)
     text = (tmp_path / "timeline-light.svg").read_text()
     assert text.count(">engine<") == 2
+    assert "h2d:" not in text, "nothing is copied"
     assert "computes 80.0% of these 1000 ms" in text
     assert ">1000<" in text, "the whole"
     assert ">500<" in text, "the middle"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ from pinstream_cli.benchmark.trace import (
 
 # The engine's lanes, and the instance's around them: its batches lie within its executes, and what is not gathering or
 # scattering there is waiting. A batch as a whole is the sum of the others and is left out.
-COPYING = "engine, copying in"
+COPYING = "engine, filling and copying in"
 LANES = {ENGINE_LANE: "engine", COPY_LANE: COPYING, "execute": "instance", "host": "instance"}
 COLOURS = {"execute": 0, "gather": 2, "h2d": 3, "compute": 4, "d2h": 5, "scatter": 1}
 TEXTS = {"execute": "execute (waiting)"}
+H2D = "h2d: from a batch's first copy to the GPU to its last, and so the time in which it waits to be filled, too"
 # A batch's images are written on it where it takes at least this share of the picture.
 NUMBERED = 0.03
 # Inches of a lane in the picture of everything, and in that of the part that is drawn large.
 SMALL, LARGE = 0.16, 0.32
 
 
-def timeline(found: Sequence[Span], milliseconds: float, zoom_ms: float, title: str, directory: Path) -> list[Path]:
+def timeline(
+    found: Sequence[Span], milliseconds: float, zoom_ms: float, title: str, names: str, directory: Path
+) -> list[Path]:
     """Draw a window of a trace, and a part in the middle of it large below.
 
     Args:
@@ -38,18 +41,16 @@ def timeline(found: Sequence[Span], milliseconds: float, zoom_ms: float, title: 
         milliseconds: Length of the window.
         zoom_ms: Length of the part. Where it is no shorter than the window, that is drawn large.
         title: Of the picture.
+        names: Machine and commit, for below the picture.
         directory: Where it goes.
     """
-    lanes: dict[tuple[str, str], list[Span]] = {}
-    found = without_echoes(found)
-    for span in found:
-        if span.lane in LANES:
-            lanes.setdefault((LANES[span.lane], span.process), []).append(span)
-    lanes = dict(sorted(lanes.items()))
-
+    lanes = _lanes(found)
     middle = ((milliseconds - zoom_ms) / 2, (milliseconds + zoom_ms) / 2)
     parts = [(0.0, milliseconds), middle] if zoom_ms < milliseconds else [(0.0, milliseconds)]
     heights = [SMALL, LARGE][-len(parts) :]
+    told = [f"{say_computing(computing(found, milliseconds))} of these {milliseconds:g} ms", names]
+    if any(lane == COPYING for lane, _ in lanes):
+        told[1:1] = [H2D]
 
     def paint(figure: Any, theme: Theme) -> None:
         panels = figure.subplots(len(parts), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
@@ -57,18 +58,28 @@ def timeline(found: Sequence[Span], milliseconds: float, zoom_ms: float, title: 
             _panel(axes, lanes, milliseconds, part, theme, large=height == LARGE)
         if len(panels) > 1:
             panels[0].axvspan(*middle, facecolor="none", edgecolor=theme.ink, linewidth=1.2, zorder=5)
-        names = [name for name in COLOURS if any(span.name == name for span in found)]
-        for name in names:
-            panels[0].barh([0], [0], color=theme.stages[COLOURS[name]], label=TEXTS.get(name, name))
-        panels[0].barh([0], [0], label="idle", **_hatched(theme))
-        panels[0].legend(
-            ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(-0.005, 1.0), frameon=False, handlelength=0.9
-        )
+        _legend(panels[0], {span.name for of_lane in lanes.values() for span in of_lane}, theme)
         figure.suptitle(title, x=0.02, ha="left", fontweight="bold", fontsize=11)
-        share = say_computing(computing(found, milliseconds))
-        figure.supxlabel(f"{share} of these {milliseconds:g} ms", x=0.02, ha="left", color=theme.muted)
+        figure.supxlabel("\n".join(told), x=0.02, ha="left", fontsize=8, color=theme.muted)
 
-    return save(directory, "timeline", 11, 1.8 + sum(heights) * len(lanes), paint)
+    return save(directory, "timeline", 11, 2.1 + sum(heights) * len(lanes), paint)
+
+
+def _lanes(found: Sequence[Span]) -> dict[tuple[str, str], list[Span]]:
+    """What is drawn, by the lane's name and the process."""
+    lanes: dict[tuple[str, str], list[Span]] = {}
+    for span in without_echoes(found):
+        if span.lane in LANES:
+            lanes.setdefault((LANES[span.lane], span.process), []).append(span)
+    return dict(sorted(lanes.items()))
+
+
+def _legend(axes: Any, drawn: Set[str], theme: Theme) -> None:
+    names = [name for name in COLOURS if name in drawn]
+    for name in names:
+        axes.barh([0], [0], color=theme.stages[COLOURS[name]], label=TEXTS.get(name, name))
+    axes.barh([0], [0], label="idle", **_hatched(theme))
+    axes.legend(ncols=len(names) + 1, loc="lower left", bbox_to_anchor=(-0.005, 1.0), frameon=False, handlelength=0.9)
 
 
 def _panel(
