@@ -159,7 +159,8 @@ def window(served: Served, seconds: float, setting: Setting) -> dict[str, Any] |
     return row
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-repository", type=Path, required=True)
     parser.add_argument("--name", required=True)
@@ -168,42 +169,51 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=4)
     parser.add_argument("--limit", type=float, default=400, help="seconds of windows; no round begins after these")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    console = Console(stderr=True)
-    source = Source(None, name=arguments.name, repository=arguments.model_repository)
+    return parser.parse_args()
+
+
+def in_turn(given: argparse.Namespace, served: Served) -> list[dict[str, Any]]:
+    """Windows of all settings, in another order each time."""
     windows: list[dict[str, Any]] = []
+    end = time.monotonic() + given.limit
+    for repetition in range(given.repetitions):
+        turn = repetition % len(SETTINGS)
+        for setting in (*SETTINGS[turn:], *SETTINGS[:turn]):
+            if time.monotonic() < end and (found := window(served, given.window, setting)):
+                windows.append(found)
+    return windows
+
+
+def medians(name: str, windows: list[dict[str, Any]], rate: float) -> dict[str, Any]:
+    """The row of a setting that has windows."""
+    p99 = [found["p99_ms"] for found in windows]
+    return {
+        "name": name,
+        "batch": 1,
+        "rate": rate,
+        "images_per_s": median(found["images_per_s"] for found in windows),
+        "p50_ms": median(found["p50_ms"] for found in windows),
+        "p99_ms": median(p99),
+        "spread": round((max(p99) - min(p99)) / median(p99), 3),
+    }
+
+
+def main() -> None:
+    given = arguments()
+    console = Console(stderr=True)
+    source = Source(None, name=given.name, repository=given.model_repository)
     with tempfile.TemporaryDirectory() as scratch, target(source, console, batches=[1]) as (server, model):
-        item = random_item(model.spec, {})
-        load = Load.of(model.name, model.spec, item, Path(scratch) / "input.json")
+        load = Load.of(model.name, model.spec, random_item(model.spec, {}), Path(scratch) / "input.json")
         client, transport = Client(find_perf_analyzer(console.print), server), TRANSPORTS["grpc+shm"]
         # Until Triton's shared memory has grown as large as it gets.
         Served(client, transport, replace(load, concurrency=256)).measure(3.0)
-        served = Served(client, transport, replace(load, rate=arguments.rate))
+        served = Served(client, transport, replace(load, rate=given.rate))
         served.measure(2.0)
-        end = time.monotonic() + arguments.limit
-        for repetition in range(arguments.repetitions):
-            turn = repetition % len(SETTINGS)
-            for setting in (*SETTINGS[turn:], *SETTINGS[:turn]):
-                if time.monotonic() < end and (found := window(served, arguments.window, setting)):
-                    windows.append(found)
+        windows = in_turn(given, served)
         notes = [describe(model)]
-    rows = []
-    for setting in SETTINGS:
-        of_it = [found for found in windows if found["name"] == setting.name]
-        p99 = [found["p99_ms"] for found in of_it]
-        if p99:
-            rows.append(
-                {
-                    "name": setting.name,
-                    "batch": 1,
-                    "rate": arguments.rate,
-                    "images_per_s": median(found["images_per_s"] for found in of_it),
-                    "p50_ms": median(found["p50_ms"] for found in of_it),
-                    "p99_ms": median(p99),
-                    "spread": round((max(p99) - min(p99)) / median(p99), 3),
-                }
-            )
-    write({**about(), "notes": notes, "rows": rows, "windows": windows}, arguments.out)
+    by_setting = {s.name: [found for found in windows if found["name"] == s.name] for s in SETTINGS}
+    rows = [medians(name, of_it, given.rate) for name, of_it in by_setting.items() if of_it]
+    write({**about(), "notes": notes, "rows": rows, "windows": windows}, given.out)
 
 
 if __name__ == "__main__":

@@ -145,15 +145,7 @@ class Interleaver:
                 raise
             self.interrupted = True
         bare.ratios = [1.0] * len(bare.samples)
-        found = [one for one in measured if one.ratios and not one.problem]
-        problems = [one.problem for one in measured if one.problem]
-        if problems and not found:
-            raise CommandError(problems[0])
-        if measured and not found:
-            raise CommandError(
-                "time was up (--limit) before anything but the reference was measured; set a larger --limit, ask for "
-                "fewer rows, or for shorter windows"
-            )
+        found = _whole(measured)
         self._tell_what_is_short(measured)
         self._tell_what_is_uneven(found)
         return bare, found
@@ -247,6 +239,24 @@ class Interleaver:
             if cpu_times().since(before).foreign <= self._plan.foreign_limit:
                 break
         self._patience_s -= time.monotonic() - began
+
+
+def _whole(measured: Sequence[Measured]) -> list[Measured]:
+    """Those that have windows of which none failed.
+
+    Raises:
+        CommandError: There are none.
+    """
+    found = [one for one in measured if one.ratios and not one.problem]
+    problems = [one.problem for one in measured if one.problem]
+    if problems and not found:
+        raise CommandError(problems[0])
+    if measured and not found:
+        raise CommandError(
+            "time was up (--limit) before anything but the reference was measured; set a larger --limit, ask for "
+            "fewer rows, or for shorter windows"
+        )
+    return found
 
 
 def _title(subject: Subject) -> str:

@@ -14,7 +14,7 @@ from pinstream_cli.benchmark.cpu import CpuTimes
 from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
 from pinstream_cli.benchmark.report import row
 from pinstream_cli.benchmark.sample import Sample
-from pinstream_cli.benchmark.suites.compare import measure_paced
+from pinstream_cli.benchmark.suites.compare import measure_poisson
 from pinstream_cli.errors import CommandError
 
 PLAN = Plan(repetitions=3, window_s=0.5, patience_s=0)
@@ -261,10 +261,12 @@ def test_without_the_reference_or_any_subject_there_is_no_result() -> None:
 def test_what_fails_at_random_times_costs_nothing_of_what_was_measured_before() -> None:
     log: list[str] = []
     reference = Counting("ref", log, constant(1.0))
-    bare, measured, notes = measure_paced(PLAN, reference, [Raising("b", log, 1, CommandError("perf_analyzer failed"))])
+    bare, measured, notes = measure_poisson(
+        PLAN, reference, [Raising("b", log, 1, CommandError("perf_analyzer failed"))]
+    )
     assert (bare.samples, measured) == ([], [])
     assert notes == ["Nothing was measured at random times: perf_analyzer failed"]
-    bare, measured, notes = measure_paced(
+    bare, measured, notes = measure_poisson(
         PLAN, reference, [Raising("c", log, 1, CommandError("perf_analyzer failed")), Counting("a", log, constant(1.0))]
     )
     assert [one.subject.name for one in measured] == ["a"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from pinstream import sidecar
 from pinstream_cli.benchmark import environment, peers
-from pinstream_cli.benchmark.bare import bare_engine
+from pinstream_cli.benchmark.bare import BareLoop, bare_engine
 from pinstream_cli.benchmark.batches import left_out
 from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
@@ -21,7 +22,7 @@ from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.suites.engine import model_by_default
 from pinstream_cli.benchmark.suites.serve import describe
 from pinstream_cli.benchmark.suites.setup import Setup
-from pinstream_cli.benchmark.target import Target, locate, target
+from pinstream_cli.benchmark.target import ServedModel, Target, locate, target
 from pinstream_cli.errors import CommandError
 
 OURS = "pinstream"
@@ -60,6 +61,23 @@ class _Contender:
         return Served(client, TRANSPORTS[setup.transports[0]], load, self.name)
 
 
+@dataclass(frozen=True)
+class _Started:
+    """The server with everything that is compared.
+
+    Attributes:
+        server: The server.
+        model: Ours, which the bare loops run, too.
+        contenders: Ours first.
+        missing: Why a peer did not load, by name.
+    """
+
+    server: Target
+    model: ServedModel
+    contenders: list[_Contender]
+    missing: dict[str, str]
+
+
 def run(setup: Setup) -> Result:
     """Measure.
 
@@ -67,8 +85,37 @@ def run(setup: Setup) -> Result:
         CommandError: The model, a peer, the server or perf_analyzer is not fit, or a run failed.
     """
     tool = find_perf_analyzer(setup.notice)
-    stack = setup.closing
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+    started = _start(setup)
+    client = Client(tool, started.server, setup.keep, setup.plan.ends)
+    versions = environment.versions(tritonserver=started.server.version(), perf_analyzer=tool.version)
+    interleaver = Interleaver(setup.plan.sooner(POISSON_TIME * setup.poisson))
+    loops = _bare_loops(started.model, setup)
+    reference = interleaver.fastest(loops)
+    rest: list[Subject] = [loop for loop in loops if loop is not reference]
+    if 1 in setup.concurrencies:
+        rest.append(loops[0].one_at_a_time())
+    subjects = _subjects(started.contenders, client, setup)
+    warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
+    bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
+    if setup.poisson and not interleaver.interrupted:
+        poisson = _poisson_subjects(measured, started.contenders, client, setup)
+        more_bare, more, notes = measure_poisson(_longer(setup.plan), reference, poisson)
+        bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
+        measured += more
+        interleaver.notes += [*_lengths(more), *notes]
+    return Result(
+        suite="compare",
+        reference=f"the {reference.name} at batch {reference.batch}, its best",
+        rows=[row(one) for one in (bare, *measured)],
+        samples=[bare, *measured],
+        versions=versions,
+        notes=[*_notes(started, measured, setup), *interleaver.notes],
+    )
+
+
+def _start(setup: Setup) -> _Started:
+    """Start the server with the model and the peers in it; it ends with setup.closing."""
+    scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
     source = setup.source
     model_dir, name = locate(source, scratch)
     if (model_dir / sidecar.FILE_NAME).is_file() and source.repository is None:
@@ -76,53 +123,38 @@ def run(setup: Setup) -> Result:
     known = model_by_default(model_dir, name, max(setup.batches))
     names = list(setup.peers or peers.ALWAYS[known.file.suffix])
     placed = peers.place(names, scratch / "peers", known.file, known.spec)
-    server, model = stack.enter_context(
+    server, model = setup.closing.enter_context(
         target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON, setup.batches[:1])
     )
     missing = {peer: why for peer in placed if (why := server.failure(peer))}
-    versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-    client = Client(tool, server, setup.keep, setup.plan.ends)
+    on_server = [(model.name, OURS), *((peer, peer) for peer in placed if peer not in missing)]
+    contenders = [_contender(server, name, label, setup, scratch) for name, label in on_server]
+    return _Started(server, model, contenders, missing)
+
+
+def _bare_loops(model: ServedModel, setup: Setup) -> Sequence[BareLoop]:
+    """One for each batch size of a plan; of an ONNX file, for the smallest and the largest."""
     item = random_item(model.spec, setup.shapes)
-    ours, *others = [
-        _contender(server, on_server, label, setup, scratch)
-        for on_server, label in [(model.name, OURS), *((peer, peer) for peer in placed if peer not in missing)]
+    batch = model.spec.batch
+    sizes = [1] if batch is None else [1, batch.largest] if batch.exact else list(batch.buckets)
+    return bare_engine(model.file, model.options, model.spec, item, sizes, model.instances)
+
+
+def _subjects(contenders: Sequence[_Contender], client: Client, setup: Setup) -> list[Served]:
+    """Ours gets requests of every size asked for, the peers those of the smallest."""
+    ours, *others = contenders
+    of_others = [other.subjects(client, setup, [min(setup.batches)]) for other in others]
+    return [*ours.subjects(client, setup, setup.batches), *chain.from_iterable(of_others)]
+
+
+def _notes(started: _Started, measured: Sequence[Measured], setup: Setup) -> list[str]:
+    return [
+        describe(started.model),
+        *setup.source.notes,
+        *_compare(measured, min(setup.batches)),
+        *left_out(setup.batches, started.contenders[0].largest_batch, started.model.name),
+        *(f"{peer} did not load and is left out: {why}" for peer, why in started.missing.items()),
     ]
-    # Peers get requests of one image; ours of every size asked for.
-    subjects = ours.subjects(client, setup, setup.batches)
-    for other in others:
-        subjects += other.subjects(client, setup, [min(setup.batches)])
-    interleaver = Interleaver(setup.plan.sooner(POISSON_TIME * setup.poisson))
-    largest = model.spec.batch.largest if model.spec.batch else 1
-    sizes = model.spec.batch.buckets if model.spec.batch and not model.spec.batch.exact else (1, largest)
-    loops = bare_engine(model.file, model.options, model.spec, item, list(sizes), model.instances)
-    reference = interleaver.fastest(loops)
-    rest: list[Subject] = [loop for loop in loops if loop is not reference]
-    if 1 in setup.concurrencies:
-        rest.append(loops[0].one_at_a_time())
-    warm = [s for s in subjects if s.concurrency == max(setup.concurrencies)]
-    bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
-    if setup.poisson and not interleaver.interrupted:
-        paced, plan = _at_random(measured, [ours, *others], client, setup), _longer(setup.plan)
-        more_bare, more, notes = measure_paced(plan, reference, paced)
-        bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
-        measured += more
-        interleaver.notes += _lengths(more)
-        interleaver.notes += notes
-    return Result(
-        suite="compare",
-        reference=f"the {reference.name} at batch {reference.batch}, its best",
-        rows=[row(one) for one in (bare, *measured)],
-        samples=[bare, *measured],
-        versions=versions,
-        notes=[
-            describe(model),
-            *setup.source.notes,
-            *_compare(measured, min(setup.batches)),
-            *left_out(setup.batches, ours.largest_batch, model.name),
-            *(f"{peer} did not load and is left out: {why}" for peer, why in missing.items()),
-            *interleaver.notes,
-        ],
-    )
 
 
 def _contender(server: Target, model: str, label: str, setup: Setup, scratch: Path) -> _Contender:
@@ -139,37 +171,39 @@ def _longer(plan: Plan) -> Plan:
     return replace(plan, window_s=window_s, reference_s=plan.reference_s or plan.window_s)
 
 
-def _lengths(paced: Sequence[Measured]) -> list[str]:
+def _lengths(poisson: Sequence[Measured]) -> list[str]:
     """What is said of windows that are longer than the plan's, and longer still where too little came in them."""
-    lengths = sorted({round(sample.seconds, 1) for one in paced for sample in one.samples})
+    lengths = sorted({round(sample.seconds, 1) for one in poisson for sample in one.samples})
     said = " to ".join(f"{length:g}" for length in dict.fromkeys((lengths[0], lengths[-1]))) if lengths else ""
     return [f"Windows of requests at random times are of {said} s."] if said else []
 
 
-def measure_paced(
-    plan: Plan, reference: Subject, paced: Sequence[Subject]
+def measure_poisson(
+    plan: Plan, reference: Subject, subjects: Sequence[Subject]
 ) -> tuple[Measured, list[Measured], list[str]]:
     """Windows of requests at random times, and notes; only a note where there is none, since there are others."""
     interleaver = Interleaver(plan)
     try:
-        return *interleaver.measure(reference, paced, to_warm=()), interleaver.notes
+        return *interleaver.measure(reference, subjects, to_warm=()), interleaver.notes
     except CommandError as error:
         return Measured(reference), [], [f"Nothing was measured at random times: {error}"]
 
 
-def _at_random(measured: Sequence[Measured], all_: Sequence[_Contender], client: Client, setup: Setup) -> list[Served]:
+def _poisson_subjects(
+    measured: Sequence[Measured], contenders: Sequence[_Contender], client: Client, setup: Setup
+) -> list[Served]:
     """Each at its share of what it can do, and ours also at what each of the others gets."""
     best = _best(measured, min(setup.batches))
-    ours = all_[0]
-    paced = []
-    for contender in all_:
+    ours = contenders[0]
+    subjects = []
+    for contender in contenders:
         if contender.name == NO_WORK or contender.name not in best:
             continue
         load = replace(contender.load, batch=min(setup.batches), rate=POISSON_LOAD * best[contender.name])
-        paced.append(contender.served(client, setup, load))
+        subjects.append(contender.served(client, setup, load))
         if contender is not ours and best[contender.name] < best.get(OURS, 0.0):
-            paced.append(ours.served(client, setup, replace(ours.load, batch=load.batch, rate=load.rate)))
-    return paced
+            subjects.append(ours.served(client, setup, replace(ours.load, batch=load.batch, rate=load.rate)))
+    return subjects
 
 
 def _best(measured: Sequence[Measured], batch: int) -> dict[str, float]:

@@ -47,57 +47,66 @@ def run(setup: Setup) -> Result:
     """
     files = _read(setup.images)
     tool = find_perf_analyzer(setup.notice)
-    cores = len(os.sched_getaffinity(0))
     ours = setup.source.url is None
-    stack = setup.closing
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
+    scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
     extra = [_boxes_only(scratch / "models")] if ours else []
-    server, model = stack.enter_context(target(setup.source, setup.console, extra, batches=setup.batches))
-    pool = stack.enter_context(worker_pool(cores))
-    size = _input_size(model)
-    letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
+    server, model = setup.closing.enter_context(target(setup.source, setup.console, extra, batches=setup.batches))
+    client = Client(tool, server, setup.keep, setup.plan.ends)
+    versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
     interleaver = Interleaver(setup.plan)
+    steps = _bare_steps(setup, model, files, interleaver)
+    reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
+    load = _load(BOXES_ONLY if ours else ENSEMBLE, files, scratch / "input.json")
+    bare, measured = interleaver.measure(reference, _served(setup, client, load))
+    everything = [bare, *(_part(bare, step) for step in steps), *measured]
+    notes = [describe(model), _describe_images(setup.images, files), _describe_ensemble(ours), *setup.source.notes]
+    return Result(
+        suite="ensemble",
+        reference=f"the {reference.name} on {_cores()} cores",
+        rows=[row(one) for one in everything],
+        samples=everything,
+        versions=versions,
+        notes=[*notes, *interleaver.notes],
+    )
+
+
+def _bare_steps(setup: Setup, model: ServedModel, files: Sequence[bytes], interleaver: Interleaver) -> list[Subject]:
+    """The three steps, each as a loop of its own with all cores."""
+    cores, size = _cores(), _input_size(model)
+    pool = setup.closing.enter_context(worker_pool(cores))
+    letterboxed = [preprocess(files, size)(index) for index in range(len(files))]
     detectors = _detectors(setup, model, letterboxed[0])
-    steps: list[Subject] = [
+    return [
         StepLoop("preprocess alone", preprocess, files, size, pool, cores),
         _Renamed(interleaver.fastest(detectors), "detector alone"),
         StepLoop("postprocess alone", postprocess, _candidates(model, letterboxed, detectors[0]), size, pool, cores),
     ]
-    reference = SumOfSteps(steps, shared=model.file.suffix == ".onnx")
-    client = Client(tool, server, setup.keep, setup.plan.ends)
-    versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
-    load = Load(
-        model=BOXES_ONLY if ours else ENSEMBLE,
+
+
+def _load(name: str, files: Sequence[bytes], file: Path) -> Load:
+    """Encoded images, written to `file`, in turn: of a single one, and one request at a time."""
+    return Load(
+        model=name,
         batch=1,
         concurrency=1,
-        input_data=write_json(scratch / "input.json", [encoded_image(file) for file in files]),
+        input_data=write_json(file, [encoded_image(image) for image in files]),
         inputs=("image",),
         outputs=OUTPUTS,
         output_bytes=OUTPUT_BYTES,
     )
-    served: list[Subject] = [
+
+
+def _served(setup: Setup, client: Client, load: Load) -> list[Subject]:
+    return [
         Served(client, TRANSPORTS[transport], replace(load, batch=batch, concurrency=concurrency))
         for transport in setup.transports
         for batch in setup.batches
         for concurrency in setup.concurrencies
     ]
-    bare, measured = interleaver.measure(reference, served)
-    parts = [_part(bare, step) for step in steps]
-    everything = [bare, *parts, *measured]
-    return Result(
-        suite="ensemble",
-        reference=f"the {reference.name} on {cores} cores",
-        rows=[row(one) for one in everything],
-        samples=everything,
-        versions=versions,
-        notes=[
-            describe(model),
-            _describe_images(setup.images, files),
-            _describe_ensemble(ours),
-            *setup.source.notes,
-            *interleaver.notes,
-        ],
-    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 class _Renamed:

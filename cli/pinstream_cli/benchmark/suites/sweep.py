@@ -99,33 +99,18 @@ def _under_way(setup: Setup, batch: int) -> int:
 
 
 def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], notes: Sequence[str]) -> Result:
-    rows: list[Row] = []
-    samples: list[Measured] = []
-    first, names = parts[0], [_named(part.model) for part in parts]
-    sides: list[tuple[int, int]] = []
-    for part, name in zip(parts, names, strict=True):
-        rows.append(replace(row(part.bare), name=f"{part.bare.subject.name}{name}"))
-        samples.append(part.bare)
-        for one in part.measured:
-            if one.subject.batch == 1 and (side := _side(part.model)):
-                sides.append((side, len(rows)))
-            rows.append(replace(row(one), name=f"{one.subject.name}{name}"))
-            samples.append(one)
-    of_first = range(1, 1 + len(first.measured))
-    by_concurrency = sorted((i for i in of_first if rows[i].batch == 1), key=lambda i: rows[i].concurrency)
-    # Where both were asked for with the same load, a row belongs to both.
-    loads = {(batch, _under_way(setup, batch)) for batch in setup.batches}
-    by_batch = [i for i in of_first if (rows[i].batch, rows[i].concurrency) in loads]
-    at_most = {side: max((i for s, i in sides if s == side), key=lambda i: rows[i].images_per_s) for side, _ in sides}
-    concurrencies, batches = [rows[i].concurrency for i in by_concurrency], [rows[i].batch for i in by_batch]
-    axes = [
-        Axis("Concurrency", tuple(concurrencies), tuple(by_concurrency)),
-        Axis("Images a request", tuple(batches), tuple(by_batch)),
-        Axis("Image side", tuple(sorted(at_most)), tuple(at_most[side] for side in sorted(at_most))),
+    first = parts[0].model
+    samples = [one for part in parts for one in (part.bare, *part.measured)]
+    rows = [
+        replace(row(one), name=f"{one.subject.name}{_named(part.model)}")
+        for part in parts
+        for one in (part.bare, *part.measured)
     ]
-    requests = growth([rows[i] for i in by_concurrency], concurrencies)
-    larger = growth([rows[i] for i in by_batch], batches)
-    largest = first.model.spec.batch.largest if first.model.spec.batch else 0
+    by_concurrency, by_batch = _axes_of_first(setup, parts[0], rows)
+    requests = growth([rows[i] for i in by_concurrency.rows], by_concurrency.values)
+    larger = growth([rows[i] for i in by_batch.rows], by_batch.values)
+    axes = [by_concurrency, by_batch, _side_axis(parts, rows)]
+    largest = first.spec.batch.largest if first.spec.batch else 0
     return Result(
         suite="sweep",
         reference="each model's bare loop at its best batch",
@@ -137,7 +122,7 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
             *setup.source.notes,
             *requests.sentences(CONCURRENCY),
             *larger.sentences(BATCH),
-            *left_out(setup.batches, largest, first.model.name),
+            *left_out(setup.batches, largest, first.name),
             *notes,
         ],
         extra={
@@ -145,6 +130,34 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
             "growth": {"concurrency": requests.as_json(), "images_a_request": larger.as_json()},
         },
     )
+
+
+def _axes_of_first(setup: Setup, first: _Part, rows: Sequence[Row]) -> tuple[Axis, Axis]:
+    """The first model's rows by requests under way, and by images of a request."""
+    of_first = range(1, 1 + len(first.measured))
+    by_concurrency = sorted((i for i in of_first if rows[i].batch == 1), key=lambda i: rows[i].concurrency)
+    # Where both were asked for with the same load, a row belongs to both.
+    loads = {(batch, _under_way(setup, batch)) for batch in setup.batches}
+    by_batch = [i for i in of_first if (rows[i].batch, rows[i].concurrency) in loads]
+    return (
+        Axis("Concurrency", tuple(rows[i].concurrency for i in by_concurrency), tuple(by_concurrency)),
+        Axis("Images a request", tuple(rows[i].batch for i in by_batch), tuple(by_batch)),
+    )
+
+
+def _side_axis(parts: Sequence[_Part], rows: Sequence[Row]) -> Axis:
+    """The best row of single images of each image size."""
+    of_sides: dict[int, list[int]] = {}
+    number = 0
+    for part in parts:
+        of_part = range(number + 1, number + 1 + len(part.measured))
+        number += 1 + len(part.measured)
+        if side := _side(part.model):
+            of_sides.setdefault(side, []).extend(i for i in of_part if rows[i].batch == 1)
+    best = {
+        side: max(of_side, key=lambda i: rows[i].images_per_s) for side, of_side in sorted(of_sides.items()) if of_side
+    }
+    return Axis("Image side", tuple(best), tuple(best.values()))
 
 
 def _item_bytes(model: ServedModel) -> int:
