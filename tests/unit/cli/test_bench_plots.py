@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from pinstream_cli.benchmark import trace
 from pinstream_cli.benchmark.plots import draw
 from pinstream_cli.benchmark.plots.rows import series_of
+from pinstream_cli.benchmark.plots.theme import label, spread_apart
 from pinstream_cli.benchmark.plots.timeline import timeline
 from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
@@ -84,6 +86,37 @@ def test_no_name_of_a_line_lies_over_another(tmp_path: Path) -> None:
         heights.append(float(found[1] or found[2]))
     assert len(heights) == 4
     assert min(b - a for a, b in itertools.pairwise(sorted(heights))) > 8, "points of a line of text"
+
+
+def test_no_name_lies_over_a_number() -> None:
+    figure = Figure()
+    axes = figure.add_subplot()
+    name, number = (label(axes, text, (0.5, 0.5), (0, 0), "black") for text in ("empty", "256"))
+    spread_apart(figure, [name], [number])
+    assert not name.get_window_extent().overlaps(number.get_window_extent())
+
+
+def test_points_are_numbered_once_where_all_lines_have_the_same(tmp_path: Path) -> None:
+    alike = [row("pinstream", c, 100.0 * c) for c in (1, 32)] + [row("classic", c, 50.0 * c) for c in (1, 32)]
+    for rows, count, told in ((alike, 1, "alike on all lines"), ([*alike, row("classic", 64, 70.0)], 2, "")):
+        draw(content(rows=[content()["rows"][0], *rows]), tmp_path)
+        text = (tmp_path / "compare-latency-throughput-light.svg").read_text()
+        assert text.count(">32<") == count
+        assert "numbers: requests under way" in text
+        assert ("alike on all lines" in text) is bool(told)
+
+
+def test_ticks_are_plain_numbers_and_more_than_two(tmp_path: Path) -> None:
+    # As on a CPU: from 15 to 60 ms.
+    rows = [row("bare loop", 1, 140.0, stages_ms={}), *(row("pinstream", c, 66.0) for c in (1, 2, 4))]
+    axes = [{"title": "Concurrency", "values": [1, 2, 4], "rows": [1, 2, 3]}]
+    draw(content(rows=rows, suite="sweep", axes=axes), tmp_path)
+    draw(content(rows=rows), tmp_path)
+    for picture in ("sweep-latency", "compare-latency-throughput"):
+        text = (tmp_path / f"{picture}-light.svg").read_text()
+        assert all(f">{ms}<" in text for ms in (20, 30, 40, 50)), picture
+        assert "10^" not in text
+        assert "times" not in text.replace("random times", "")
 
 
 def test_what_would_have_all_others_at_the_edge_is_told_instead(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from statistics import median
 from typing import Any
 
 from pinstream_cli.benchmark.plots.rows import Row, names_of, series_of
-from pinstream_cli.benchmark.plots.theme import Theme, label, save, spread_apart
+from pinstream_cli.benchmark.plots.theme import Theme, label, log_ticks, save, spread_apart
 
 # A line whose best is so many times the best of all others and of the bare engine is told instead of drawn: an empty
 # model, on a CPU, would have the others at the edge.
 OFF_SCALE = 2
+# For the labels, above and below the lines.
+ROOM = 0.1
 
 
 def latency_throughput(content: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -21,26 +23,32 @@ def latency_throughput(content: Mapping[str, Any], directory: Path) -> list[Path
     series = series_of(content["rows"], reference["name"])
     beyond = _off_scale(series, reference["images_per_s"])
     drawn = {name: rows for name, rows in series.items() if name not in beyond}
+    alike = len({tuple(row["concurrency"] for row in rows) for rows in drawn.values()}) == 1
 
     def paint(figure: Any, theme: Theme) -> None:
         axes = figure.add_subplot()
         lines = zip(_colours(theme, len(drawn)), drawn.items(), strict=True)
-        names = [_line(axes, rows, name, colour, theme, ours=colour == theme.ours) for colour, (name, rows) in lines]
+        names, numbers = [], []
+        for colour, (name, rows) in lines:
+            names.append(_line(axes, rows, name, colour, ours=colour == theme.ours))
+            numbers += _numbers(axes, rows, theme) if colour == theme.ours or not alike else []
         best = reference["images_per_s"]
         axes.axvline(best, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
         text = f"{reference['name']}, batch {reference['batch']}"
-        axes.text(
-            best, 1.005, f"{text}  {best:,.0f}", color=theme.muted, transform=axes.get_xaxis_transform(), ha="right"
-        )
+        above = {"transform": axes.get_xaxis_transform(), "ha": "right"}
+        numbers.append(axes.text(best, 1.005, f"{text}  {best:,.0f}", color=theme.muted, **above))
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        latencies = [row["p50_ms"] for rows in drawn.values() for row in rows]
+        log_ticks(axes.yaxis, min(latencies), max(latencies))
+        axes.margins(y=ROOM)
         axes.set_xlim(0, 1.25 * max(best, *map(_best, drawn.values())))
         axes.set_xlabel("images a second")
         axes.set_ylabel("ms a request, median")
         figure.suptitle("Latency and throughput", x=0.02, ha="left", fontweight="bold", fontsize=11)
-        told = [names_of(content), *(f"not drawn: {name}, up to {best:,.0f} a second" for name, best in beyond.items())]
+        told = [names_of(content), f"numbers: requests under way{', alike on all lines' * alike}"]
+        told += [f"not drawn: {name}, up to {best:,.0f} a second" for name, best in beyond.items()]
         figure.supxlabel("; ".join(told), x=0.02, ha="left", fontsize=7, color=theme.muted)
-        spread_apart(figure, names)
+        spread_apart(figure, names, numbers)
 
     return save(directory, f"{content['suite']}-latency-throughput", 8, 5, paint) if drawn else []
 
@@ -56,7 +64,7 @@ def batch_sizes(content: Mapping[str, Any], directory: Path) -> list[Path]:
         axes = figure.add_subplot()
         names = []
         for colour, (name, rows) in zip(_colours(theme, len(series)), series.items(), strict=True):
-            names.append(_grows(axes, [row["batch"] for row in rows], rows, name, colour))
+            names.append(_grows(axes, [row["batch"] for row in rows], rows, name, colour, beside=True))
         _powers_of_two(axes, sizes)
         axes.set_ylim(0, 1.15 * max(map(_best, series.values())))
         axes.set_xlabel("items of a run")
@@ -85,8 +93,8 @@ def latency_growth(content: Mapping[str, Any], directory: Path) -> list[Path]:
             middle = xs[len(xs) // 2]
             label(axes, text, (middle, slope * middle), (8, -4), theme.muted, fontsize=7, va="top")
         _powers_of_two(axes, xs)
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, min(ys), max(ys))
         axes.set_xlabel("requests under way")
         axes.set_ylabel("ms a request, median")
         figure.supxlabel(names_of(content), x=0.02, ha="left", fontsize=7, color=theme.muted)
@@ -126,14 +134,15 @@ def growth(content: Mapping[str, Any], directory: Path) -> list[Path]:
     return save(directory, f"{content['suite']}-growth", 3.6 * len(shown), 3.4, paint) if shown else []
 
 
-def _grows(axes: Any, xs: Sequence[int], rows: Sequence[Row], name: str, colour: str) -> Any:
-    """Throughput with its spread; the label at its end."""
+def _grows(axes: Any, xs: Sequence[int], rows: Sequence[Row], name: str, colour: str, *, beside: bool = False) -> Any:
+    """Throughput with its spread; the label at its end, above it or `beside` it."""
     ys = [row["images_per_s"] for row in rows]
     axes.plot(xs, ys, color=colour, linewidth=1.8, marker="o", markersize=4)
     for x, y, row in zip(xs, ys, rows, strict=True):
         half = y * (row["spread"] or 0.0) / 2
         axes.plot([x, x], [y - half, y + half], color=colour, alpha=0.4)
-    return label(axes, name, (xs[-1], ys[-1]), (-2, 7), colour, ha="right")
+    where = {"ha": "left", "va": "center"} if beside else {"ha": "right"}
+    return label(axes, name, (xs[-1], ys[-1]), (9, 0) if beside else (-2, 7), colour, **where)
 
 
 def _powers_of_two(axes: Any, values: Sequence[int]) -> None:
@@ -147,11 +156,20 @@ def _colours(theme: Theme, count: int) -> list[str]:
     return [theme.ours, *(theme.others[i % len(theme.others)] for i in range(count - 1))]
 
 
-def _line(axes: Any, rows: Sequence[Row], name: str, colour: str, theme: Theme, *, ours: bool) -> Any:
-    """What the picture is about lies above the others, and its points are numbered; the label at its end."""
+def _line(axes: Any, rows: Sequence[Row], name: str, colour: str, *, ours: bool) -> Any:
+    """What the picture is about lies above the others; the label at its end."""
     xs, ys = [row["images_per_s"] for row in rows], [row["p50_ms"] for row in rows]
-    axes.plot(xs, ys, color=colour, linewidth=2 if ours else 1.4, marker="o", markersize=4, zorder=3 if ours else 2)
-    for x, y, row in zip(xs, ys, rows, strict=True):
-        if ours:
-            label(axes, str(row["concurrency"]), (x, y), (-3, 6), theme.muted, fontsize=7, ha="right")
+    axes.plot(xs, ys, color=colour, linewidth=2 if ours else 1.4, zorder=3 if ours else 2)
+    # Above the labels, which have a ground of their own.
+    axes.plot(xs, ys, color=colour, linestyle="none", marker="o", markersize=4, zorder=5)
     return label(axes, name, (xs[-1], ys[-1]), (6, 2), colour, fontweight="bold" if ours else "normal")
+
+
+def _numbers(axes: Any, rows: Sequence[Row], theme: Theme) -> list[Any]:
+    """The requests under way, at each point."""
+    points = [(row["images_per_s"], row["p50_ms"]) for row in rows]
+    numbers = [str(row["concurrency"]) for row in rows]
+    return [
+        label(axes, number, point, (-3, 6), theme.muted, fontsize=7, ha="right")
+        for number, point in zip(numbers, points, strict=True)
+    ]

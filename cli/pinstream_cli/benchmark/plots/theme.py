@@ -59,6 +59,8 @@ DARK = Theme(
 THEMES = (LIGHT, DARK)
 DPI = 160
 POINTS_PER_INCH, LABELS_APART = 72, 1.0
+# Ticks within a power of ten of a logarithmic axis, where it is so many times as high as it begins, and where not.
+DECADES_OF_FEW, FEW, MANY = 20.0, (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
 
 
 def check_matplotlib() -> None:
@@ -133,16 +135,26 @@ def _settings(theme: Theme) -> Any:
 
 
 def label(axes: Any, text: str, at: tuple[float, float], offset: tuple[float, float], colour: str, **more: Any) -> Any:
-    """Text beside a point, `offset` points away from it."""
-    return axes.annotate(
-        text, at, xytext=offset, textcoords="offset points", color=colour, annotation_clip=False, **more
-    )
+    """Text beside a point, `offset` points away from it; lines end around it."""
+    around = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+    more = {"annotation_clip": False, "zorder": 4, "bbox": around, **more}
+    return axes.annotate(text, at, xytext=offset, textcoords="offset points", color=colour, **more)
 
 
-def spread_apart(figure: Any, labels: Sequence[Any]) -> None:
-    """Move labels up until none lies over another; for when all else is painted."""
+def log_ticks(axis: Any, lowest: float, highest: float) -> None:
+    """Ticks of a logarithmic axis as plain numbers, some for each power of ten: more where there are few of these."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    between = FEW if highest > DECADES_OF_FEW * lowest else MANY
+    axis.set_major_locator(LogLocator(10, subs=between, numticks=100))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def spread_apart(figure: Any, labels: Sequence[Any], others: Sequence[Any] = ()) -> None:
+    """Move labels up until none lies over another, or over `others`; for when all else is painted."""
     figure.draw_without_rendering()
-    boxes: list[Any] = []
+    boxes: list[Any] = [text.get_window_extent() for text in others]
     for text in sorted(labels, key=lambda text: float(text.get_window_extent().y0)):
         box = text.get_window_extent()
         for below in sorted(boxes, key=lambda other: float(other.y0)):
