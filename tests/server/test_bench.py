@@ -102,6 +102,9 @@ def test_ensemble(tmp_path: Path) -> None:
     rates = {row["name"]: row["images_per_s"] for row in content["rows"]}
     # Medians of several windows each: the median of the sums is near the sum of the medians, not equal to it.
     assert rates["sum of the bare steps"] == pytest.approx(1 / sum(1 / rates[step] for step in steps), rel=0.3)
+    models = ("yolox_preprocess", "yolox_detector", "yolox_postprocess")
+    stages = content["rows"][-1]["stages_ms"]
+    assert all(stages[step] > 0 and f"{step}, waiting" in stages for step in models)
     processes = content["rows"][-1]["cpu_ms_per_image"]
     assert {"yolox_preprocess", "yolox_detector", "yolox_postprocess", "tritonserver"} <= processes.keys()
 

@@ -34,7 +34,8 @@ class Row:
         spread: Of images_per_s over the windows: (largest - smallest) / median; None of a single one.
         cpu_ms_per_image: CPU milliseconds of one image, by process.
         foreign_cpu: Share of the machine's CPU that processes outside the measurement took.
-        stages_ms: Mean milliseconds of a request's stages in the server and of a batch's in the backend.
+        stages_ms: Mean milliseconds of a request's stages in the server, of its steps in an ensemble, and of a batch's
+            stages in the backend.
         requests_per_s: Sent at random times, answered or not (a Poisson process); 0 where clients wait for answers.
         windows: Of which these are the medians: the repetitions, or fewer where time was up.
         window_s: Seconds of a window's load, the median; longer than planned where that was too short; 0 if not known.

@@ -74,17 +74,18 @@ class Served:
 
     def measure(self, seconds: float) -> Sample:
         """See sample.Subject."""
-        server, asked_s = self._client.server, max(seconds, self._least_s)
-        images, stages, used = server.images_served(self._load.model), server.stages(self._load.model), cpu_times()
+        server, model, asked_s = self._client.server, self._load.model, max(seconds, self._least_s)
+        images, stages, steps = server.images_served(model), server.stages(model), server.steps(model)
+        used = cpu_times()
         sample = perf_analyzer.run(self._client.tool, self._load, asked_s, self._raw_file(), self._client.ends)
+        used = cpu_times().since(used)
         if sample.seconds > asked_s:
             self._least_s = sample.seconds
-        used = cpu_times().since(used)
-        images = server.images_served(self._load.model) - images
+        of_server = {**server.stages(model).means_since(stages), **server.steps(model).means_since(steps)}
         return replace(
             sample,
-            cpu_ms=server.cpu_ms_per_image(used, images),
-            stages_ms={**sample.stages_ms, **server.stages(self._load.model).means_since(stages)},
+            cpu_ms=server.cpu_ms_per_image(used, server.images_served(model) - images),
+            stages_ms={**sample.stages_ms, **of_server},
         )
 
     def _raw_file(self) -> Path | None:

@@ -89,8 +89,10 @@ class Target:
 
     def images_served(self, model: str) -> int:
         """Items that a model has answered so far."""
-        answer = self._ask(lambda: self._client.get_inference_statistics(model))
-        return sum(int(stats.inference_count) for stats in answer.model_stats)
+        return sum(int(stats.inference_count) for stats in self._statistics(model).model_stats)
+
+    def _statistics(self, model: str) -> Any:
+        return self._ask(lambda: self._client.get_inference_statistics(model))
 
     def stages(self, model: str) -> StageTimes:
         """What the backend's stages of a model have taken so far; nothing for somebody else's server."""
@@ -99,6 +101,12 @@ class Target:
         with contextlib.suppress(OSError), urlopen(f"http://{self._endpoints.metrics_url}/metrics", timeout=5) as page:
             return StageTimes.of(page.read().decode(), model)
         return StageTimes({})
+
+    def steps(self, model: str) -> StageTimes:
+        """What the steps of an ensemble have taken so far; nothing for another model."""
+        steps = self.config(model).get("ensemble_scheduling", {}).get("step", [])
+        names = dict.fromkeys(step["model_name"] for step in steps)
+        return StageTimes.of_steps({name: self._statistics(name).model_stats[0].inference_stats for name in names})
 
     def cpu_ms_per_image(self, used: CpuTimes, images: int) -> dict[str, float]:
         """CPU milliseconds of an image by process, of what was `used` in between; empty for somebody else's server."""

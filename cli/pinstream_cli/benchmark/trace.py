@@ -137,4 +137,4 @@ def say_computing(shares: Sequence[float]) -> str:
     """The same in words."""
     if len(shares) < 2:
         return f"the engine computes {sum(shares):.1%}"
-    return f"the {len(shares)} engines compute {mean(shares):.1%}, each on average,"
+    return f"on average each of the {len(shares)} engines computes {mean(shares):.1%}"

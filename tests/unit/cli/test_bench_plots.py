@@ -75,6 +75,18 @@ def test_a_comparison_is_drawn_as_curves_and_stages(tmp_path: Path) -> None:
     assert "compute infer" in stages
 
 
+def test_an_ensemble_is_drawn_with_its_steps(tmp_path: Path) -> None:
+    stages = {**STAGES, "decode, waiting": 1.0, "decode": 3.0, "detect, waiting": 2.0, "detect": 9.0}
+    rows = [row("bare loop", 1, 2900.0, stages_ms={}), row("gRPC", 8, 300.0, stages_ms=stages)]
+    draw(content(rows=rows), tmp_path)
+    text = (tmp_path / "compare-stages-light.svg").read_text()
+    assert "A request's way through the steps" in text
+    assert [text.count(f">{name}<") for name in ("waiting", "decode", "detect")] == [1, 1, 1]
+    assert ">15<" in text, "the whole of it, in ms"
+    draw(content(), tmp_path)
+    assert "through the steps" not in (tmp_path / "compare-stages-light.svg").read_text()
+
+
 def test_no_name_of_a_line_lies_over_another(tmp_path: Path) -> None:
     alike = content()
     alike["rows"] += [row(name, 256, 2801.0) for name in ("looking", "sleeping", "waiting")]
@@ -225,7 +237,7 @@ def test_engines_of_instances_compute_each_for_itself() -> None:
     lanes = [event("m_0", "gpu", "compute", 0.0, 10.0), event("m_1", "gpu", "compute", 10.0, 5.0)]
     shares = trace.computing(trace.spans(lanes), 20.0)
     assert shares == pytest.approx([0.5, 0.25])
-    assert trace.say_computing(shares) == "the 2 engines compute 37.5%, each on average,"
+    assert trace.say_computing(shares) == "on average each of the 2 engines computes 37.5%"
     # What instances repeat of an engine that they share is none of their own.
     shared = [*lanes, event("engine", "gpu", "compute", 0.0, 15.0)]
     assert trace.say_computing(trace.computing(trace.spans(shared), 20.0)) == "the engine computes 75.0%"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tritonclient.grpc import service_pb2
 
 from pinstream_cli.benchmark.stages import StageTimes
 
@@ -29,3 +30,16 @@ def test_a_model_without_metrics_has_no_stages() -> None:
     nothing = StageTimes.of(PAGE.format(count=10, total=5000), "empty")
     assert nothing.means_since(nothing) == {}
     assert StageTimes({}).means_since(nothing) == {}
+
+
+def test_steps_of_an_ensemble_take_what_a_request_waits_and_is_worked_on() -> None:
+    def statistics(requests: int) -> service_pb2.InferStatistics:
+        def took(ms: int) -> service_pb2.StatisticDuration:
+            return service_pb2.StatisticDuration(count=requests, ns=requests * ms * 1_000_000)
+
+        return service_pb2.InferStatistics(
+            success=took(9), queue=took(3), compute_input=took(1), compute_infer=took(4), compute_output=took(2)
+        )
+
+    before, after = (StageTimes.of_steps({"decode": statistics(n), "detect": statistics(2 * n)}) for n in (10, 15))
+    assert after.means_since(before) == {"decode, waiting": 3.0, "decode": 7.0, "detect, waiting": 3.0, "detect": 7.0}
