@@ -14,13 +14,12 @@ import tritonclient.grpc as grpc
 from google.protobuf import json_format
 from tritonclient.utils import InferenceServerException
 
-from pinstream_cli.benchmark.inputs import random_item, write_json
+from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
-from pinstream_cli.benchmark.suites.serve import largest_output
 from pinstream_cli.benchmark.target import ServedModel, Target
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
@@ -151,16 +150,8 @@ class Bench:
     def _make_subject(self, concurrency: int) -> Served:
         model = self.model
         item = random_item(model.spec, self._requests.shapes)
-        file = self._scratch / "input.json"
-        load = Load(
-            model=model.name,
-            batch=self._requests.batch,
-            concurrency=concurrency,
-            input_data=file if file.is_file() else write_json(file, [item]),
-            inputs=tuple(item),
-            outputs=tuple(tensor.name for tensor in model.spec.outputs),
-            output_bytes=largest_output(model),
-        )
+        load = Load.of(model.name, model.spec, item, self._scratch / "input.json")
+        load = replace(load, batch=self._requests.batch, concurrency=concurrency)
         return Served(self._measured, TRANSPORTS[TRANSPORT], load, model.name)
 
     @property
@@ -199,4 +190,4 @@ def bench(tuned: Tuned, requests: Requests, plan: Plan, console: Console) -> Ite
         )
         server = stack.enter_context(contextlib.closing(Target(endpoints, ours=True)))
         client = stack.enter_context(contextlib.closing(grpc.InferenceServerClient(endpoints.grpc_url)))
-        yield Bench(server, client, placed, requests, plan, Client(tool, server), scratch)
+        yield Bench(server, client, placed, requests, plan, Client(tool, server, ends=plan.ends), scratch)
