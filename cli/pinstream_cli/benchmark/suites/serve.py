@@ -57,11 +57,6 @@ def _batches(setup: Setup, model: ServedModel) -> list[int]:
     return [1] if model.spec.batch is None else list(setup.batches)
 
 
-def largest_output(model: ServedModel) -> int:
-    """Bytes of the largest output of one item."""
-    return max(tensor.item_bytes for tensor in model.spec.outputs)
-
-
 def describe(model: ServedModel) -> str:
     """The model and the settings it was served with."""
     options = model.options
