@@ -17,11 +17,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pinstream.errors import PinstreamError
+from pinstream.errors import PinstreamError, first_line
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.errors import CommandError
+from pinstream_cli.terminal import show_controls
 
 # Of a step. A graph of 100,000 nodes takes some ten.
 PATIENCE_S = 300.0
@@ -36,7 +37,8 @@ work_here(int(sys.argv[1]), given)
 # Where the difference matters to who catches it; whatever else goes wrong there is a BuildError here.
 _ERRORS: Mapping[str, type[CommandError]] = {"NotYoloxError": NotYoloxError}
 # Of what comes back: class names, and how precise each check was.
-_MOST_BYTES = 64 << 20
+_MOST_BYTES = 8 << 20
+_LONGEST_ERROR = 4000  # characters
 
 
 def apart(
@@ -76,7 +78,13 @@ def apart(
     step = "starting"
     try:
         assert process.stdin is not None
-        task = {"path": sys.path, "work": [work.__module__, work.__qualname__], "arguments": arguments, "named": named}
+        task = {
+            "path": sys.path,
+            "model": str(model),
+            "work": [work.__module__, work.__qualname__],
+            "arguments": arguments,
+            "named": named,
+        }
         with contextlib.suppress(BrokenPipeError):  # it has come to an end, which is told below
             process.stdin.write(json.dumps(task).encode() + b"\n")
             process.stdin.flush()
@@ -90,6 +98,11 @@ def apart(
             f"{model}: the process for it came to an end ({_ending(process.wait())}) while {step}; "
             "give it more memory if it was killed, else export the model again"
         )
+    except OverflowError:
+        raise BuildError(
+            f"{model}: the process for it says more than {_MOST_BYTES >> 20} MiB of it while {step}, and was stopped; "
+            "names of its inputs or classes may be far too long: export the model again"
+        ) from None
     except TimeoutError:
         raise BuildError(
             f"{model}: {step} took more than {seconds:g} s, and was stopped; if it is a model that you trust, "
@@ -101,8 +114,9 @@ def apart(
         os.close(told)
 
 
-def work_here(descriptor: int, given: Mapping[str, Any]) -> None:
-    """The other process: does the work that it was given, and tells how it goes."""
+def work_here(descriptor: int, given: Mapping[str, Any]) -> NoReturn:
+    """The other process: does the work that it was given, tells how it goes, and ends."""
+    show_controls()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, name = given["work"]
     work = getattr(importlib.import_module(module), name)
@@ -115,9 +129,14 @@ def work_here(descriptor: int, given: Mapping[str, Any]) -> None:
     try:
         done = work(*given["arguments"], **given["named"], progress=lambda step: tell("step", step))
     except (CommandError, PinstreamError) as error:
-        tell("failed", [type(error).__name__, str(error)])
+        tell("failed", [type(error).__name__, str(error)[:_LONGEST_ERROR]])
+    except Exception as error:  # of what reads models: whatever they raise, the model is what is wrong
+        why = first_line(error)[:_LONGEST_ERROR]
+        tell("failed", ["", f"{given['model']} cannot be used: {type(error).__name__}: {why}; export it again"])
     else:
         tell("done", done)
+    # At once: Python would wait for the thread, which has nothing to wait for.
+    os._exit(0)
 
 
 def _messages(told: int, seconds: float) -> Iterator[tuple[str, Any]]:
@@ -125,21 +144,26 @@ def _messages(told: int, seconds: float) -> Iterator[tuple[str, Any]]:
 
     Raises:
         TimeoutError: It has said nothing for so long.
+        OverflowError: A line of it is longer than any can be.
     """
-    begun = b""
-    while len(begun) < _MOST_BYTES:
+    begun = bytearray()
+    while True:
         if not select.select([told], [], [], seconds)[0]:
             raise TimeoutError
         if not (found := os.read(told, 1 << 16)):
             return
-        *lines, begun = (begun + found).split(b"\n")
+        *lines, rest = found.split(b"\n")
         for line in lines:
-            kind, value = json.loads(line)
+            kind, value = json.loads(begun + line)
+            begun.clear()
             yield kind, value
+        begun += rest
+        if len(begun) > _MOST_BYTES:
+            raise OverflowError
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # not through sys.stdin, whose lock Python wants at its end
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -17,6 +17,8 @@ from pinstream_cli.build_error import BuildError
 
 # Resize, TopK and GatherElements as used here came with opset 11, YOLOX's export tool defaults to it.
 OLDEST_OPSET = 11
+# Characters of what a message says of an input or output.
+LONGEST = 120
 
 
 def load_onnx(path: Path) -> Any:
@@ -128,11 +130,12 @@ def dims(value: Any) -> list[int | str]:
 
 
 def signature(values: Sequence[Any]) -> str:
-    """Inputs or outputs as text: `'images' FLOAT [1, 3, 640, 640]`."""
+    """Inputs or outputs as text: `'images' FLOAT [1, 3, 640, 640]`; of names that nobody would read, the beginning."""
     entries = []
     for value in values:
         dtype = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-        entries.append(f"{value.name!r} {dtype} [{', '.join(map(str, dims(value)))}]")
+        entry = f"{value.name[:LONGEST]!r} {dtype} [{', '.join(map(str, dims(value)))}]"
+        entries.append(entry if len(entry) <= LONGEST else f"{entry[:LONGEST]}...")
     shown = ", ".join(entries[:4]) + (", ..." if len(entries) > 4 else "")
     return f"{len(entries)}: {shown}" if len(entries) != 1 else shown
 

@@ -51,6 +51,21 @@ def refuse(progress: Progress) -> None:
     raise NotYoloxError("no YOLOX")
 
 
+def say(count: int, progress: Progress) -> str:
+    progress("the only step")
+    return "x" * count
+
+
+def fail(progress: Progress) -> None:
+    raise ValueError("a bell \x07\nand more")
+
+
+def fail_later(progress: Progress) -> None:
+    progress("the only step")
+    sys.stderr.write("\x1b]0;OWNED\x07")
+    sys.stderr.flush()
+
+
 def endless(path: Path, *, folded: bool = False) -> Path:
     """A model that looks like a YOLOX export, and takes for ever: to compute or, with constants alone, to load."""
     tensors = [("images", TensorProto.FLOAT, [1, 3, 64, 64])], [("output", TensorProto.FLOAT, [1, 84, 8])]
@@ -104,6 +119,47 @@ def test_each_step_has_its_time() -> None:
 def test_a_process_that_ends_is_told(number: signal.Signals) -> None:
     with pytest.raises(BuildError, match=f"came to an end \\({number.name}\\) while the last step; "):
         apart(MODEL, end, number)
+
+
+def test_what_it_says_has_a_limit() -> None:
+    assert len(apart(MODEL, say, 4 << 20)) == 4 << 20
+    began = time.monotonic()
+    with pytest.raises(BuildError, match=r"says more than 8 MiB of it while the only step"):
+        apart(MODEL, say, 100 << 20)
+    assert time.monotonic() - began < 30
+
+
+def test_a_name_that_nobody_would_read_is_shortened(tmp_path: Path) -> None:
+    name = "x" + 100_000 * "\x01"
+    model = onnx_models.save(
+        tmp_path / "model.onnx",
+        [helper.make_node("Identity", [name], ["output"])],
+        [(name, TensorProto.FLOAT, [1])],
+        [("output", TensorProto.FLOAT, [1])],
+    )
+    result = CliRunner().invoke(build, [str(model), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "..." in result.stderr
+    assert len(result.stderr) < 2000
+
+
+def test_what_nobody_has_foreseen_is_told_in_words(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BuildError, match=r"some.onnx cannot be used: ValueError: a bell \x07; export it again"):
+        apart(MODEL, fail)
+    assert capfd.readouterr().err == ""
+
+
+def test_control_characters_are_shown_there_too(capfd: pytest.CaptureFixture[str]) -> None:
+    apart(MODEL, fail_later)
+    assert capfd.readouterr().err == r"\x1b]0;OWNED\x07"
+
+
+def test_it_ends_quietly_where_we_are_slow(capfd: pytest.CaptureFixture[str]) -> None:
+    def slow(step: str) -> None:
+        time.sleep(2)  # Python gives up waiting for a thread's lock after one
+
+    apart(MODEL, two_steps, 0, progress=slow)
+    assert capfd.readouterr().err == ""
 
 
 def test_nothing_is_imported_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
