@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -33,17 +33,16 @@ from pinstream_cli.triton import (
 from pinstream_cli.triton.assemble import keep_to_us
 from pinstream_cli.triton.caches import compile_models
 from pinstream_cli.triton.completion import COMPLETE
+from pinstream_cli.triton.echo import Echo
 from pinstream_cli.triton.fallback import Fallback, Views
 from pinstream_cli.triton.ownership import check_code, check_owners, check_vouched, written_by_others
 from pinstream_cli.triton.preflight import check_temporary_files, check_writable_shared_memory, gpu_count
 from pinstream_cli.triton.repository import CONFIG, may_break_shell, model_directories, read_configurations
-from pinstream_cli.triton.server import NO_GPU_NOISE
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.triton.sizing import lift_limits
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 from pinstream_cli.yolox_service import build_apart
 
-WARNING_OR_ERROR = re.compile(r"^[WEF]\d{4} ")
 _LABELS_OF_AN_EXPORT = (
     "--labels {labels} are for a YOLOX export served as one, and --model {model} is not; what `pinstream build` "
     "made has its names from `pinstream build --labels`, and plain models have none"
@@ -128,6 +127,8 @@ def serving(
         _check_shared_memory(served)
         compile_models(served, fallback.arguments())
         complete = run.complete and not repositories and not _more_may_come(access or Access(), extra)
+        show = partial(console.print, soft_wrap=True, style="dim")
+        echo = Echo(show, run.log)
         server = TritonServer(
             install,
             run,
@@ -139,13 +140,14 @@ def serving(
             on_ready=lambda ready, seconds: console.print(
                 f"  {ready:<24}", Text("READY", "green"), f"{seconds:6.1f} s", soft_wrap=True
             ),
-            on_log=lambda line: _show_log(line, console, verbose),
+            on_log=show if verbose else echo.add,
             reword=views.reword,
         )
         console.print(f"Starting {install.binary}", soft_wrap=True)
         try:
             server.start()
             server.wait_ready(startup_timeout_s)
+            echo.limit()
             required = {path.name for path in model_directories(run.models)}
             for lack in (*views.left_out, *fallback.lacking(server.loads, required)):
                 console.print(Text("NOT SERVED", "red bold"), lack, soft_wrap=True)
@@ -155,6 +157,7 @@ def serving(
         finally:
             began = time.monotonic()
             server.stop()
+            echo.close()
             console.print(f"Triton has stopped ({time.monotonic() - began:.1f} s).")
 
 
@@ -332,8 +335,3 @@ def _add_built(run: RunDirectory, directory: Path, name: str | None) -> None:
 def _check_shared_memory(repositories: Sequence[Path]) -> None:
     models = needs(repositories, gpu_count())
     check_shared_memory(sum(model.needed for model in models), "; ".join(map(str, models)))
-
-
-def _show_log(line: str, console: Console, verbose: bool) -> None:
-    if verbose or (WARNING_OR_ERROR.match(line) and not NO_GPU_NOISE.search(line)):
-        console.print(line, soft_wrap=True, style="dim")

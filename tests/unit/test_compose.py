@@ -77,6 +77,17 @@ def test_a_container_that_is_reached_may_do_no_more_than_it_has_to(name: str) ->
     assert not re.search("privileged: true|cap_add|pid: host|network_mode: host|docker.sock", lines)
 
 
+@pytest.mark.parametrize("name", ["triton", "proxy"])
+def test_what_a_container_says_that_is_reached_has_a_limit(name: str) -> None:
+    logging = re.search(
+        r'^    logging:\n      driver: json-file\n      options:\n        max-size: (\d+)m\n        max-file: "(\d)"$',
+        service(name),
+        re.MULTILINE,
+    )
+    assert logging is not None
+    assert int(logging[1]) * int(logging[2]) <= 100
+
+
 def test_nobody_in_a_container_is_root() -> None:
     assert '    user: "1000:1000"\n' in service("proxy")
     assert "user:" not in service("triton"), "what the image says"
