@@ -17,6 +17,7 @@ from tests import onnx_models
 from tests.fuzz.deadly import is_deadly, nested_data, shape_beyond_memory, small_chunks
 from tests.server.serve_process import Serve, ready
 from tests.server.test_restart import seconds_until
+from tests.shm_region import shm_region
 
 MODEL = "/v2/models/classifier"
 DEADLY: tuple[Callable[[], bytes | Iterable[bytes]], ...] = (
@@ -108,3 +109,26 @@ def test_no_items_are_never_answered_and_others_are(start: Callable[..., Serve],
         serve.end(5)
     serve.process.terminate()  # and no longer once somebody asks again
     serve.end(10)
+
+
+def send_region(client: grpc.InferenceServerClient, name: str, nbytes: int) -> None:
+    """One request to `classifier` whose pixels lie in a region."""
+    pixels = grpc.InferInput("pixels", [1, 3, 8, 8], "FP32")
+    pixels.set_shared_memory(name, nbytes)
+    client.infer("classifier", [pixels], client_timeout=30)
+
+
+def test_a_region_that_its_client_cuts_short_ends_triton_and_it_comes_back(
+    start: Callable[..., Serve], classifier: Path
+) -> None:
+    nbytes = 3 * 8 * 8 * 4
+    serve = start("--model", classifier, "--restart", "--allow-client-shm")
+    serve.wait_for("Stop with Ctrl-C")
+    with shm_region(nbytes) as region, grpc.InferenceServerClient(serve.grpc_url) as client:
+        client.register_system_shared_memory("mine", f"/{region.name}", nbytes)
+        send_region(client, "mine", nbytes)
+        region.write_bytes(b"")  # as by whoever opens it anew with O_TRUNC
+        with pytest.raises(InferenceServerException):
+            send_region(client, "mine", nbytes)
+        seconds_until(lambda: "Triton ended by itself with code -7" in serve.text, 30)
+    seconds_until(lambda: ready(serve.endpoints, f"{MODEL}/ready"), 60)
