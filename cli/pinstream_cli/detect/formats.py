@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -13,8 +14,9 @@ from pinstream_client import Detections, PinstreamError
 
 COLUMNS = ("image", "frame", "time_s", "class", "class_id", "score", "x1", "y1", "x2", "y2", "error")
 SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".json": "coco"}
-# What a text begins with that spreadsheets take for a formula, full-width too, or pass over before one; and the mark.
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n'")
+# What spreadsheets take for a formula, full-width too, also behind blanks and what is not seen, which some pass over; a
+# tab or a new line whatever is behind it; and the mark.
+_FORMULA = re.compile("[\\s\\0-\\x1f\u200b\ufeff]*[=+\\-@\uff1d\uff0b\uff0d\uff20]|[\\t\\r\\n']")
 
 
 class Writer(Protocol):
@@ -107,7 +109,7 @@ def marked(text: str) -> str:
 
     File names and labels are other people's. Whoever wants the text itself takes one ' from the front.
     """
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _rows(record: Record) -> list[list[Any]]:

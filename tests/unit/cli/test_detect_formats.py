@@ -53,9 +53,11 @@ def test_csv_has_a_row_for_each_object_and_one_for_what_has_none() -> None:
     assert rows[4]["error"] == "no, really"
 
 
-@pytest.mark.parametrize(
-    "text", ["=HYPERLINK(1)", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "'s"]
-)
+RUN = ["=HYPERLINK(1)", "+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "'=1", "'s"]
+BEHIND_BLANKS = [" =1", "\xa0+1", "\x0b-1", " \t@SUM(1)", "\u3000\uff1d1", "\x01=1", "\ufeff=1"]
+
+
+@pytest.mark.parametrize("text", RUN + BEHIND_BLANKS)
 def test_csv_marks_what_a_spreadsheet_would_run_so_that_it_can_be_taken_back(text: str) -> None:
     names = (text, "car")
     found = Detections(np.array([[-1.5, 2, 30, 40]]), np.array([0.9]), np.array([0]), names, None, 1.5)
@@ -68,6 +70,11 @@ def test_csv_marks_what_a_spreadsheet_would_run_so_that_it_can_be_taken_back(tex
     assert rows[0]["x1"] == "-1.5"
     # In the other formats it is as it is.
     assert json.loads(written("jsonl", Record(text, found)))["image"] == text
+
+
+@pytest.mark.parametrize("name", ["cat - dog.jpg", "a+b@c=d.jpg", " dog.jpg", "a; -1.jpg", "/=1/a.jpg", ""])
+def test_csv_leaves_ordinary_names_as_they_are(name: str) -> None:
+    assert next(csv.DictReader(io.StringIO(written("csv", Record(name, two())))))["image"] == name
 
 
 def test_json_lines_are_one_object_each() -> None:
