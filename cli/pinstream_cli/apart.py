@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,12 +40,19 @@ _ERRORS: Mapping[str, type[CommandError]] = {"NotYoloxError": NotYoloxError}
 # Of what comes back: class names, and how precise each check was.
 _MOST_BYTES = 8 << 20
 _LONGEST_ERROR = 4000  # characters
+_TO_END_S = 5.0  # once it has closed its end
+_UNLIKE_WHAT_IS_EXPECTED = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+class _NotUnderstood(Exception):
+    """What the other process says, in words."""
 
 
 def apart(
     model: Path,
     work: Callable[..., Any],
     *arguments: Any,
+    read: Callable[[Any], Any] = lambda value: value,
     seconds: float = PATIENCE_S,
     progress: Callable[[str], None] = lambda step: None,
     **named: Any,
@@ -55,15 +63,13 @@ def apart(
         model: What is worked on, for messages.
         work: A function of a module, called there with the arguments and a function `progress`, as this one.
         arguments: What JSON can say, as all else that goes from one process to the other.
+        read: Makes of what `work` gives, as JSON has it (lists for tuples), what is wanted.
         seconds: How long a step may take, from one call of `progress` to the next.
         progress: Called here with a few words at the start of every step.
         named: More arguments.
 
-    Returns:
-        What `work` gives, as JSON has it: lists for tuples.
-
     Raises:
-        BuildError: A step took longer, the process came to an end in it, or `work` raised an error of ours.
+        BuildError: A step took longer, the process came to an end in it or said what it should not, or `work` failed.
         NotYoloxError: `work` raised it.
     """
     told, telling = os.pipe()
@@ -92,16 +98,19 @@ def apart(
             if kind == "failed":
                 raise _ERRORS.get(value[0], BuildError)(value[1])
             if kind == "done":
-                return value
+                return _read(read, value)
             progress(step := value)
+        # Its pipe is closed; where it goes on all the same it is ended below.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TO_END_S)
         raise BuildError(
-            f"{model}: the process for it came to an end ({_ending(process.wait())}) while {step}; "
+            f"{model}: the process for it came to an end ({_ending(process.poll())}) while {step}; "
             "give it more memory if it was killed, else export the model again"
         )
-    except OverflowError:
+    except _NotUnderstood as error:
         raise BuildError(
-            f"{model}: the process for it says more than {_MOST_BYTES >> 20} MiB of it while {step}, and was stopped; "
-            "names of its inputs or classes may be far too long: export the model again"
+            f"{model}: the process for it says {error} while {step}, and was stopped; names in it may be far too long, "
+            "or it does harm: export the model again"
         ) from None
     except TimeoutError:
         raise BuildError(
@@ -143,23 +152,42 @@ def _messages(told: int, seconds: float) -> Iterator[tuple[str, Any]]:
     """What the other process says, until it ends.
 
     Raises:
-        TimeoutError: It has said nothing for so long.
-        OverflowError: A line of it is longer than any can be.
+        TimeoutError: It has said nothing whole for so long.
+        _NotUnderstood: What it says is no message, or longer than any can be.
     """
     begun = bytearray()
+    ends = time.monotonic() + seconds
     while True:
-        if not select.select([told], [], [], seconds)[0]:
+        if not select.select([told], [], [], max(0.0, ends - time.monotonic()))[0]:
             raise TimeoutError
         if not (found := os.read(told, 1 << 16)):
             return
         *lines, rest = found.split(b"\n")
         for line in lines:
-            kind, value = json.loads(begun + line)
+            yield _message(begun + line)
             begun.clear()
-            yield kind, value
+            ends = time.monotonic() + seconds
         begun += rest
         if len(begun) > _MOST_BYTES:
-            raise OverflowError
+            raise _NotUnderstood(f"more than {_MOST_BYTES >> 20} MiB")
+
+
+def _message(line: bytearray) -> tuple[str, Any]:
+    try:
+        kind, value = json.loads(line)
+        texts = {"step": [value], "failed": [*value] if kind == "failed" else [], "done": []}[kind]
+    except _UNLIKE_WHAT_IS_EXPECTED:
+        texts = [None]
+    if not all(isinstance(text, str) for text in texts) or (kind == "failed" and len(texts) != 2):
+        raise _NotUnderstood("what is no message")
+    return kind, value
+
+
+def _read(read: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return read(value)
+    except _UNLIKE_WHAT_IS_EXPECTED:
+        raise _NotUnderstood("what is not what was asked for") from None
 
 
 def _end_with_parent() -> None:
@@ -167,5 +195,7 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _ending(code: int) -> str:
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "it says nothing more"
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,9 +150,14 @@ def _check(part: Path, name: str, record: Path, url: str) -> None:
         raise
 
 
+def _three(found: Iterable[int]) -> tuple[int, int, int]:
+    height, width, classes = map(int, found)
+    return height, width, classes
+
+
 def _check_structure(path: Path, model: OfficialModel, url: str) -> None:
     try:
-        height, width, classes = apart(path, what_it_finds, str(path))
+        height, width, classes = apart(path, what_it_finds, str(path), read=_three)
     except CommandError as error:
         raise CommandError(str(error).replace(str(path), url)) from None
     if (height, width, classes) != (model.input_size, model.input_size, CLASSES):

@@ -61,7 +61,7 @@ def is_yolox_export(path: Path) -> bool:
         BuildError: The file is missing, empty, not ONNX, or ONNX Runtime cannot run it.
     """
     try:
-        apart(path, what_it_finds, str(path))
+        apart(path, what_it_finds, str(path), read=tuple)
     except NotYoloxError:
         return False
     return True

@@ -173,11 +173,12 @@ def build_apart(
     progress: Callable[[str], None] = lambda step: None,
 ) -> BuildReport:
     """`build_service` in a process of its own, which is stopped where a step takes more than `seconds`; see `apart`."""
-    told = apart(
+    report: BuildReport = apart(
         model,
         build_here,
         str(model),
         str(out),
+        read=BuildReport.from_json,
         candidates=candidates,
         labels=labels and str(labels),
         images=[str(image) for image in images],
@@ -185,7 +186,7 @@ def build_apart(
         seconds=seconds,
         progress=progress,
     )
-    return BuildReport.from_json(told)
+    return report
 
 
 def build_here(

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ from pinstream_cli.apart import apart
 from pinstream_cli.build import build
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from tests import onnx_models
+from tests.apart_works import end, fail, fail_later, refuse, say, two_steps, write_raw
 
 MODEL = Path("some.onnx")
-Progress = Callable[[str], None]
 
 
 def is_alive(pid: int) -> bool:
@@ -31,39 +30,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def two_steps(seconds: float, *, progress: Progress) -> tuple[int, str]:
-    progress("the first step")
-    time.sleep(seconds)
-    progress("the second step")
-    time.sleep(seconds)
-    return os.getpid(), os.environ.get("SOME", "")
-
-
-def end(number: int, progress: Progress) -> None:
-    progress("the last step")
-    os.kill(os.getpid(), number)
-    time.sleep(10)
-
-
-def refuse(progress: Progress) -> None:
-    raise NotYoloxError("no YOLOX")
-
-
-def say(count: int, progress: Progress) -> str:
-    progress("the only step")
-    return "x" * count
-
-
-def fail(progress: Progress) -> None:
-    raise ValueError("a bell \x07\nand more")
-
-
-def fail_later(progress: Progress) -> None:
-    progress("the only step")
-    sys.stderr.write("\x1b]0;OWNED\x07")
-    sys.stderr.flush()
 
 
 def endless(path: Path, *, folded: bool = False) -> Path:
@@ -109,8 +75,7 @@ def test_its_errors_are_raised_here() -> None:
 
 
 def test_each_step_has_its_time() -> None:
-    # Three times as long as it takes Python to start beside another test.
-    apart(MODEL, two_steps, 4, seconds=6)
+    apart(MODEL, two_steps, 2.5, seconds=4)
     with pytest.raises(BuildError, match=r"some.onnx: the first step took more than 3 s, and was stopped; .*--timeout"):
         apart(MODEL, two_steps, 60, seconds=3)
 
@@ -124,8 +89,44 @@ def test_a_process_that_ends_is_told(number: signal.Signals) -> None:
 def test_what_it_says_has_a_limit() -> None:
     assert len(apart(MODEL, say, 4 << 20)) == 4 << 20
     began = time.monotonic()
-    with pytest.raises(BuildError, match=r"says more than 8 MiB of it while the only step"):
+    with pytest.raises(BuildError, match=r"says more than 8 MiB while the only step"):
         apart(MODEL, say, 100 << 20)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "5",
+        '["failed", 5]',
+        '["failed", ["BuildError"]]',
+        '["step", 5]',
+        '["what", ""]',
+        '[["step"], 1]',
+        "[" * 200_000,
+    ],
+)
+def test_what_is_no_message_is_said_to_be_none(line: str) -> None:
+    with pytest.raises(BuildError, match=r"some\.onnx: the process for it says what is no message while starting"):
+        apart(MODEL, write_raw, line + "\n")
+
+
+def test_an_answer_to_something_else_is_not_taken() -> None:
+    with pytest.raises(BuildError, match="says what is not what was asked for"):
+        apart(MODEL, say, 3, read=int)
+
+
+def test_time_is_not_lengthened_by_saying_a_little_of_a_message() -> None:
+    with pytest.raises(BuildError, match="starting took more than 5 s"):
+        apart(MODEL, write_raw, *"x" * 40, pause=0.5, seconds=5)
+
+
+def test_a_process_that_closes_its_end_and_goes_on_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pinstream_cli.apart._TO_END_S", 0.5)
+    began = time.monotonic()
+    with pytest.raises(BuildError, match=r"came to an end \(it says nothing more\)"):
+        apart(MODEL, write_raw, then=60, close=True)
     assert time.monotonic() - began < 30
 
 
