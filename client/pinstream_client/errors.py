@@ -13,7 +13,7 @@ _RESTRICTED = re.compile(r"^This (protocol|API) is restricted")
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 # Line breaks; control characters, which can have a terminal do anything; what turns the direction in which text is
 # shown; and halves of characters, which cannot be printed.
-_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LONGEST = 4000  # characters of a message
 
 

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,10 +23,12 @@ from rich.text import Text
 import pinstream_cli
 from pinstream_cli.console import Console, steps_of
 from pinstream_cli.terminal import visible
+from pinstream_client.errors import printable
 from tests.network import closed_port
 
 TITLE = "\x1b]0;OWNED\x07"
 SHOWN = r"\x1b]0;OWNED\x07"
+_TURNS = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 PINSTREAM = [sys.executable, "-m", "pinstream_cli"]
 
 
@@ -82,12 +85,23 @@ def odd_model(path: Path) -> Path:
         ("\x9b31m", r"\x9b31m"),
         ("\x7f\b", r"\x7f\x08"),
         ("gpj.\u202eexe", r"gpj.\u202eexe"),
+        ("\u061cgpj\u200f.exe\u2028", r"\u061cgpj\u200f.exe\u2028"),
         (os.fsdecode(b"\xff.jpg"), r"\udcff.jpg"),
         ("line\n\tline, ü, 犬", "line\n\tline, ü, 犬"),
     ],
 )
 def test_control_characters_are_written_out_and_new_lines_stay(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+def test_the_client_shows_the_same_characters_and_new_lines_and_tabs_as_well() -> None:
+    characters = [chr(code) for code in range(sys.maxunicode + 1)]
+    of_client = {found for found in characters if printable(found) != found}
+    assert {found for found in characters if visible(found) != found} == of_client - {"\n", "\t"}
+    assert all(visible(found) == printable(found) for found in of_client - {"\n", "\t"})
+    # All that Unicode knows to turn the direction of writing.
+    turns = {found for found in characters if unicodedata.bidirectional(found) in _TURNS} | {*"\u061c\u200e\u200f"}
+    assert turns <= of_client
 
 
 @pytest.mark.parametrize(
