@@ -18,7 +18,7 @@ from pinstream_cli.console import Console
 from pinstream_cli.demo import BUILT_IN_LABELS, BUILT_IN_MODEL, built_in
 from pinstream_cli.download import Source, UnreachableError, discard, download
 from pinstream_cli.errors import CommandError
-from pinstream_cli.yolox_recognise import what_it_finds
+from pinstream_cli.yolox_recognise import recognised_shape
 
 # The release that YOLOX's own documentation links to for ONNX files.
 RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
@@ -157,7 +157,7 @@ def _three(found: Iterable[int]) -> tuple[int, int, int]:
 
 def _check_structure(path: Path, model: OfficialModel, url: str) -> None:
     try:
-        height, width, classes = apart(path, what_it_finds, str(path), read=_three)
+        height, width, classes = apart(path, recognised_shape, str(path), read=_three)
     except CommandError as error:
         raise CommandError(str(error).replace(str(path), url)) from None
     if (height, width, classes) != (model.input_size, model.input_size, CLASSES):

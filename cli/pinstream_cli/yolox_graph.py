@@ -27,7 +27,7 @@ from pinstream_cli.apart import apart
 from pinstream_cli.build_error import BuildError, NotYoloxError
 from pinstream_cli.onnx_files import load_onnx, opset_of
 from pinstream_cli.onnx_surgery import drop_dead_nodes, lift_constants, make_batch_dynamic, name_nodes
-from pinstream_cli.yolox_recognise import GRAPH_KEY, SERVING_GRAPH, YoloxExport, what_it_finds
+from pinstream_cli.yolox_recognise import GRAPH_KEY, SERVING_GRAPH, YoloxExport, recognised_shape
 from pinstream_cli.yolox_reference import anchor_cells
 
 INPUT = "images"
@@ -61,7 +61,7 @@ def is_yolox_export(path: Path) -> bool:
         BuildError: The file is missing, empty, not ONNX, or ONNX Runtime cannot run it.
     """
     try:
-        apart(path, what_it_finds, str(path), read=tuple)
+        apart(path, recognised_shape, str(path), read=tuple)
     except NotYoloxError:
         return False
     return True

@@ -97,7 +97,7 @@ def recognise(path: Path) -> YoloxExport:
     return YoloxExport(path, model, source, output, batch, input_size, num_classes, head, decoded, output_decoded)
 
 
-def what_it_finds(path: str, progress: Callable[[str], None]) -> tuple[int, int, int]:
+def recognised_shape(path: str, progress: Callable[[str], None]) -> tuple[int, int, int]:
     """`recognise` for `apart`: height and width of the input, and the number of classes."""
     progress(f"reading {Path(path).name}")
     export = recognise(Path(path))

@@ -32,10 +32,10 @@ def draw(image: ImageLike, detections: Detections) -> NDArray[np.uint8]:
         captions.append(_place(cv2, item, captions, (width, height), line, scale))
     # Best scores last, so that they lie on top where there is no room for all.
     drawn = list(zip(detections, captions, strict=True))[::-1]
-    # A line beyond is not seen, and OpenCV has 32 bits for where it is.
-    visible = np.array((width, height) * 2) + 2 * line
+    # A line further out is not seen, and OpenCV has 32 bits for where it is.
+    beyond = np.array((width, height) * 2) + 2 * line
     for item, _ in drawn:
-        x1, y1, x2, y2 = (round(float(value)) for value in np.clip(item.box, -2 * line, visible))
+        x1, y1, x2, y2 = (round(float(value)) for value in np.clip(item.box, -2 * line, beyond))
         cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(item.class_id), line, cv2.LINE_AA)
     for item, caption in drawn:
         _write(cv2, canvas, caption, class_colour(item.class_id), line, scale)

@@ -32,7 +32,7 @@ MOST_BYTES = 32 * 2**20
 SERVICE = web.AppKey("service", Service)
 
 
-class OwnFaults(logging.Filter):
+class WithoutClientsFaults(logging.Filter):
     """Keeps what clients do wrong out of aiohttp's log: uploads that break off, requests that are no HTTP."""
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -16,7 +16,7 @@ from aiohttp.log import server_logger
 from pinstream_cli.detect.connection import connection, connection_options
 from pinstream_cli.detect.options import server_options
 from pinstream_cli.errors import CommandError
-from pinstream_cli.view.app import OwnFaults, make_app
+from pinstream_cli.view.app import WithoutClientsFaults, make_app
 from pinstream_cli.view.service import Service
 from pinstream_client import PinstreamError
 
@@ -69,7 +69,7 @@ async def _serve(service: Service, port: int, open_browser: bool) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    server_logger.addFilter(OwnFaults())
+    server_logger.addFilter(WithoutClientsFaults())
     runner = web.AppRunner(make_app(service), access_log=None)
     await runner.setup()
     try:
