@@ -56,8 +56,8 @@ class Detector:
         token: Sent as ``Authorization: Bearer``; a callable is asked anew each time.
         compression: "gzip" or "deflate", of requests, and over HTTP of answers.
         retry: How often refused and broken connections and the answer UNAVAILABLE are tried again, within ``timeout``.
-        max_answer_bytes: How large an answer may be, unpacked; of one that is larger no more is read. A 64th of it may
-            be JSON.
+        max_answer_bytes: How large an answer may be, unpacked; of one that is larger no more is read. Over gRPC 2 GiB
+            is the most. A 64th of it, at least 1 MiB, may be JSON or tell of models.
         server_timings: Ask for the server's time split around each call: two more requests for each image.
 
     Raises:

@@ -93,7 +93,7 @@ class ServerError(PinstreamError):
 
 
 class AnswerTooLarge(PinstreamError):
-    """The answer is larger than the client takes (``max_answer_bytes``)."""
+    """The answer is larger than the client takes (``max_answer_bytes``), or than gRPC does."""
 
 
 class MissingExtra(PinstreamError, ImportError):
@@ -134,6 +134,14 @@ def too_large(address: object, most: int, what: str = "the answer") -> AnswerToo
     return AnswerTooLarge(
         f"{what} from {address} has more than {most} bytes, the most that this client takes: ask for fewer outputs or "
         "smaller batches, or raise max_answer_bytes"
+    )
+
+
+def too_large_for_grpc(address: object, most: int) -> AnswerTooLarge:
+    """The error for an answer of more than ``most`` bytes, the largest message of gRPC: no option raises that."""
+    return AnswerTooLarge(
+        f"the answer from {address} has more than {most} bytes, the most that gRPC takes: ask for fewer outputs or "
+        "smaller batches"
     )
 
 

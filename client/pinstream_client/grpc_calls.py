@@ -27,6 +27,8 @@ from .transport import Deadline, InferRequest, Json
 
 # How long a server that answered UNAVAILABLE gets to show that it was itself that said so, and not the network.
 LIVE_PROBE_S = 1.0
+# The largest message there is: gRPC has 31 bits for it, as protobuf has.
+LARGEST_MESSAGE = (1 << 31) - 1
 # What gRPC says of a connection that broke under a call; a probe over a new one may well find the server live.
 _BROKEN = re.compile(r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|GOAWAY")
 # What gRPC says, here and not at the server, of a message beyond ``grpc.max_receive_message_length``.
@@ -38,8 +40,7 @@ def channel_arguments(options: Options) -> list[tuple[str, int]]:
     """GRPC's own settings of a channel."""
     arguments = [
         ("grpc.max_send_message_length", -1),
-        # gRPC has 31 bits for it, as protobuf has for a message.
-        ("grpc.max_receive_message_length", min(options.max_answer_bytes, (1 << 31) - 1)),
+        ("grpc.max_receive_message_length", min(options.max_answer_bytes, LARGEST_MESSAGE)),
         # Left alone, gRPC waits up to two minutes before it connects again: a server that is back must be seen sooner.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1000),
@@ -179,6 +180,8 @@ class GrpcCalls(ABC):
         if code == "CANCELLED":
             return errors.cancelled(self.address)
         if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(details(error)):
+            if self._options.max_answer_bytes >= LARGEST_MESSAGE:
+                return errors.too_large_for_grpc(self.address, LARGEST_MESSAGE)
             return errors.too_large(self.address, self._options.max_answer_bytes)
         if code == "UNAVAILABLE" and _BROKEN.search(details(error)):
             return self._unreachable(error)

@@ -69,7 +69,7 @@ class Options:
         """How much of an answer may be JSON, or tell of models.
 
         As Python's values that takes some twenty times as much, and two seconds for 8 MiB, which no deadline ends: so
-        it is a 64th of ``max_answer_bytes``, and a MiB where that is less.
+        it is a 64th of ``max_answer_bytes``, at least 1 MiB.
         """
         return max(self.max_answer_bytes // 64, 1 << 20)
 

@@ -23,6 +23,7 @@ from pinstream_client import (
     InvalidRequest,
     ServerError,
     ServerUnreachable,
+    grpc_calls,
 )
 
 MIB = 1 << 20
@@ -226,11 +227,29 @@ def test_large_answer_ends_at_the_limit_packed_or_not(ask: Callable[..., Detecti
 
 
 @CLIENTS
+def test_nothing_is_to_be_raised_where_grpc_takes_no_more(
+    ask: Callable[..., Detections], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As though gRPC took less than its 2 GiB, which would take long.
+    monkeypatch.setattr(grpc_calls, "LARGEST_MESSAGE", 2 * MIB)
+    service = Service({**DETECTIONS, "more": ("UINT8", [3 * MIB], bytes(3 * MIB))})
+    for most in (2 * MIB, 8 * MIB):
+        with (
+            serving(service) as url,
+            pytest.raises(AnswerTooLarge, match="than 2097152 bytes, the most that gRPC") as caught,
+        ):
+            ask(url, max_answer_bytes=most)
+        assert "max_answer_bytes" not in str(caught.value)
+
+
+@CLIENTS
 def test_description_may_be_a_64th(ask: Callable[..., Detections]) -> None:
     with serving(Service(description="x" * (3 * MIB // 2))) as url:
         with pytest.raises(AnswerTooLarge, match=r"the description from .* more than 1048576 bytes"):
             ask(url, max_answer_bytes=64 * MIB)
         assert len(ask(url, max_answer_bytes=128 * MIB)) == 1
+    with serving(Service(description="x" * (MIB // 2))) as url:
+        assert len(ask(url, max_answer_bytes=MIB)) == 1  # and 1 MiB in any case
 
 
 @CLIENTS
