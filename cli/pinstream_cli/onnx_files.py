@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from pinstream.engines.functions import why_too_large
+from pinstream.engines.functions import why_refused
 from pinstream.errors import first_line
 from pinstream.regular import why_no_file
 from pinstream_cli.build_error import BuildError
@@ -51,10 +51,8 @@ def load_onnx(path: Path) -> Any:
     # Protobuf reads many a short text as a message of unknown fields.
     if not model.graph.node or not model.graph.output or not model.opset_import:
         raise BuildError(f"{path}: not an ONNX model (no graph in it; it starts with {start!r}); export it again")
-    if found := why_too_large(model):
-        raise BuildError(
-            f"{path}: its functions make {found} of it when they are expanded; export it without functions"
-        )
+    if found := why_refused(model):
+        raise BuildError(f"{path} {found}")
     return model
 
 

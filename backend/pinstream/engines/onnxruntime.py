@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from pinstream.dlpack import DeviceArray
 from pinstream.engines.base import Engine, Slot
-from pinstream.engines.functions import why_file_too_large
+from pinstream.engines.functions import why_file_refused
 from pinstream.errors import ConfigError, EngineError, ModelFileError, first_line
 from pinstream.memory import InputBuffer, copy_bytes
 from pinstream.options import DEFAULT_MAX_BATCH_SIZE, Options
@@ -170,10 +170,8 @@ def _session_spec(session: Any, model_file: Path, options: Options) -> ModelSpec
 
 
 def _open_session(model_file: Path, threads: int, *, optimise: bool = True) -> Any:
-    if found := why_file_too_large(model_file):
-        raise ModelFileError(
-            f"{model_file}: its functions make {found} of it when they are expanded; export it without functions"
-        )
+    if found := why_file_refused(model_file):
+        raise ModelFileError(f"{model_file} {found}")
     settings = ort.SessionOptions()
     if not optimise:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from pinstream.engines.functions import why_too_large
+from pinstream.engines.functions import why_refused
 from pinstream.errors import ModelFileError, first_line
 from pinstream.sidecar import file_sha256
 
@@ -64,10 +64,8 @@ def read_graph(path: Path, weights: bool = False) -> Any:
     # Protobuf reads many a short text as a message of unknown fields.
     if not model.graph.output or not model.opset_import:
         raise ModelFileError(f"{path} is not an ONNX model: there is no graph in it; export it again")
-    if found := why_too_large(model):
-        raise ModelFileError(
-            f"{path}: its functions make {found} of it when they are expanded; export it without functions"
-        )
+    if found := why_refused(model):
+        raise ModelFileError(f"{path} {found}")
     return model
 
 

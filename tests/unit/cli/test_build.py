@@ -47,12 +47,12 @@ def test_functions_that_call_themselves_are_refused(tmp_path: Path) -> None:
     graph = onnx.helper.make_graph([call], "graph", [image], [out])
     model = onnx.helper.make_model(graph, opset_imports=opsets, functions=[again], ir_version=8)
     (tmp_path / "again.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(BuildError, match="its functions cannot be inlined"):
+    with pytest.raises(BuildError, match="has functions that call themselves"):
         build_service(tmp_path / "again.onnx", tmp_path / "out")
 
 
 def test_functions_that_make_millions_of_nodes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="its functions make more than 1,000,000 nodes"):
+    with pytest.raises(BuildError, match="has functions that make more than 20,000 nodes"):
         build_service(onnx_models.doubling(tmp_path / "model.onnx", 40), tmp_path / "out")
 
 
