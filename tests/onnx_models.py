@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -257,12 +258,35 @@ def doubling(path: Path, levels: int) -> Path:
         return helper.make_function("own", name, ["a"], ["c"], nodes, opsets)
 
     functions = [twice(f"F{level}", f"F{level - 1}" if level > 1 else "Relu") for level in range(1, levels + 1)]
+    call = helper.make_node(f"F{levels}", ["images"], ["output"], domain="own")
+    return _of_functions(path, functions, [call], opsets)
+
+
+def calling_down(path: Path, levels: int, times: int) -> Path:
+    """The same signature; `times` nodes call a function which calls another one, and so on for `levels` levels."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = []
+    for level in range(1, levels + 1):
+        inner = helper.make_node(f"F{level - 1}" if level > 1 else "Relu", ["a"], ["b"], domain="own" * (level > 1))
+        functions.append(helper.make_function("own", f"F{level}", ["a"], ["b"], [inner], opsets))
+    names = ["images", *(f"t{index}" for index in range(1, times)), "output"]
+    calls = [
+        helper.make_node(f"F{levels}", [source], [made], domain="own") for source, made in itertools.pairwise(names)
+    ]
+    return _of_functions(path, functions, calls, opsets)
+
+
+def _of_functions(
+    path: Path,
+    functions: Sequence[onnx.FunctionProto],
+    nodes: Sequence[onnx.NodeProto],
+    opsets: Sequence[onnx.OperatorSetIdProto],
+) -> Path:
     image, out = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in (("images", [1, 3, 64, 64]), ("output", [1, 84, 8]))
     )
-    call = helper.make_node(f"F{levels}", ["images"], ["output"], domain="own")
-    graph = helper.make_graph([call], "graph", [image], [out])
+    graph = helper.make_graph(nodes, "graph", [image], [out])
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8), path)
     return path

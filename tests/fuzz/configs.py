@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pinstream_cli.doctor.repository import check_repositories
 from pinstream_cli.triton.completion import complete_model
-from pinstream_cli.triton.repository import RepositoryError, breaks_shell, read_model
+from pinstream_cli.triton.repository import RepositoryError, breaks_shell, read_model, read_onnx_here
 from pinstream_cli.triton.shared_memory import needs
 from tests import onnx_models
 from tests.fuzz.mutate import Chance, generator, mutated
@@ -69,7 +69,7 @@ def config(chance: Chance) -> str:
     text = _with_other_values(rng) if rng.random() < 0.7 else mutated([c.encode() for c in _CONFIGS], rng, 3)
     (model / "config.pbtxt").write_bytes(text)
     needs([model.parent])
-    checks = list(check_repositories([model.parent], None, 0))
+    checks = list(check_repositories([model.parent], None, 0, read_onnx_here))
     for check in checks:
         assert check.found.strip(), check
         assert check.remedy.strip() or check.status != "FIX", check

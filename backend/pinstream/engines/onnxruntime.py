@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,18 @@ DTYPES = {
 Dims = Sequence[int | str | None]
 # Runs of a batch size at load, of which the fastest counts.
 TRIAL_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Described:
+    """An input or output as ONNX Runtime has it: its type one of DTYPES, in its shape names or None for any size."""
+
+    name: str
+    type: str
+    shape: Dims
+
+
+Signature = tuple[Sequence[Described], Sequence[Described]]
 
 
 class HostSlot:
@@ -80,7 +92,7 @@ class OnnxRuntimeEngine(Engine):
 
     def __init__(self, model_file: Path, options: Options) -> None:
         self._session = _open_session(model_file, options.threads)
-        self.spec = _session_spec(self._session, model_file, options)
+        self.spec = model_spec(*_signature(self._session, model_file), options)
         self._pool = ThreadPoolExecutor(options.lanes, "pinstream-lane")
         self._hosts = [HostSlot(self.spec.inputs) for _ in range(options.slots or options.lanes + 1)]
         self.slots = self._hosts
@@ -157,16 +169,29 @@ def read_spec(model_file: Path, options: Options) -> ModelSpec:
         ModelFileError: The file is not an ONNX model that this ONNX Runtime can load.
         ConfigError: BUCKETS asks for what the model cannot do.
     """
-    return _session_spec(_open_session(model_file, 1, optimise=False), model_file, options)
+    return model_spec(*read_signature(model_file), options)
 
 
-def _session_spec(session: Any, model_file: Path, options: Options) -> ModelSpec:
+def read_signature(model_file: Path) -> Signature:
+    """Inputs and outputs of an ONNX file, without making it ready to run.
+
+    Raises:
+        ModelFileError: The file is not an ONNX model that this ONNX Runtime can load.
+    """
+    return _signature(_open_session(model_file, 1, optimise=False), model_file)
+
+
+def _signature(session: Any, model_file: Path) -> Signature:
     try:
-        return model_spec(session.get_inputs(), session.get_outputs(), options)
+        inputs, outputs = (
+            [Described(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
+            for tensors in (session.get_inputs(), session.get_outputs())
+        )
     except UnicodeDecodeError as error:
         raise ModelFileError(
             f"{model_file} is damaged: it has a name that is no text ({error.object!r}); export it again"
         ) from None
+    return inputs, outputs
 
 
 def _open_session(model_file: Path, threads: int, *, optimise: bool = True) -> Any:

@@ -19,6 +19,8 @@ from pinstream_cli.doctor.backends import Triton
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.gpu import check_gpus
 from pinstream_cli.doctor.machine import check_machine
+from pinstream_cli.doctor.model_files import onnx_files
+from pinstream_cli.doctor.opened import OnnxFiles
 from pinstream_cli.doctor.remains import check_leftovers
 from pinstream_cli.doctor.repository import check_repositories
 from pinstream_cli.doctor.versions import check_versions
@@ -107,8 +109,9 @@ def run_checks(
     # Links may lead in circles.
     places = list(dict.fromkeys(Path(os.path.realpath(path)) for path in repositories))
     there = [path for path in places if os.access(path, os.R_OK | os.X_OK) and path.is_dir()]
-    yield from check_machine(endpoints, there, gpus)
-    yield from check_repositories(places, _triton(tritonserver), gpus)
+    read_onnx = OnnxFiles(onnx_files(there)).spec
+    yield from check_machine(endpoints, there, gpus, read_onnx)
+    yield from check_repositories(places, _triton(tritonserver), gpus, read_onnx)
 
 
 def _triton(named: Path | None) -> Triton | None:

@@ -21,6 +21,7 @@ from pinstream_cli.triton.preflight import (
     check_writable_shared_memory,
     free_shared_memory,
 )
+from pinstream_cli.triton.repository import ReadOnnx
 from pinstream_cli.triton.shared_memory import needs
 
 AREA = "machine"
@@ -55,17 +56,19 @@ LIMITS = (
 )
 
 
-def check_machine(endpoints: Endpoints, repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
+def check_machine(
+    endpoints: Endpoints, repositories: Sequence[Path], gpus: int, read_onnx: ReadOnnx
+) -> Iterator[Check]:
     """/dev/shm against what the repositories need, temporary files, the ports, cores, and the limits of this shell."""
-    yield from _shared_memory(repositories, gpus)
+    yield from _shared_memory(repositories, gpus, read_onnx)
     yield _temporary_files()
     yield from check_free_ports(endpoints)
     yield _cores()
     yield from _limits()
 
 
-def _shared_memory(repositories: Sequence[Path], gpus: int) -> Iterator[Check]:
-    models = needs(repositories, gpus)
+def _shared_memory(repositories: Sequence[Path], gpus: int, read_onnx: ReadOnnx) -> Iterator[Check]:
+    models = needs(repositories, gpus, read_onnx)
     for model in models:
         yield Check(AREA, f"{SHARED_MEMORY} for {model.name}", "OK", str(model).partition(": ")[2])
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +18,46 @@ from pinstream.errors import ModelFileError, PinstreamError
 from pinstream.options import Options
 from pinstream.preflight import Gpu, this_gpu
 from pinstream.verify import others_can_write, overrides, places_of
+from pinstream_cli.doctor.backends import OURS, backend_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.triton.ownership import asks_to_verify, unverified_code
-from pinstream_cli.triton.repository import CONFIG, Model, read_configurations
+from pinstream_cli.triton.repository import (
+    CONFIG,
+    Model,
+    ReadOnnx,
+    RepositoryError,
+    model_directories,
+    read_configurations,
+    read_model,
+)
 
 
-def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
+def onnx_files(repositories: Iterable[Path]) -> Iterator[Path]:
+    """The ONNX files of all versions of the models that ONNX Runtime runs in our backend."""
+    for directory in (path for repository in repositories for path in model_directories(repository)):
+        try:
+            model = read_model(directory)
+            options = model.options
+        except (RepositoryError, PinstreamError):
+            continue  # told where the model is looked at
+        for version in (*model.versions, *model.left_out) if backend_of(model.config) == OURS else ():
+            with contextlib.suppress(PinstreamError, OSError):
+                if engine_name(file := _model_file(version, options), options) == "onnxruntime":
+                    yield file
+
+
+def check_files(area: str, model: Model, version: Path, read_onnx: ReadOnnx) -> Iterator[Check]:
     """Every file of a version of a model whose backend is ours.
 
     Args:
         area: What the checks belong to.
         model: The model.
         version: The version directory.
+        read_onnx: What ONNX files take and give.
     """
     try:
         options = model.options
-        # Triton hands over the directory of the file that it is told of.
-        file = find_model_file((version / (options.model_filename or ONNX_FILE)).parent, options)
+        file = _model_file(version, options)
         # Refuses options that cannot go together.
         is_shared(file, options)
     except PinstreamError as error:
@@ -48,7 +72,7 @@ def check_files(area: str, model: Model, version: Path) -> Iterator[Check]:
     if options.verify:
         yield _verified(area, version, file, options)
     if engine_name(file, options) == "onnxruntime":
-        yield _onnx_here(area, model, file, options)
+        yield _onnx_here(area, model, file, options, read_onnx)
     else:
         yield _plan_here(area, model, file, options)
 
@@ -125,6 +149,11 @@ def permissions(area: str, version: Path, files: Sequence[Path]) -> Check:
     return Check(area, name, "WARN", found, remedy)
 
 
+def _model_file(version: Path, options: Options) -> Path:
+    # Triton hands over the directory of the file that it is told of.
+    return find_model_file((version / (options.model_filename or ONNX_FILE)).parent, options)
+
+
 def _files_of(file: Path) -> list[Path]:
     try:
         plans = [file.parent / plan.file for plan in described_plans(file)]
@@ -143,12 +172,10 @@ def _verified(area: str, version: Path, file: Path, options: Options) -> Check:
     return Check(area, name, "OK", f"{file.name} is what was built, and nobody else can change it")
 
 
-def _onnx_here(area: str, model: Model, file: Path, options: Options) -> Check:
+def _onnx_here(area: str, model: Model, file: Path, options: Options, read_onnx: ReadOnnx) -> Check:
     name = f"{file.parent.name}/{file.name} here"
     try:
-        from pinstream.engines.onnxruntime import read_spec
-
-        complete(model.as_json(), read_spec(file, options))
+        complete(model.as_json(), read_onnx(file, options))
     except ImportError as error:
         return Check(area, name, "FIX", f"ONNX Runtime cannot be imported: {error}", 'pip install "pinstream[server]"')
     except PinstreamError as error:

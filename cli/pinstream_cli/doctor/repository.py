@@ -17,18 +17,21 @@ from pinstream_cli.doctor.queues import check_queues
 from pinstream_cli.doctor.signature import signature_of
 from pinstream_cli.doctor.steps import check_python
 from pinstream_cli.doctor.warmup import check_warmup
-from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, model_directories, read_model
+from pinstream_cli.triton.repository import CONFIG, Model, ReadOnnx, RepositoryError, model_directories, read_model
 
 T = TypeVar("T")
 
 
-def check_repositories(repositories: Sequence[Path], triton: Triton | None, gpus: int) -> Iterator[Check]:
+def check_repositories(
+    repositories: Sequence[Path], triton: Triton | None, gpus: int, read_onnx: ReadOnnx
+) -> Iterator[Check]:
     """Every model of some repositories, which make one to Triton.
 
     Args:
         repositories: The directories that --model-repository names, each once and without links.
         triton: The Triton that is to serve them; None leaves unjudged what depends on which it is.
         gpus: GPUs of this machine.
+        read_onnx: What ONNX files take and give.
     """
     models: dict[str, Known] = {}
     for repository in repositories:
@@ -39,9 +42,9 @@ def check_repositories(repositories: Sequence[Path], triton: Triton | None, gpus
                 there = f"{found.name} is in {models[found.name].model.path.parent} too, and Triton takes neither"
                 yield Check(f"repository {repository}", "models", "FIX", there, "rename one of them")
             else:
-                models[found.name] = Known(found, signature_of(found))
+                models[found.name] = Known(found, signature_of(found, read_onnx))
     for known in models.values():
-        yield from _readable(f"model {known.model.name}", _check_model(known, models, triton, gpus))
+        yield from _readable(f"model {known.model.name}", _check_model(known, models, triton, gpus, read_onnx))
 
 
 def _readable(area: str, results: Iterator[T]) -> Iterator[T | Check]:
@@ -86,7 +89,9 @@ def _read_model(directory: Path) -> Model | Check:
     return model
 
 
-def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | None, gpus: int) -> Iterator[Check]:
+def _check_model(
+    known: Known, models: Mapping[str, Known], triton: Triton | None, gpus: int, read_onnx: ReadOnnx
+) -> Iterator[Check]:
     model = known.model
     area = f"model {model.name}"
     yield _config(area, model)
@@ -97,9 +102,9 @@ def _check_model(known: Known, models: Mapping[str, Known], triton: Triton | Non
     yield from check_decoupled(area, model, models)
     yield from check_queues(area, model, gpus)
     for version in model.versions:
-        yield from _check_version(area, model, version)
+        yield from _check_version(area, model, version, read_onnx)
     for version in model.left_out:
-        for check in _check_version(area, model, version):
+        for check in _check_version(area, model, version, read_onnx):
             # Nothing that keeps Triton from starting; whoever goes back to it wants to know.
             passed_over = replace(check, status="WARN", found=f"{check.found} (version_policy leaves it out)")
             yield passed_over if check.status == "FIX" else check
@@ -118,12 +123,12 @@ def _config(area: str, model: Model) -> Check:
     return Check(area, CONFIG, "OK", f"max_batch_size {model.config.max_batch_size or 'left to the engine'}")
 
 
-def _check_version(area: str, model: Model, version: Path) -> Iterator[Check]:
+def _check_version(area: str, model: Model, version: Path, read_onnx: ReadOnnx) -> Iterator[Check]:
     backend = backend_of(model.config)
     if backend == PYTHON:
         yield from check_python(area, model, version)
     elif backend == OURS:
-        yield from check_files(area, model, version)
+        yield from check_files(area, model, version, read_onnx)
     else:
         yield permissions(area, version, [])
 

@@ -12,7 +12,7 @@ from pinstream.errors import PinstreamError
 from pinstream.tensors import NUMPY_DTYPES
 from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, backend_of
 from pinstream_cli.doctor.steps import python_file
-from pinstream_cli.triton.repository import Model, dtype_of, spec_of
+from pinstream_cli.triton.repository import Model, ReadOnnx, dtype_of, spec_of
 
 # What lets a model in Python name tensors that its configuration has not.
 _COMPLETES = b"auto_complete_config"
@@ -71,13 +71,18 @@ def agree(dims: tuple[int, ...], others: tuple[int, ...]) -> bool:
     return len(dims) == len(others) and all(a == b or -1 in (a, b) for a, b in zip(dims, others, strict=True))
 
 
-def signature_of(model: Model) -> Signature:
-    """What a model takes and gives. What is wrong with its files is left to whoever looks at these."""
+def signature_of(model: Model, read_onnx: ReadOnnx) -> Signature:
+    """What a model takes and gives. What is wrong with its files is left to whoever looks at these.
+
+    Args:
+        model: The model.
+        read_onnx: What ONNX files take and give.
+    """
     inputs, outputs = _configured(model, model.config.input), _configured(model, model.config.output)
     batch, complete = model.config.max_batch_size, _is_complete(model)
     if backend_of(model.config) == OURS:
         try:
-            spec = spec_of(model)
+            spec = spec_of(model, read_onnx)
         except (PinstreamError, OSError):
             spec = None
         if spec is not None:

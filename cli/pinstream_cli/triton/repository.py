@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from pinstream.options import Options
 from pinstream.regular import MOST_BYTES, read_small
 from pinstream.tensors import ModelSpec
 from pinstream_cli.triton.model_versions import chosen, version_numbers
+
+# What an ONNX file takes and gives.
+ReadOnnx = Callable[[Path, Options], ModelSpec]
 
 CONFIG = "config.pbtxt"
 # Where the configurations lie that `--model-config-name` chooses from.
@@ -210,8 +213,19 @@ def is_read_by_shell(path: Path) -> bool:
     return shlex.quote(str(path)) != str(path)
 
 
-def spec_of(model: Model) -> ModelSpec | None:
+def read_onnx_here(file: Path, options: Options) -> ModelSpec:
+    """What an ONNX file takes and gives; see `read_spec`."""
+    from pinstream.engines.onnxruntime import read_spec
+
+    return read_spec(file, options)
+
+
+def spec_of(model: Model, read_onnx: ReadOnnx = read_onnx_here) -> ModelSpec | None:
     """What the newest version of a model of our backend takes and gives; None where only loading it would tell.
+
+    Args:
+        model: The model.
+        read_onnx: What ONNX files take and give; else this process opens them.
 
     Raises:
         PinstreamError: Its options, its sidecar or its file are wrong.
@@ -225,9 +239,7 @@ def spec_of(model: Model) -> ModelSpec | None:
         return plan_spec(plans, options)
     if file.suffix != ".onnx":
         return None
-    from pinstream.engines.onnxruntime import read_spec
-
-    return read_spec(file, options)
+    return read_onnx(file, options)
 
 
 def dtype_of(message: Any) -> str:

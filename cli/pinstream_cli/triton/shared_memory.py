@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from pinstream.errors import PinstreamError
-from pinstream.tensors import NUMPY_DTYPES
+from pinstream.tensors import NUMPY_DTYPES, ModelSpec
 from pinstream_cli.triton.preflight import MIB
 from pinstream_cli.triton.repository import (
     PYTHON_BACKENDS,
     Model,
+    ReadOnnx,
     RepositoryError,
     dtype_of,
     model_directories,
     read_model,
+    read_onnx_here,
     spec_of,
 )
 
@@ -80,12 +82,13 @@ class ModelMemory:
         )
 
 
-def needs(repositories: Iterable[Path], gpus: int = 0) -> list[ModelMemory]:
+def needs(repositories: Iterable[Path], gpus: int = 0, read_onnx: ReadOnnx = read_onnx_here) -> list[ModelMemory]:
     """What every Python model of some repositories needs; models that cannot be read are left out.
 
     Args:
         repositories: Model repositories.
         gpus: GPUs of this machine: an instance group for GPUs has its count on each.
+        read_onnx: What ONNX files take and give; else this process opens them.
     """
     models = []
     for path in (path for repository in repositories for path in model_directories(repository)):
@@ -93,22 +96,26 @@ def needs(repositories: Iterable[Path], gpus: int = 0) -> list[ModelMemory]:
             models.append(read_model(path))
         except RepositoryError:
             continue
-    shapes = _shapes_of_all(models)
-    return [_memory(model, shapes[model.name], gpus) for model in models if model.config.backend in PYTHON_BACKENDS]
+    specs = {model.path: _spec_or_none(model, read_onnx) for model in models}
+    shapes = _shapes_of_all(models, specs)
+    return [
+        _memory(model, specs[model.path], shapes[model.name], gpus)
+        for model in models
+        if model.config.backend in PYTHON_BACKENDS
+    ]
 
 
-def _memory(model: Model, shapes: Shapes, gpus: int) -> ModelMemory:
+def _memory(model: Model, spec: ModelSpec | None, shapes: Shapes, gpus: int) -> ModelMemory:
     item_bytes = {
         name: STRING_BYTES if dtype == _STRING else NUMPY_DTYPES[dtype].itemsize * math.prod(map(abs, shape))
         for name, (dtype, shape) in shapes.items()
     }
     unknown = tuple(name for name, (_, shape) in shapes.items() if -1 in shape)
-    spec = _spec_or_none(model)
     named = {tensor.name for tensor in (*model.config.input, *(spec.inputs if spec else ()))}
     inputs = {name: nbytes for name, nbytes in item_bytes.items() if name in named}
     outputs = {name: nbytes for name, nbytes in item_bytes.items() if name not in named}
     instances, executions = instance_count(model, gpus), _executions(model)
-    return ModelMemory(model.name, instances, _batch(model), inputs, outputs, unknown, executions)
+    return ModelMemory(model.name, instances, _batch(model, spec), inputs, outputs, unknown, executions)
 
 
 def _executions(model: Model) -> int:
@@ -130,23 +137,22 @@ def instance_count(model: Model, gpus: int) -> int:
     return total
 
 
-def _batch(model: Model) -> int:
+def _batch(model: Model, spec: ModelSpec | None) -> int:
     configured: int = model.config.max_batch_size
-    spec = _spec_or_none(model)
     # Requests come in up to the configured size however they are split later.
     return configured or (spec.batch.largest if spec and spec.batch else 1)
 
 
-def _spec_or_none(model: Model) -> Any:
+def _spec_or_none(model: Model, read_onnx: ReadOnnx) -> ModelSpec | None:
     try:
-        return spec_of(model)
+        return spec_of(model, read_onnx)
     except (PinstreamError, OSError):
         return None
 
 
-def _shapes_of_all(models: Sequence[Model]) -> dict[str, Shapes]:
+def _shapes_of_all(models: Sequence[Model], specs: Mapping[Path, ModelSpec | None]) -> dict[str, Shapes]:
     """Each model's tensors; what neither its configuration nor its file tells comes from its ensemble's neighbours."""
-    shapes = {model.name: _own_shapes(model) for model in models}
+    shapes = {model.name: _own_shapes(model, specs[model.path]) for model in models}
     for ensemble in models:
         steps = ensemble.config.ensemble_scheduling.step
         known: Shapes = {}
@@ -165,8 +171,7 @@ def _learn(known: Shapes, name: str, found: tuple[str, tuple[int, ...]] | None) 
         known[name] = found
 
 
-def _own_shapes(model: Model) -> Shapes:
-    spec = _spec_or_none(model)
+def _own_shapes(model: Model, spec: ModelSpec | None) -> Shapes:
     tensors = (*spec.inputs, *spec.outputs) if spec else ()
     shapes: Shapes = {t.name: (_STRING if t.dtype == "BYTES" else t.dtype, _largest(t)) for t in tensors}
     for tensor in (*model.config.input, *model.config.output):

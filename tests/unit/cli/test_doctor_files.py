@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pinstream_cli.apart import apart
+from pinstream_cli.doctor import opened
 from pinstream_cli.triton.repository import RepositoryError, read_model
 from tests import onnx_models
 from tests.odd_models import BATCHED, CODE, TENSORS
@@ -60,6 +64,60 @@ def test_a_model_whose_functions_make_millions_of_nodes_is_not_opened(version: P
     check = checks["model mine", "1/model.onnx here"]
     assert check["status"] == "FIX"
     assert "has functions that make more than 20,000 nodes" in check["found"]
+
+
+def test_a_model_that_takes_long_to_open_is_given_up(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened, "PATIENCE_S", 2.5)
+    repository = version.parents[1]
+    for name in ("first", "last"):
+        shutil.copytree(version.parent, repository / name)
+    # 5 s where nothing else runs: within the limit on functions, and as deep as ONNX Runtime takes them.
+    onnx_models.calling_down(version / "model.onnx", 95, 200)
+    code, checks = report("--model-repository", repository)
+    assert code == 1
+    check = checks["model mine", "1/model.onnx here"]
+    assert check["status"] == "FIX"
+    assert check["found"] == f"ONNX Runtime: opening {version}/model.onnx took more than 2.5 s, and was stopped"
+    assert "export it again, or take it out" in check["remedy"]
+    for name in ("first", "last"):
+        assert checks[f"model {name}", "1/model.onnx here"]["status"] == "OK"
+
+
+def ending_at_mine(files: Sequence[str], progress: Callable[[str], None]) -> list[Any]:
+    """Opens files as ONNX Runtime would whose process ends at one of them."""
+
+    def told(step: str) -> None:
+        progress(step)
+        if "/mine/" in step:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    return opened.signatures(files, told)
+
+
+def test_a_model_that_ends_the_process_that_opens_it_is_told(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened, "apart", lambda who, _, *given, **named: apart(who, ending_at_mine, *given, **named))
+    shutil.copytree(version.parent, version.parents[1] / "other")
+    _, checks = report("--model-repository", version.parents[1])
+    check = checks["model mine", "1/model.onnx here"]
+    assert check["status"] == "FIX"
+    assert f"came to an end (SIGSEGV) while opening {version}/model.onnx" in check["found"]
+    assert checks["model other", "1/model.onnx here"]["status"] == "OK"
+
+
+def test_all_models_are_opened_by_one_process(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(version.parent, version.parents[1] / "other")
+    onnx_models.classifier(version.with_name("2") / "model.onnx")
+    begun = []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        begun.append(given)
+        return apart(*given, **named)
+
+    monkeypatch.setattr(opened, "apart", counted)
+    code, checks = report("--model-repository", version.parents[1])
+    assert code == 0
+    assert sum(name.endswith("/model.onnx here") for _, name in checks) == 3
+    assert len(begun) == 1
 
 
 def test_a_model_is_not_read_from_a_device(tmp_path: Path) -> None:
