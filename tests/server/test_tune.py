@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.benchmark.alone import alone
-from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.benchmark.install import Tool, find_perf_analyzer
 from pinstream_cli.benchmark.interleave import Plan
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
@@ -77,3 +78,36 @@ def test_a_model_is_warm_before_it_is_measured_and_a_disturbed_window_is_measure
     assert sum("waiting; other processes took" in text for text in told[:again]) == 1
     # After two in a row they are taken as they come.
     assert [told[-1], "waiting" in told[-2]] == [window, False]
+
+
+# In place of perf_analyzer: of two requests under way it reports the rate that comes next in the file beside it.
+SAYING = """
+import sys
+from pathlib import Path
+rates = Path(__file__).with_suffix(".txt")
+rate, *others = rates.read_text().split()
+rates.write_text(" ".join(others))
+report = "Concurrency,Inferences/Second,p50 latency,p99 latency\\n2," + rate + ",1000,2000\\n"
+Path(sys.argv[sys.argv.index("-f") + 1]).write_text(report)
+"""
+
+
+def test_a_slow_window_makes_no_other_settings_windows_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the first one of a model that is cold make those longer that count."""
+    program, rates = tmp_path / "saying.py", tmp_path / "saying.txt"
+    program.write_text(SAYING)
+    tool = Tool((sys.executable, str(program)), "0")
+    monkeypatch.setattr("pinstream_cli.tuning.server.find_perf_analyzer", lambda say: tool)
+    tuned = find(onnx_models.classifier(tmp_path / "classifier.onnx"), None, tmp_path)
+    plan = Plan(window_s=0.3, foreign_limit=1.0)
+    with alone(print), bench(tuned, Requests(1, {}), plan, Console(quiet=True)) as trying:
+        # At 2 images a second it takes a second to answer the two that are under way, and a run three of them.
+        rates.write_text("2 2 1000 2 2 1000")
+        trying.load(AS_CONFIGURED, 2)
+        assert trying.measure(2).seconds == 0.3
+        assert trying.measure(2).seconds == pytest.approx(3.3)
+        assert trying.measure(2).seconds == pytest.approx(3.3), "of the same settings it is known"
+        rates.write_text("1000 1000")
+        trying.load(Settings(delay_us=500), 2)
+        assert trying.measure(2).seconds == 0.3
+        assert not rates.read_text()

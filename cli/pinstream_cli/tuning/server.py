@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import tritonclient.grpc as grpc
@@ -108,9 +109,12 @@ class Bench:
             raise CannotLoad(str(error.message()).split("\n", 1)[0]) from None
         self._loaded = settings
         self._model = self._server.served(name, self._tuned.version)
+        # A subject makes its windows as long as the slowest so far needed. So those of other settings are forgotten,
+        # and the one that finds the model cold is not kept.
+        self._subjects.clear()
         # Where so many are refused, fewer may not be: that is seen when it is measured.
         with contextlib.suppress(CommandError):
-            self._subject(concurrency).measure(self._plan.window_s)
+            self._make_subject(concurrency).measure(self._plan.window_s)
 
     def _unload(self) -> None:
         # One after the other: two would share the device, and a shared engine would outlive its settings.
@@ -142,17 +146,22 @@ class Bench:
         return sample
 
     def _subject(self, concurrency: int) -> Served:
-        """The same for all settings: what is sent does not depend on them."""
+        """The same for all windows of the settings that are loaded."""
         if concurrency not in self._subjects:
             self._subjects[concurrency] = self._make_subject(concurrency)
         return self._subjects[concurrency]
 
     def _make_subject(self, concurrency: int) -> Served:
+        return Served(
+            self._measured, TRANSPORTS[TRANSPORT], replace(self._sent, concurrency=concurrency), self.model.name
+        )
+
+    @cached_property
+    def _sent(self) -> Load:
+        """One request at a time; it does not depend on the settings, and its file is written once."""
         model = self.model
         item = random_item(model.spec, self._requests.shapes)
-        load = Load.of(model.name, model.spec, item, self._scratch / "input.json")
-        load = replace(load, batch=self._requests.batch, concurrency=concurrency)
-        return Served(self._measured, TRANSPORTS[TRANSPORT], load, model.name)
+        return replace(Load.of(model.name, model.spec, item, self._scratch / "input.json"), batch=self._requests.batch)
 
     @property
     def model(self) -> ServedModel:
