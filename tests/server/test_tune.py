@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -111,3 +113,13 @@ def test_a_slow_window_makes_no_other_settings_windows_longer(tmp_path: Path, mo
         trying.load(Settings(delay_us=500), 2)
         assert trying.measure(2).seconds == 0.3
         assert not rates.read_text()
+
+
+def test_a_server_that_has_ended_is_told(tmp_path: Path) -> None:
+    tuned = find(onnx_models.classifier(tmp_path / "classifier.onnx"), None, tmp_path)
+    with alone(print), bench(tuned, Requests(1, {}), Plan(window_s=0.3), Console(quiet=True)) as trying:
+        trying.load(AS_CONFIGURED, 1)
+        (server,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(server), signal.SIGKILL)
+        with pytest.raises(CommandError, match=r"the server does not answer: .+; run tune again"):
+            trying.load(Settings(delay_us=500), 1)

@@ -96,6 +96,7 @@ class Bench:
 
         Raises:
             CannotLoad: The server says why.
+            CommandError: It does not unload what was loaded, or it has ended.
         """
         if settings == self._loaded:
             return
@@ -121,7 +122,8 @@ class Bench:
         if self._loaded is None:
             return
         self._loaded = None
-        self._client.unload_model(self._tuned.name)
+        with self._asking():
+            self._client.unload_model(self._tuned.name)
         deadline = time.monotonic() + LOAD_TIMEOUT_S
         while (state := self._state()) != "UNAVAILABLE":
             if time.monotonic() > deadline:
@@ -132,8 +134,19 @@ class Bench:
             time.sleep(0.05)
 
     def _state(self) -> str:
-        index = self._client.get_model_repository_index()
+        with self._asking():
+            index = self._client.get_model_repository_index()
         return next((str(model.state) for model in index.models if model.name == self._tuned.name), "UNAVAILABLE")
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except InferenceServerException as error:
+            raise CommandError(
+                f"the server does not answer: {error.message()}; run tune again, and where it comes to this again, "
+                "see what `pinstream serve` says of the model"
+            ) from None
 
     def measure(self, concurrency: int) -> Sample:
         """One window of requests, `concurrency` of them under way at a time; again where others disturbed it."""
