@@ -7,15 +7,25 @@ best of the others even where it seemed better, and neither a lucky window nor a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 
 from pinstream_cli.benchmark.report import spread
 from pinstream_cli.benchmark.sample import Sample
-from pinstream_cli.tuning.trial import Load, Measure, Outcome, Trial, score
+from pinstream_cli.errors import CommandError
+from pinstream_cli.tuning.trial import CannotLoad, Load, Measure, Outcome, Trial, score
 
 # Settings that gain less than this, or less than the spread, are not worth having.
 WORTH_IT = 1.02
 FINAL_WINDOWS = 3
+
+
+class _Failed(Exception):
+    """A trial could not be loaded or measured for its final windows; the text says why."""
+
+    def __init__(self, trial: Trial, why: str) -> None:
+        super().__init__(f"failed at the end: {why}")
+        self.trial = trial
 
 
 def confirmed(
@@ -24,13 +34,20 @@ def confirmed(
     """What comes of trials, of which the first is the configuration as it was.
 
     What was measured before of the two is replaced by the medians of these windows. Where the best of the others does
-    not keep to the target in them, the next best has its turn.
+    not keep to the target in them, or one of its windows fails, the next best has its turn. Where one of the
+    configuration as it was fails, there is nothing to compare with, and it stays.
     """
     apart = 0.0
     for best in sorted(trials[1:], key=score, reverse=True):
         if not best.sample or best.within < trials[0].within:
             break
-        before, after = _final_windows(trials[0], best, load, measure)
+        try:
+            before, after = _final_windows(trials[0], best, load, measure)
+        except _Failed as failed:
+            trials[trials.index(failed.trial)] = replace(failed.trial, problem=str(failed))
+            if trials[0].problem or out_of_time():
+                break
+            continue
         first = trials[0].judged(trials[0].concurrency, before, target_ms)
         last = best.judged(best.concurrency, after, target_ms)
         trials[0], trials[trials.index(best)] = first, last
@@ -44,13 +61,22 @@ def confirmed(
 
 
 def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> tuple[list[Sample], list[Sample]]:
-    """Windows of both, in turn; whoever was last begins the next round, so that it need not be loaded again."""
+    """Windows of both, in turn; whoever was last begins the next round, so that it need not be loaded again.
+
+    Raises:
+        _Failed: There is none of one of them.
+    """
     windows: tuple[list[Sample], list[Sample]] = ([], [])
     turns = list(zip((first, best), windows, strict=True))
     for _ in range(FINAL_WINDOWS):
         for trial, samples in turns:
-            load(trial.settings, trial.concurrency)
-            samples.append(measure(trial.concurrency))
+            try:
+                load(trial.settings, trial.concurrency)
+                samples.append(measure(trial.concurrency))
+            except CannotLoad as error:
+                raise _Failed(trial, f"does not load: {error}") from None
+            except CommandError as error:
+                raise _Failed(trial, str(error)) from None
         turns.reverse()
     return windows
 

@@ -16,6 +16,7 @@ from pinstream_cli.tuning.trial import Outcome, Trial
 
 # What a terminal shows at least, and what there is where none is.
 WIDTH = 80
+UNPROVED = "As it was, it failed at the end: nothing was shown to be better."
 
 
 def in_words(trial: Trial) -> str:
@@ -40,6 +41,8 @@ def show(outcome: Outcome, target: float | None, config: Any) -> None:
     if any(trial.base != AS_CONFIGURED for trial in outcome.trials):
         click.echo("+ is beside the best of the rows above.")
     click.echo(f"chosen: {outcome.best.settings}")
+    if outcome.trials[0].problem:
+        click.echo(UNPROVED)
     if outcome.untried:
         settings = " | ".join(map(str, outcome.untried))
         click.echo(f"not tried for want of time (a larger --limit has it): {settings}")
@@ -69,7 +72,7 @@ def comment(outcome: Outcome, target: float | None) -> str:
     where = ", ".join(gpu.split(",")[0] for gpu in machine["gpus"]) or machine["cpu"]
     lines = [
         f"Tuned by `pinstream tune` on {date.today().isoformat()}: {where}, {machine['cores']} cores.",
-        f"{best.settings}" if best is not outcome.trials[0] else "Nothing that was tried is better than it was.",
+        _finding(outcome),
     ]
     if best.sample is not None:
         lines.append(
@@ -78,6 +81,12 @@ def comment(outcome: Outcome, target: float | None) -> str:
             + (f" (target {target:g} ms)" if target is not None else "")
             + (f", {outcome.gain:.2f} times what it was" if outcome.gain != 1 else "")
         )
-    if target is not None and not best.within:
+    if target is not None and not best.within and not best.problem:
         lines.append(f"No settings keep p99 within {target:g} ms; these come closest.")
     return "\n".join(lines)
+
+
+def _finding(outcome: Outcome) -> str:
+    if outcome.best is not outcome.trials[0]:
+        return str(outcome.best.settings)
+    return UNPROVED if outcome.best.problem else "Nothing that was tried is better than it was."

@@ -96,6 +96,8 @@ class Search:
             self._load(trial.settings, self.concurrencies[start:][:2][-1])
         except CannotLoad as error:
             trial = replace(trial, problem=f"does not load: {error}")
+        except CommandError as error:
+            trial = replace(trial, problem=str(error))
         else:
             trial = best_concurrency(trial, self.concurrencies, start, self._measure, self.target_ms)
         self.tried(trial)

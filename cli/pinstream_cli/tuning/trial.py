@@ -10,7 +10,7 @@ from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.tuning.settings import AS_CONFIGURED, Settings
 
 # Loads the model with some settings, unless it is loaded so, and warms it up with so many requests under way; raises
-# CannotLoad.
+# CannotLoad, and CommandError where the server does not do what it is told.
 Load = Callable[[Settings, int], None]
 # Measures one window with so many requests under way; raises CommandError.
 Measure = Callable[[int], Sample]
@@ -30,7 +30,7 @@ class Trial:
         concurrency: At which they gave most within the target.
         sample: The medians of the windows there; None where there is none.
         within: Whether p99 met the target.
-        problem: Why there is none: the model did not load, or no window could be measured.
+        problem: Why there is none, or none of the end: the model did not load, or no window could be measured.
         windows: How many there were.
     """
 

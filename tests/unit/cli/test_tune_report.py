@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tritonclient.grpc import model_config_pb2
 
@@ -59,3 +61,16 @@ def test_it_is_said_that_no_queue_delay_was_tried(capsys: pytest.CaptureFixture[
     config.dynamic_batching.default_queue_policy.default_timeout_microseconds = 1
     show(outcome(), None, config)
     assert "queue delay not tried: the configuration has default_timeout_microseconds" in capsys.readouterr().out
+
+
+def test_it_is_said_that_what_was_there_stays_since_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    found = outcome()
+    found.trials[0] = replace(found.trials[0], problem="failed at the end: no", within=False)
+    found = replace(found, best=found.trials[0], gain=1.0)
+    show(found, 50.0, model_config_pb2.ModelConfig())
+    told = capsys.readouterr().out
+    written = comment(found, 50.0)
+    for text in (told, written):
+        assert "As it was, it failed at the end: nothing was shown to be better." in text
+    assert "failed at the end: no" in " ".join(told.split())
+    assert "come closest" not in written

@@ -158,6 +158,68 @@ def test_the_final_windows_take_turns_with_as_few_loads_as_can_be() -> None:
     assert final == [None, 2, 2, None, None, 2]
 
 
+class Failing(Server):
+    """Fails with some instances once the search is over and the final windows have begun."""
+
+    def __init__(self, rates: Mapping[int | None, float], instances: int | None, error: Exception) -> None:
+        super().__init__(rates)
+        self._failing = instances
+        self._error = error
+        self.over = False
+
+    def load(self, settings: Settings, concurrency: int) -> None:
+        if self.over and settings.instances == self._failing and isinstance(self._error, CannotLoad):
+            raise self._error
+        super().load(settings, concurrency)
+
+    def measure(self, concurrency: int) -> Sample:
+        if self.over and self.loaded[-1].instances == self._failing:
+            raise self._error
+        return super().measure(concurrency)
+
+    def tuned(self) -> Outcome:
+        def is_last(trial: Trial) -> None:
+            self.over = trial.settings == Settings(instances=8)
+
+        return Search(self.load, self.measure, CONCURRENCIES, None, tried=is_last).run(INSTANCES)
+
+
+FAILURES = (CannotLoad("out of memory"), CommandError("perf_analyzer failed with code 99"))
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_where_the_best_fails_at_the_end_the_next_best_has_its_turn(error: Exception) -> None:
+    outcome = Failing({None: 100.0, 1: 90.0, 2: 200.0, 4: 150.0, 8: 110.0}, 2, error).tuned()
+    assert outcome.best.settings == Settings(instances=4)
+    assert outcome.gain == pytest.approx(1.5)
+    (failed,) = (trial for trial in outcome.trials if trial.problem)
+    assert failed.settings == Settings(instances=2)
+    assert failed.problem.startswith("failed at the end: ")
+    assert failed.problem.endswith(str(error))
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_where_what_was_there_fails_at_the_end_it_stays(error: Exception) -> None:
+    server = Failing({None: 100.0, 1: 90.0, 2: 200.0, 4: 150.0, 8: 110.0}, None, error)
+    outcome = server.tuned()
+    assert outcome.best is outcome.trials[0]
+    assert str(error) in outcome.best.problem
+    assert outcome.gain == 1
+    assert server.loaded[-1].instances in (None, 8), "nothing else has its turn"
+
+
+def test_a_server_that_cannot_unload_ends_no_search() -> None:
+    class Stuck(Server):
+        def load(self, settings: Settings, concurrency: int) -> None:
+            if settings.instances == 4:
+                raise CommandError("it is still UNLOADING")
+            super().load(settings, concurrency)
+
+    outcome = tuned(Stuck({None: 100.0, 1: 90.0, 2: 200.0, 4: 300.0, 8: 110.0}))
+    assert outcome.best.settings == Settings(instances=2)
+    assert [trial.problem for trial in outcome.trials] == ["", "", "", "it is still UNLOADING", ""]
+
+
 class Refusing(Server):
     """Refuses all requests of some settings, and of all others where more than 16 are under way."""
 
