@@ -79,8 +79,8 @@ def tune(model: Path, name: str | None, out: Path | None, dry_run: bool, **given
     MODEL is the model's directory in a model repository, or whatever `pinstream serve --model` takes; then what `serve`
     would make of it is where the search starts, and --out says where the config.pbtxt goes. Tried are instances, queue
     delay, and on a GPU executions, slots and batch sizes, on the CPU the shares of the cores, each in its part of
-    --limit. What gains nothing beyond the spread is left as it was. The file that was there, with its comments, is kept
-    beside the new one as config.pbtxt.before.
+    --limit. What is at the end no more than 2 % better is left as it was. The file that was there, with its comments,
+    is kept beside the new one as config.pbtxt.before.
     """
     wishes = Wishes(**given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
 
-from pinstream_cli.benchmark.report import spread
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
 from pinstream_cli.tuning.trial import CannotLoad, Load, Measure, Outcome, Trial, score
 
-# Settings that gain less than this, or less than the spread, are not worth having.
+# What a gain has to be by the median of the final windows; none of them may be a loss.
 WORTH_IT = 1.02
 FINAL_WINDOWS = 3
 
@@ -37,7 +36,6 @@ def confirmed(
     not keep to the target in them, or one of its windows fails, the next best has its turn. Where one of the
     configuration as it was fails, there is nothing to compare with, and it stays.
     """
-    apart = 0.0
     for best in sorted(trials[1:], key=score, reverse=True):
         if not best.sample or best.within < trials[0].within:
             break
@@ -52,12 +50,11 @@ def confirmed(
         last = best.judged(best.concurrency, after, target_ms)
         trials[0], trials[trials.index(best)] = first, last
         gains = [new.images_per_s / old.images_per_s for old, new in zip(before, after, strict=True)]
-        apart = spread(gains)
         if _worth_it(first, last, gains, [old.p99_ms / new.p99_ms for old, new in zip(before, after, strict=True)]):
-            return Outcome(trials, last, median(gains), apart)
+            return Outcome(trials, last, median(gains))
         if last.within == best.within or out_of_time():
             break
-    return Outcome(trials, trials[0], 1.0, apart)
+    return Outcome(trials, trials[0], 1.0)
 
 
 def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> tuple[list[Sample], list[Sample]]:
@@ -82,7 +79,10 @@ def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> t
 
 
 def _worth_it(first: Trial, best: Trial, gains: Sequence[float], nearer: Sequence[float]) -> bool:
-    """Whether the best is better beyond the spread in what counts.
+    """Whether the best is to be written.
+
+    It is where it alone keeps the target, whatever its throughput. Where both keep it, it has to be faster, and where
+    neither does, nearer to it: by more than WORTH_IT in the median, and at all in each pair of windows.
 
     Args:
         first: The configuration as it was.

@@ -72,12 +72,10 @@ class Outcome:
         trials: All, in their order.
         best: The one to be written.
         gain: Median throughput of the best, relative to the configuration that was there; 1 where that is the best.
-        spread: Of the gain over the final windows.
         untried: What there was no time for.
     """
 
     trials: list[Trial]
     best: Trial
     gain: float
-    spread: float
     untried: tuple[Trial, ...] = ()

@@ -25,7 +25,7 @@ def outcome(untried: tuple[Trial, ...] = ()) -> Outcome:
         Trial(SLOTS, SHARES, 128, SAMPLE, False, windows=2),
         Trial(BUCKETS, SLOTS, 16, Sample(2230.6, 6.9, 15.5), True, windows=3),
     ]
-    return Outcome(trials, trials[-1], 1.3, 0.02, untried)
+    return Outcome(trials, trials[-1], 1.3, untried)
 
 
 def test_a_trial_names_what_it_changes_of_the_best_before() -> None:
