@@ -35,7 +35,7 @@ PATH = click.Path(path_type=Path)
 ATTEMPTS = 2
 # Seconds to wait for quiet in all.
 PATIENCE_S = 60.0
-NEVER_QUIET = "Others took more than {:.0%} of the CPU (--foreign) all along: windows were taken as they came."
+NEVER_QUIET_NOTE = "Others took more than {:.0%} of the CPU (--foreign) all along: windows were taken as they came."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def _search(tuned: Tuned, wishes: Wishes, console: Console) -> Outcome:
             on_gpu = model.file.suffix != ".onnx"
             outcome = search.run(steps(model.spec, model.options, on_gpu, delay_us=delay_to_start_from(tuned.config)))
             if trying.never_quiet:
-                console.print(NEVER_QUIET.format(wishes.foreign), soft_wrap=True)
+                console.print(NEVER_QUIET_NOTE.format(wishes.foreign), soft_wrap=True)
             return outcome
 
 

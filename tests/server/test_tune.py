@@ -58,7 +58,7 @@ def test_it_writes_a_configuration_that_serves(tmp_path: Path, monkeypatch: pyte
 def test_a_model_is_warm_before_it_is_measured_and_a_disturbed_window_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pinstream_cli.tuning.server.NEVER_QUIET", 2)
+    monkeypatch.setattr("pinstream_cli.tuning.server.DISTURBED_IN_A_ROW", 2)
     told: list[str] = []
     # No window is as quiet as that.
     plan = Plan(window_s=0.3, foreign_limit=-1.0, attempts=2, patience_s=0.0, progress=told.append)

@@ -21,7 +21,7 @@ from pinstream_cli.benchmark.sample import Sample, Subject
 from pinstream_cli.errors import CommandError
 
 # The share of the time that waiting for quiet may take, where time is limited.
-PATIENCE = 0.25
+SHARE_FOR_QUIET = 0.25
 # A median latency that is farther from what the requests under way make of the rate is worth a word.
 UNEVEN = 1.5
 
@@ -81,7 +81,7 @@ class Interleaver:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._patience_s = min(plan.patience_s, (plan.ends - time.monotonic()) * PATIENCE)
+        self._patience_s = min(plan.patience_s, (plan.ends - time.monotonic()) * SHARE_FOR_QUIET)
         self._reference_s = plan.reference_s or plan.window_s
         self.interrupted = False
         self.notes: list[str] = []

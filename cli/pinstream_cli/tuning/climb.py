@@ -13,7 +13,7 @@ from pinstream_cli.tuning.trial import Measure, Trial, score
 AGREE = 0.95
 # More concurrency is not tried further where it gains less than this share so many times in a row: a size may fill no
 # batch. Once is enough where another setting has shown the way up to there.
-STILL_GROWS, PATIENCE = 1.01, 2
+STILL_GROWS, ROUNDS_IN_VAIN = 1.01, 2
 
 
 def best_concurrency(
@@ -30,8 +30,8 @@ def best_concurrency(
         measure: Measures one window.
         target_ms: What p99 may be at most; None for anything.
     """
-    patience = PATIENCE if start == 0 else 1
-    best = _climb(trial, concurrencies[start:], patience, measure, target_ms)
+    rounds_in_vain = ROUNDS_IN_VAIN if start == 0 else 1
+    best = _climb(trial, concurrencies[start:], rounds_in_vain, measure, target_ms)
     for concurrency in reversed(concurrencies[:start]):
         if best.within:
             break
@@ -40,7 +40,7 @@ def best_concurrency(
 
 
 def _climb(
-    trial: Trial, concurrencies: Sequence[int], patience: int, measure: Measure, target_ms: float | None
+    trial: Trial, concurrencies: Sequence[int], rounds_in_vain: int, measure: Measure, target_ms: float | None
 ) -> Trial:
     """The best up to where p99 misses the target, requests are refused, or throughput grows no more."""
     best, in_vain = trial, 0
@@ -51,7 +51,7 @@ def _climb(
         grows = best.sample is None or found.sample.images_per_s > STILL_GROWS * best.sample.images_per_s
         best = max(best, found, key=score)
         in_vain = 0 if grows else in_vain + 1
-        if not found.within or in_vain == patience:
+        if not found.within or in_vain == rounds_in_vain:
             break
     return best
 

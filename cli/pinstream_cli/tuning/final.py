@@ -12,7 +12,7 @@ from statistics import median
 
 from pinstream_cli.benchmark.sample import Sample
 from pinstream_cli.errors import CommandError
-from pinstream_cli.tuning.trial import CannotLoad, Load, Measure, Outcome, Trial, score
+from pinstream_cli.tuning.trial import CannotLoad, LoadSettings, Measure, Outcome, Trial, score
 
 # What a gain has to be by the median of the final windows; none of them may be a loss.
 WORTH_IT = 1.02
@@ -28,7 +28,7 @@ class _Failed(Exception):
 
 
 def confirmed(
-    trials: list[Trial], load: Load, measure: Measure, target_ms: float | None, out_of_time: Callable[[], bool]
+    trials: list[Trial], load: LoadSettings, measure: Measure, target_ms: float | None, out_of_time: Callable[[], bool]
 ) -> Outcome:
     """What comes of trials, of which the first is the configuration as it was.
 
@@ -57,7 +57,9 @@ def confirmed(
     return Outcome(trials, trials[0], 1.0)
 
 
-def _final_windows(first: Trial, best: Trial, load: Load, measure: Measure) -> tuple[list[Sample], list[Sample]]:
+def _final_windows(
+    first: Trial, best: Trial, load: LoadSettings, measure: Measure
+) -> tuple[list[Sample], list[Sample]]:
     """Windows of both, in turn; whoever was last begins the next round, so that it need not be loaded again.
 
     Raises:

@@ -12,7 +12,7 @@ from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.climb import best_concurrency
 from pinstream_cli.tuning.final import confirmed
 from pinstream_cli.tuning.settings import AS_CONFIGURED, Settings, with_changes
-from pinstream_cli.tuning.trial import CannotLoad, Load, Measure, Outcome, Trial, score
+from pinstream_cli.tuning.trial import CannotLoad, LoadSettings, Measure, Outcome, Trial, score
 
 
 def _nobody(trial: Trial) -> None:
@@ -33,7 +33,7 @@ class Search:
         trials: All so far, that of the configuration as it is first.
     """
 
-    load: Load
+    load: LoadSettings
     measure: Measure
     concurrencies: Sequence[int]
     target_ms: float | None

@@ -32,7 +32,8 @@ from pinstream_cli.tuning.trial import CannotLoad
 
 LOAD_TIMEOUT_S = 300.0
 TRANSPORT = "grpc+shm"
-NEVER_QUIET = 5
+# After so many windows that others disturbed all the same, they are taken as they come.
+DISTURBED_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Bench:
         """One window of requests, `concurrency` of them under way at a time; again where others disturbed it."""
         sample = self._windows.quiet_window(self._subject(concurrency), str(self._loaded))
         self._disturbed = self._disturbed + 1 if sample.foreign > self._plan.foreign_limit else 0
-        if self._disturbed == NEVER_QUIET:
+        if self._disturbed == DISTURBED_IN_A_ROW:
             # What is lost by measuring everything again is more than it brings.
             self._windows = Interleaver(replace(self._plan, attempts=1))
             self.never_quiet = True

@@ -11,7 +11,7 @@ from pinstream_cli.tuning.settings import AS_CONFIGURED, Settings
 
 # Loads the model with some settings, unless it is loaded so, and warms it up with so many requests under way; raises
 # CannotLoad, and CommandError where the server does not do what it is told.
-Load = Callable[[Settings, int], None]
+LoadSettings = Callable[[Settings, int], None]
 # Measures one window with so many requests under way; raises CommandError.
 Measure = Callable[[int], Sample]
 
