@@ -27,7 +27,7 @@ from pinstream_cli.tuning.model import CONFIG, Tuned, find, how_to_serve, write
 from pinstream_cli.tuning.report import comment, in_words, show
 from pinstream_cli.tuning.search import Search
 from pinstream_cli.tuning.server import Requests, bench
-from pinstream_cli.tuning.settings import AS_CONFIGURED, delay_to_start_from, steps
+from pinstream_cli.tuning.settings import delay_to_start_from, steps
 from pinstream_cli.tuning.trial import CannotLoad, Outcome, Trial
 
 PATH = click.Path(path_type=Path)
@@ -132,8 +132,7 @@ def _search(tuned: Tuned, wishes: Wishes, console: Console) -> Outcome:
         requests = Requests(wishes.batch, wishes.shapes)
         with bench(tuned, requests, _plan(wishes, budget, status), console) as trying:
             search = Search(trying.load, trying.measure, wishes.concurrencies, wishes.p99_ms, budget, tried)
-            with budget.loading():
-                trying.load(AS_CONFIGURED, wishes.concurrencies[-1])
+            search.begin()
             model = trying.model
             on_gpu = model.file.suffix != ".onnx"
             outcome = search.run(steps(model.spec, model.options, on_gpu, delay_us=delay_to_start_from(tuned.config)))

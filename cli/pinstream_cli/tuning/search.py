@@ -41,14 +41,23 @@ class Search:
     tried: Callable[[Trial], None] = _nobody
     trials: list[Trial] = field(init=False, default_factory=list)
 
-    def run(self, steps: Sequence[Sequence[Mapping[str, Any]]]) -> Outcome:
-        """Try the settings of one step after the other; see settings.steps.
+    def begin(self) -> None:
+        """Load the model as it is configured: what there is to try depends on what the server makes of that.
+
+        It is warmed up with as many requests under way as there may be, since how many are best is not known yet.
 
         Raises:
             CannotLoad: The configuration as it is cannot be loaded.
-            CommandError: Nothing can be measured of it.
+            CommandError: The server does not do what it is told.
         """
         self._load(AS_CONFIGURED, self.concurrencies[-1])
+
+    def run(self, steps: Sequence[Sequence[Mapping[str, Any]]]) -> Outcome:
+        """Try, after `begin`, the settings of one step after the other; see settings.steps.
+
+        Raises:
+            CommandError: Nothing can be measured of the configuration as it is.
+        """
         first = self._attempt(Trial(AS_CONFIGURED), 0)
         if first.sample is None:
             raise CommandError(first.problem)

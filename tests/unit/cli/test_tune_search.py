@@ -50,7 +50,9 @@ class Server:
 
 
 def tuned(server: Server, target_ms: float | None = None, steps: Steps = INSTANCES) -> Outcome:
-    return Search(server.load, server.measure, CONCURRENCIES, target_ms).run(steps)
+    search = Search(server.load, server.measure, CONCURRENCIES, target_ms)
+    search.begin()
+    return search.run(steps)
 
 
 def test_the_fastest_is_found_and_a_failure_is_told() -> None:
