@@ -58,7 +58,7 @@ class Search:
         Raises:
             CommandError: Nothing can be measured of the configuration as it is.
         """
-        first = self._attempt(Trial(AS_CONFIGURED), 0)
+        first = self._attempt(Trial(AS_CONFIGURED), None)
         if first.sample is None:
             raise CommandError(first.problem)
         self.trials.append(first)
@@ -97,12 +97,13 @@ class Search:
         if best.concurrency != first.concurrency:
             self.trials[0] = max(first, self._attempt(Trial(AS_CONFIGURED), best.concurrency), key=score)
 
-    def _attempt(self, trial: Trial, concurrency: int) -> Trial:
-        """Load and measure it, at a concurrency first; 0 for the least."""
-        start = self.concurrencies.index(concurrency) if concurrency else 0
+    def _attempt(self, trial: Trial, concurrency: int | None) -> Trial:
+        """Load and measure it, at a concurrency first; None for the least."""
+        start = 0 if concurrency is None else self.concurrencies.index(concurrency)
+        # The climb goes one up from where it starts, mostly: what is met there for the first time is to be warm, too.
+        warm = min(start + 1, len(self.concurrencies) - 1)
         try:
-            # As many under way as are in any case.
-            self._load(trial.settings, self.concurrencies[start:][:2][-1])
+            self._load(trial.settings, self.concurrencies[warm])
         except CannotLoad as error:
             trial = replace(trial, problem=f"does not load: {error}")
         except CommandError as error:
