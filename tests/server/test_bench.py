@@ -210,4 +210,3 @@ def test_latencies_are_of_a_load_that_has_built_up(tmp_path: Path) -> None:
     content = bench(tmp_path, "serve", "--model", model, "--transport", "grpc", "--batch", "1", "--concurrency", "64")
     row = content["rows"][-1]
     assert row["p50_ms"] == pytest.approx(64 / row["images_per_s"] * 1e3, rel=0.35)
-    assert row["p99_ms"] < 2.5 * row["p50_ms"]

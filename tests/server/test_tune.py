@@ -115,11 +115,17 @@ def test_a_slow_window_makes_no_other_settings_windows_longer(tmp_path: Path, mo
         assert not rates.read_text()
 
 
+def children() -> set[int]:
+    """Of this process, which may have servers for the tests of other files."""
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
 def test_a_server_that_has_ended_is_told(tmp_path: Path) -> None:
     tuned = find(onnx_models.classifier(tmp_path / "classifier.onnx"), None, tmp_path)
+    before = children()
     with alone(print), bench(tuned, Requests(1, {}), Plan(window_s=0.3), Console(quiet=True)) as trying:
         trying.load(AS_CONFIGURED, 1)
-        (server,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        os.kill(int(server), signal.SIGKILL)
+        (server,) = children() - before
+        os.kill(server, signal.SIGKILL)
         with pytest.raises(CommandError, match=r"the server does not answer: .+; run tune again"):
             trying.load(Settings(delay_us=500), 1)

