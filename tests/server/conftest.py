@@ -69,3 +69,12 @@ def start() -> Iterator[Callable[..., Serve]]:
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return onnx_models.classifier(tmp_path_factory.mktemp("model") / "classifier.onnx")
+
+
+@pytest.fixture
+def api_key_file(tmp_path: Path) -> Path:
+    """A key for inference, which its owner alone can read."""
+    file = tmp_path / "key"
+    file.write_text("an-api-key-for-the-tests\n")
+    file.chmod(0o600)
+    return file

@@ -50,12 +50,9 @@ def test_what_ends_triton_is_known_and_it_comes_back(start: Callable[..., Serve]
 
 
 def test_who_has_no_key_is_refused_before_the_body_is_read(
-    start: Callable[..., Serve], classifier: Path, tmp_path: Path
+    start: Callable[..., Serve], classifier: Path, api_key_file: Path
 ) -> None:
-    key = tmp_path / "key"
-    key.write_text("an-api-key-for-the-tests\n")
-    key.chmod(0o600)
-    serve = start("--model", classifier, "--api-key-file", key)
+    serve = start("--model", classifier, "--api-key-file", api_key_file)
     serve.wait_for("Stop with Ctrl-C")
     assert [post(serve, make()) for make in DEADLY] == [403] * len(DEADLY)
     assert serve.process.poll() is None

@@ -75,12 +75,9 @@ def send_bad_headers(port: int, streams: int) -> None:
 
 
 def test_who_has_no_key_cannot_fill_what_serve_says(
-    start: Callable[..., Serve], classifier: Path, tmp_path: Path
+    start: Callable[..., Serve], classifier: Path, api_key_file: Path
 ) -> None:
-    key = tmp_path / "key"
-    key.write_text("an-api-key-for-the-tests\n")
-    key.chmod(0o600)
-    serve = start("--model", classifier, "--api-key-file", key)
+    serve = start("--model", classifier, "--api-key-file", api_key_file)
     serve.wait_for("Stop with Ctrl-C")
     before = len(serve.text)
     for _ in range(20):
