@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import click
 from rich.text import Text
@@ -23,6 +21,7 @@ from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.access import exposures, is_public, read_keys, read_tls
 from pinstream_cli.triton.awake import awake
 from pinstream_cli.triton.fallback import Fallback
+from pinstream_cli.triton.stops import stop_on_signals
 
 __all__ = ["serve", "serving"]
 
@@ -115,10 +114,7 @@ def serve(
     console = lasting_console()
     # What is put together for Triton is nobody else's to write; VERIFY looks at it.
     os.umask(0o022 | os.umask(0o022))
-    # A supervisor's SIGTERM ends the service the way Ctrl-C does, and so does the end of its terminal.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup is for
-        signal.signal(signal.SIGHUP, _hang_up)
+    stop_on_signals()
     try:
         address = _address(host, public)
         access = Access(
@@ -158,12 +154,6 @@ def serve(
     except CommandError as error:
         click.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-
-
-def _hang_up(number: int, frame: object) -> NoReturn:
-    """Stop, once: a terminal that is closed may say so twice, and only a second Ctrl-C means that somebody waits."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _address(host: str | None, public: bool) -> str:

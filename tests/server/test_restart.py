@@ -137,6 +137,35 @@ def test_it_comes_back_where_there_was_nobody_to_read_from_the_beginning(classif
     assert code == 0
 
 
+LOST_IN_A_CALLBACK = """
+import gc, signal, sys
+from pinstream_cli.main import main
+
+gc.callbacks.append(lambda phase, info: signal.raise_signal(signal.SIGTERM) if phase == "stop" and asked else None)
+asked = []
+signal.signal(signal.SIGUSR1, lambda number, frame: (asked.append(number), gc.collect(), asked.clear()))
+main()
+"""
+
+
+def test_it_ends_where_python_passed_over_the_exception_of_the_signal(classifier: Path) -> None:
+    """Which comes between any two steps, also in a finalizer or a callback of the garbage collector."""
+    endpoints = Endpoints.free()
+    ports = [f"--{name}-port={getattr(endpoints, name)}" for name in ("http", "grpc", "metrics")]
+    command = [sys.executable, "-c", LOST_IN_A_CALLBACK, "serve", "--model", str(classifier), "--restart", *ports]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serve:
+        assert serve.stderr is not None
+        try:
+            assert any("Stop with Ctrl-C" in line for line in serve.stderr)
+            serve.send_signal(signal.SIGUSR1)
+            told = serve.communicate(timeout=LONGEST_STOP_S)[1]
+        finally:
+            serve.kill()
+    assert serve.returncode == 0
+    assert "KeyboardInterrupt" in told
+    assert told.endswith("Stopped.\n")
+
+
 def test_it_comes_back_where_the_directory_that_it_was_started_in_is_gone(
     start: Callable[..., Serve], tmp_path: Path
 ) -> None:

@@ -1,8 +1,8 @@
 """A child process that no signal can make its parent lose, or wait for in vain.
 
-The exception of a signal (Ctrl-C, SIGTERM) comes between any two steps of Python in the main thread. While a process is
-forked the hooks of the fork pass over it, and who asked to stop is not heard; a little later the process is nobody's.
-Where it comes as `subprocess` takes its lock, nobody gives that back, and every later wait is for good.
+The exception of a signal (`stops`) comes between any two steps of Python in the main thread. Just after the process is
+forked it is nobody's then; where it comes as `subprocess` takes its lock, nobody gives that back, and every later wait
+is for good.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import os
 import resource
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_EVERY_S = 0.02
 # The kernel takes its time for what is large.
 KILLED_S = 5.0
@@ -28,31 +26,12 @@ PR_SET_PDEATHSIG = 1
 MOST_FILES = 1 << 16
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let signals that ask to stop wait until this is done, and come then."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python runs their handlers elsewhere.
-        return
-    handlers = {stop: handler for stop in STOPS if callable(handler := signal.getsignal(stop))}
-    came: list[int] = []
-    try:
-        for stop in handlers:
-            signal.signal(stop, lambda number, frame: came.append(number))
-        yield
-    finally:
-        for stop, handler in handlers.items():
-            signal.signal(stop, handler)
-        for number in came:
-            signal.raise_signal(number)
-
-
 class Child:
     """A process that leads a group of its own, and is asked to stop should its parent be killed.
 
     It may have as many files open as the hard limit lets it, up to `MOST_FILES`.
 
-    To be made and kept within `uninterrupted`.
+    To be made and kept within `stops.uninterrupted`.
 
     Args:
         command: Its arguments.

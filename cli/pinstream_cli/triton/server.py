@@ -18,13 +18,14 @@ from pinstream.places import REPOSITORIES
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.access import Access
 from pinstream_cli.triton.assemble import RunDirectory
-from pinstream_cli.triton.child import Child, uninterrupted
+from pinstream_cli.triton.child import Child
 from pinstream_cli.triton.endpoints import Endpoints
 from pinstream_cli.triton.install import TritonInstall
 from pinstream_cli.triton.leftovers import close_regions, hold_regions, remove_regions, shm_prefix
 from pinstream_cli.triton.loads import FAILED, LoadFailed, Loads, Version
 from pinstream_cli.triton.log import LogFile
 from pinstream_cli.triton.preflight import no_shared_memory
+from pinstream_cli.triton.stops import check_stops, uninterrupted
 from pinstream_cli.triton.stubs import Stubs
 
 # Of a model that answers nothing any more, and is READY to Triton all the same; a line break in it is written out, so
@@ -179,6 +180,7 @@ class TritonServer:
         deadline = time.monotonic() + timeout_s
         # Triton says that it has started a moment before it listens.
         while not (self._started and self._listens()):
+            check_stops()
             if self._child.wait(0.02) is not None:
                 raise self._why_ended()
             if self._crashed:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from pinstream_cli.triton.server import TritonServer
+from pinstream_cli.triton.stops import check_stops
 from pinstream_cli.triton.stubs import Stub
 
 INTERVAL_S = 0.5
@@ -29,8 +30,13 @@ class Watchdog:
         self._warned_of: Stub | None = None
 
     def wait(self) -> str:
-        """Wait until the server cannot be relied on any more; says why."""
+        """Wait until the server cannot be relied on any more; says why.
+
+        Raises:
+            KeyboardInterrupt: Somebody has asked to stop.
+        """
         while True:
+            check_stops()
             code = self._server.wait(INTERVAL_S)
             if code is not None:
                 return f"Triton ended by itself with code {code}"

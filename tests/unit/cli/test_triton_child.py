@@ -6,12 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
 
-import pytest
-
-from pinstream_cli.triton.child import STOPS, Child, uninterrupted
+from pinstream_cli.triton.child import Child
+from pinstream_cli.triton.stops import uninterrupted
 
 
 def child(*command: str) -> Child:
@@ -46,7 +43,8 @@ def test_its_end_is_seen_where_an_interrupted_wait_has_left_the_lock_of_subproce
 
 STOPPED_IN_A_FORK = """
 import os, signal
-from pinstream_cli.triton.child import Child, uninterrupted
+from pinstream_cli.triton.child import Child
+from pinstream_cli.triton.stops import uninterrupted
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
@@ -62,26 +60,3 @@ def test_a_signal_while_it_is_forked_is_heard_and_the_child_is_not_lost() -> Non
     """What is raised in a fork's hooks is passed over, and Python has hooks of its own there (logging)."""
     done = subprocess.run([sys.executable, "-c", STOPPED_IN_A_FORK], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == (f"heard {-signal.SIGTERM}\n", "")
-
-
-def handlers() -> Sequence[object]:
-    return [signal.getsignal(stop) for stop in STOPS]
-
-
-def test_signals_come_once_it_is_done_and_find_their_handlers_again() -> None:
-    before, done = handlers(), []
-
-    def work() -> None:
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append(True)
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    assert done
-    assert handlers() == before
-    # Elsewhere than in the main thread nothing of that can be, or need be.
-    other = threading.Thread(target=lambda: child("true").end(10))
-    other.start()
-    other.join()
-    assert handlers() == before
