@@ -89,7 +89,10 @@ if wants latency; then
   # One request at a time: a single instance that looks for the GPU all the time, the detector as it is and with its engine
   # looking all the time as well, PyTorch, and an empty model that takes as long as a batch of one, the least that any
   # Python model can do; and all of them again where no core ever sleeps.
+  # The single one has the batch of one alone: no other is run, and none need be measured bare.
   detector "$WORK/one/single" 1 "$looking"
+  sed -i 's/^max_batch_size: 32/max_batch_size: 1/' "$WORK/one/single/config.pbtxt"
+  printf 'parameters { key: "BUCKETS" value { string_value: "1" } }\n' >> "$WORK/one/single/config.pbtxt"
   rm -rf "$WORK/peers/spinning"; mkdir -p "$WORK/peers"; cp -r benchmarks/peers/empty "$WORK/peers/spinning"
   printf 'parameters { key: "SPIN_US" value { string_value: "%s" } }\n' "$BATCH_US" >> "$WORK/peers/spinning/config.pbtxt"
   one=(--model-repository "$WORK/one" --name single --peer empty --peer "$WORK/peers/spinning")
