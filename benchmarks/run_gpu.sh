@@ -39,15 +39,15 @@ part() { # NAME SECONDS COMMAND...: run it, at most so long, and go on whatever 
 measure() { # NAME SECONDS STOP COMMAND...: a suite that is told to be done in time; a server takes STOP seconds to end
   local name=$1 limit; limit=$(least "$2" "$(left)")
   local stop=$3; shift 3; rm -rf "${GPU:?}/raw/$name"
-  part "$name" "$limit" "$@" --keep-raw "$GPU/raw/$name" --json "$GPU/$name.json" \
+  part "$name" "$limit" "$@" --plot "$GPU/plots/$name" --keep-raw "$GPU/raw/$name" --json "$GPU/$name.json" \
     --limit $((limit - stop > 1 ? limit - stop : 1))
   tar -C "$WORK/results" -czf "$OUT/.bench-gpu" gpu && mv "$OUT/.bench-gpu" "$OUT/bench-gpu.tar.gz"
 }
 
-plans() { # SIZE BATCH-SIZES
+plans() { # SIZE
   [ -d "$WORK/plans$1" ] && return
   [ -f "$WORK/m$1.onnx" ] || python3 -m training.export_random --model m --size "$1" --out "$WORK/m$1.onnx" || return
-  python3 -m pinstream_cli build "$WORK/m$1.onnx" -o "$WORK/building$1" --plan --precision fp16 --batch-sizes "$2" &&
+  python3 -m pinstream_cli build "$WORK/m$1.onnx" -o "$WORK/building$1" --plan --precision fp16 --batch-sizes 1,2,4,8,12,16,24,32 &&
     mv "$WORK/building$1" "$WORK/plans$1"
 }
 classic() { [ -d "$WORK/classic" ] || { python3 -m benchmarks.peers.classic.build --out "$WORK/building" && mv "$WORK/building" "$WORK/classic"; }; }
@@ -56,12 +56,12 @@ export -f plans classic compiled
 
 # Building needs the CPU, and measuring wants it for itself: everything is built first, side by side.
 building=()
-part plans 300 bash -c "plans 640 1,2,4,8,12,16,24,32" & building+=($!)
+part plans 300 bash -c "plans 640" & building+=($!)
 if wants compare; then
   part classic 240 bash -c classic & building+=($!)
 fi
 if wants compare || wants latency; then part compiled 300 bash -c compiled & building+=($!); fi
-if wants sweep; then for size in $SIZES; do part "plans$size" 300 bash -c "plans $size 1,32" & building+=($!); done; fi
+if wants sweep; then for size in $SIZES; do part "plans$size" 300 bash -c "plans $size" & building+=($!); done; fi
 wait "${building[@]}"
 [ -d "$WORK/plans640" ] || { echo "no plans, so nothing can be measured"; exit 1; }
 
@@ -76,7 +76,7 @@ detector "$WORK/models/detector" "$INSTANCES" ""
 looking='optimization { cuda { busy_wait_events: true } }'
 detector "$WORK/peers/detector_looking" "$INSTANCES" "$looking"
 model=(--model-repository "$WORK/models" --name detector)
-common=(--foreign 1 --reference-window 0.4 --plot "$GPU/plots")
+common=(--foreign 1 --reference-window 0.4)
 
 wants limits && part limits 60 python3 -m benchmarks.limits --out "$GPU/limits.json"
 if wants compare; then

@@ -136,7 +136,8 @@ def test_compare_beside_peers(tmp_path: Path) -> None:
 def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
     (tmp_path / "broken.onnx").write_text("no model")
-    also = ["--also", str(tmp_path / "broken.onnx")]
+    other = onnx_models.classifier(tmp_path / "other.onnx")
+    also = ["--also", str(tmp_path / "broken.onnx"), "--also", str(other)]
     content = bench(tmp_path, "sweep", "--model", model, *also, "--batch", "1,4,64", "--concurrency", "1,4")
     axes = {axis["title"]: axis for axis in content["axes"]}
     assert axes["Concurrency"]["values"] == [1, 4]
@@ -147,7 +148,9 @@ def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     # What cannot be measured does not cost what was.
     assert any(note.startswith(f"{tmp_path}/broken.onnx is left out: ") for note in content["notes"])
     assert "Requests of 64 are left out: classifier takes 8 items at most." in content["notes"]
-    assert content["growth"].keys() == {"concurrency", "images_a_request"}
+    assert any(note.startswith("other: From concurrency 1 to 4 throughput") for note in content["notes"])
+    assert content["growth"].keys() == {"concurrency", "images_a_request", "concurrency_of_other_sizes"}
+    assert len(content["growth"]["concurrency_of_other_sizes"]) == 1
 
 
 def test_timeline_shows_every_instance(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def _measure(
     load = Load.of(model.name, model.spec, item, scratch / "input.json")
     largest = model.spec.batch.largest if model.spec.batch else 1
     loops = bare_engine(model.file, model.options, model.spec, item, [1, largest], model.instances)
-    loads = [replace(load, concurrency=concurrency) for concurrency in setup.concurrencies] if whole else []
-    batches = [batch for batch in setup.batches if batch <= largest] if whole else [1]
+    loads = [replace(load, concurrency=concurrency) for concurrency in setup.concurrencies]
+    batches = [batch for batch in setup.batches if batch <= largest] if whole else []
     loads += [replace(load, batch=batch, concurrency=_under_way(setup, batch)) for batch in batches]
     transport = TRANSPORTS[setup.transports[0]]
     subjects: list[Subject] = [Served(client, transport, load) for load in dict.fromkeys(loads)]
@@ -106,9 +106,11 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
         for part in parts
         for one in (part.bare, *part.measured)
     ]
-    by_concurrency, by_batch = _axes_of_first(setup, parts[0], rows)
-    requests = growth([rows[i] for i in by_concurrency.rows], by_concurrency.values)
-    larger = growth([rows[i] for i in by_batch.rows], by_batch.values)
+    by_concurrency, *of_other_sizes = [_by_concurrency(own, rows) for own in _rows_of(parts)]
+    by_batch = _by_batch(setup, len(parts[0].measured), rows)
+    requests, larger, *others = (
+        growth([rows[i] for i in axis.rows], axis.values) for axis in (by_concurrency, by_batch, *of_other_sizes)
+    )
     axes = [by_concurrency, by_batch, _side_axis(parts, rows)]
     largest = first.spec.batch.largest if first.spec.batch else 0
     return Result(
@@ -122,38 +124,54 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
             *setup.source.notes,
             *requests.sentences(CONCURRENCY),
             *larger.sentences(BATCH),
+            *(
+                f"{part.model.name}{_named(part.model)}: {said}"
+                for part, grown in zip(parts[1:], others, strict=True)
+                for said in grown.sentences(CONCURRENCY)
+            ),
             *left_out(setup.batches, largest, first.name),
             *notes,
         ],
         extra={
             "axes": [axis.as_json() for axis in axes if axis.rows],
-            "growth": {"concurrency": requests.as_json(), "images_a_request": larger.as_json()},
+            "growth": {
+                "concurrency": requests.as_json(),
+                "images_a_request": larger.as_json(),
+                "concurrency_of_other_sizes": [grown.as_json() for grown in others],
+            },
         },
     )
 
 
-def _axes_of_first(setup: Setup, first: _Part, rows: Sequence[Row]) -> tuple[Axis, Axis]:
-    """The first model's rows by requests under way, and by images of a request."""
-    of_first = range(1, 1 + len(first.measured))
-    by_concurrency = sorted((i for i in of_first if rows[i].batch == 1), key=lambda i: rows[i].concurrency)
-    # Where both were asked for with the same load, a row belongs to both.
+def _rows_of(parts: Sequence[_Part]) -> list[range]:
+    """The numbers of each model's rows in the result, of which the first is its bare loop's."""
+    found, number = [], 0
+    for part in parts:
+        found.append(range(number + 1, number + 1 + len(part.measured)))
+        number += 1 + len(part.measured)
+    return found
+
+
+def _by_concurrency(own: range, rows: Sequence[Row]) -> Axis:
+    """A model's rows of single images by requests under way."""
+    singles = sorted((i for i in own if rows[i].batch == 1), key=lambda i: rows[i].concurrency)
+    return Axis("Concurrency", tuple(rows[i].concurrency for i in singles), tuple(singles))
+
+
+def _by_batch(setup: Setup, measured: int, rows: Sequence[Row]) -> Axis:
+    """The first model's rows by images of a request."""
+    # Where both were asked for with the same load, a row belongs to both axes.
     loads = {(batch, _under_way(setup, batch)) for batch in setup.batches}
-    by_batch = [i for i in of_first if (rows[i].batch, rows[i].concurrency) in loads]
-    return (
-        Axis("Concurrency", tuple(rows[i].concurrency for i in by_concurrency), tuple(by_concurrency)),
-        Axis("Images a request", tuple(rows[i].batch for i in by_batch), tuple(by_batch)),
-    )
+    larger = [i for i in range(1, 1 + measured) if (rows[i].batch, rows[i].concurrency) in loads]
+    return Axis("Images a request", tuple(rows[i].batch for i in larger), tuple(larger))
 
 
 def _side_axis(parts: Sequence[_Part], rows: Sequence[Row]) -> Axis:
     """The best row of single images of each image size."""
     of_sides: dict[int, list[int]] = {}
-    number = 0
-    for part in parts:
-        of_part = range(number + 1, number + 1 + len(part.measured))
-        number += 1 + len(part.measured)
+    for part, own in zip(parts, _rows_of(parts), strict=True):
         if side := _side(part.model):
-            of_sides.setdefault(side, []).extend(i for i in of_part if rows[i].batch == 1)
+            of_sides.setdefault(side, []).extend(i for i in own if rows[i].batch == 1)
     best = {
         side: max(of_side, key=lambda i: rows[i].images_per_s) for side, of_side in sorted(of_sides.items()) if of_side
     }
