@@ -71,6 +71,8 @@ def test_a_comparison_is_drawn_as_curves_and_stages(tmp_path: Path) -> None:
     for text in ("pinstream", "classic", "bare loop, batch 1", "NVIDIA H200", ">256<"):
         assert text in curves
     stages = (tmp_path / "compare-stages-light.svg").read_text()
+    assert "elsewhere" in stages
+    assert "network" not in stages
     assert "A batch's way through the backend" in stages
     assert "compute infer" in stages
 

@@ -19,6 +19,8 @@ COLOURS = {
     **{"send": 0, "network": 1, "queue": 2, "compute_input": 3, "compute_infer": 4, "compute_output": 5, "receive": 6},
     **{"gather": 1, "h2d": 3, "compute": 4, "d2h": 5, "scatter": 6},
 }
+# What the client counts and Triton does not: the way between them, and what a batch takes after `execute` has returned.
+TEXTS = {"network": "elsewhere"}
 NOT_IN_LEGEND = "_"
 WAITING_COLOUR, OF_STEPS = COLOURS["queue"], (1, 4, 5, 3, 6, 0)
 
@@ -96,7 +98,7 @@ def _text(name: str, names: Sequence[str]) -> str:
     """For the legend, where waiting for steps is told once."""
     waiting = _waiting(names)
     if name not in waiting:
-        return name.replace("_", " ")
+        return TEXTS.get(name, name.replace("_", " "))
     return "waiting" if name == waiting[0] else NOT_IN_LEGEND
 
 
