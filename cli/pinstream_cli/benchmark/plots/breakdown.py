@@ -68,8 +68,9 @@ def _bars(axes: Any, bars: Mapping[str, Row], names: Sequence[str], theme: Theme
         axes.text(1.01, y, f"{total:.3g}", va="center", fontsize=8, color=theme.ink)
     axes.legend(
         ncols=len(COLOURS),
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 0.995),
+        # To the left there is room wherever names are long.
+        loc="lower right",
+        bbox_to_anchor=(1.01, 0.995),
         frameon=False,
         fontsize=8,
         handlelength=0.9,
