@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from pinstream_cli.triton.stops import STOPS
 from tests import onnx_models
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.running import Running, running
@@ -96,10 +97,11 @@ def test_memory_that_triton_enlarges_while_it_is_read(shared: Running) -> None:
     client.close()
 
 
-def test_the_engine_process_can_be_killed_with_the_server_and_hears_no_ctrl_c(shared: Running) -> None:
+def test_the_engine_process_can_be_killed_with_the_server_and_hears_no_wish_to_stop(shared: Running) -> None:
     (engine,) = engine_processes(shared)
     assert os.getpgid(engine) == os.getpgid(shared.server.pid)
-    os.kill(engine, signal.SIGINT)
+    for number in STOPS:
+        os.kill(engine, number)
     time.sleep(0.2)
     assert engine_processes(shared) == [engine]
 

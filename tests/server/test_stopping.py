@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from pinstream_cli.triton.server import EXIT_TIMEOUT_S, LONGEST_STOP_S
 from tests import onnx_models
 from tests.fuzz.documented import documented_in
 from tests.load import PICTURE, SHAPES
+from tests.processes import family, still_there
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind
 from tests.server.test_plain_models import metrics
@@ -41,8 +44,23 @@ def wait_for_waiting(serve: Serve, count: int) -> None:
         time.sleep(0.02)
 
 
-def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..., Serve], tmp_path: Path) -> None:
+def ask_serve(serve: Serve) -> None:
+    """As a user does, or a container's."""
+    serve.process.terminate()
+
+
+def ask_everyone(serve: Serve) -> None:
+    """As systemd does with a unit (KillMode=control-group)."""
+    for pid in (serve.process.pid, *(member.pid for member in family(serve).members)):
+        os.kill(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("share", "end"), [("off", ask_serve), ("on", ask_everyone)])
+def test_requests_in_flight_are_answered_and_new_ones_refused(
+    start: Callable[..., Serve], tmp_path: Path, share: str, end: Callable[[Serve], None]
+) -> None:
     config = f"max_batch_size: {ITEMS}\ninstance_group {{ count: {INSTANCES} kind: KIND_CPU }}\n"
+    config += f'parameters {{ key: "SHARE_ENGINE" value {{ string_value: "{share}" }} }}\n'
     onnx_models.slow(add_model(tmp_path / "models", "slow", ONE_LINE + config))
     serve = start("--model-repository", tmp_path / "models")
     serve.wait_for("Stop with Ctrl-C")
@@ -55,13 +73,15 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..
             return np.asarray(client.infer("slow", [tensor], client_timeout=60).as_numpy("y"))
 
     expected = ask(ITEMS)
+    processes = family(serve)
+    assert len(processes.engines) == (share == "on")
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         begun = time.monotonic()
         calls = [pool.submit(ask, ITEMS) for _ in range(IN_FLIGHT)]
         # All of them are at the server, each sent in whole, and none is done.
         wait_for_waiting(serve, IN_FLIGHT - INSTANCES)
         assert not any(call.done() for call in calls), "the model is too fast for this test"
-        serve.process.terminate()
+        end(serve)
         refused = []
         while serve.process.poll() is None and time.monotonic() - begun < GRACE_S:
             try:
@@ -73,11 +93,14 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(start: Callable[..
             np.testing.assert_array_equal(call.result(), expected)
     assert serve.end(5) == 0, "it took longer than its grace"
     assert refused
+    # What comes in as gRPC closes it may cancel, without a word of Triton's.
+    refused = [error for error in refused if error.status() != "StatusCode.CANCELLED"]
     assert {error.status() for error in refused} <= {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"}, refused
     # What the server says, and not the client of one that is gone.
     said = {error.message() for error in refused if not NOBODY_LISTENS.search(error.message())}
     assert all(map(documented_in, said)), said
     assert not left_behind(serve)
+    assert not still_there(processes.members)
 
 
 def test_a_version_that_would_not_load_again_keeps_the_server_no_longer_than_its_grace(
