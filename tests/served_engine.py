@@ -50,3 +50,14 @@ def connected(address: str) -> tuple[socket.socket, wire.Message]:
 def instance(address: str) -> SharedEngine:
     """The engine as an instance sees it."""
     return SharedEngine(lambda: connected(address), files=ModelFiles(Path(__file__)))
+
+
+@contextmanager
+def served_instance(engine: Engine) -> Iterator[SharedEngine]:
+    """`engine` as its one instance sees it."""
+    with served(engine) as address:
+        seen = instance(address)
+        try:
+            yield seen
+        finally:
+            seen.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +13,16 @@ import numpy as np
 import pytest
 
 from pinstream.batching import Request
+from pinstream.dlpack import DeviceArray
 from pinstream.engines import open_engine
-from pinstream.engines.base import Engine
+from pinstream.engines.base import Engine, Slot
 from pinstream.loop import CANCEL_CHECK_AFTER_S, Answer, Loop
 from pinstream.metrics import BatchTimes
 from pinstream.options import Options
 from pinstream.tensors import Array, BatchSizes
 from tests import onnx_models
-from tests.host_engine import POISON, HostEngine
+from tests.host_engine import POISON, HostEngine, HostSlot
+from tests.served_engine import served_instance
 
 
 @pytest.fixture
@@ -117,7 +121,7 @@ def test_a_static_batch_is_padded_and_the_padding_stays_inside(tmp_path: Path) -
     assert len(np.unique(got.round(6), axis=0)) == 6
 
 
-def test_a_model_that_does_not_keep_the_batch_is_an_error_and_not_a_mix_up(tmp_path: Path) -> None:
+def test_requests_of_a_model_that_is_found_not_to_keep_the_batch_run_alone(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 
     model = onnx_models.save(
@@ -127,12 +131,39 @@ def test_a_model_that_does_not_keep_the_batch_is_an_error_and_not_a_mix_up(tmp_p
         [("y", TensorProto.FLOAT, ["n", 2])],
     )
     engine = open_engine(model, Options(max_batch_size=4))
+    assert engine.spec.batch is None
     requests = [Request({"x": np.ones((1, 2), np.float32) * i}, 1, frozenset({"y"})) for i in range(3)]
     answers = Loop(engine).run(requests)
     engine.close()
-    # By itself a request of one item is fine; what may never happen is an answer made from a neighbour's data.
     for i, answer in enumerate(answers):
         np.testing.assert_array_equal(output(answer, "y"), [[i, i]])
+
+
+class LosingItems(HostEngine):
+    """Says that it keeps the batch, and gives what `left` leaves of each."""
+
+    left: Callable[[Array], Array]
+
+    def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
+        super().wait(slot)
+        assert isinstance(slot, HostSlot)
+        return {"doubled": self.left(slot.doubled)}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [lambda rows: rows[1:], lambda rows: np.concatenate([rows[:1], rows]), lambda rows: np.asarray(rows.max())],
+    ids=["fewer", "more", "a number"],
+)
+@pytest.mark.parametrize("through", [contextlib.closing, served_instance], ids=["here", "shared"])
+def test_a_model_that_does_not_keep_the_batch_is_an_error_and_not_a_mix_up(
+    left: Callable[[Array], Array], through: Callable[[Engine], AbstractContextManager[Engine]]
+) -> None:
+    losing = LosingItems(BatchSizes((2,), exact=True))
+    losing.left = left
+    with through(losing) as engine:
+        answers = Loop(engine).run([rows(1, seed=i) for i in range(4)])
+    assert all("does not keep the batch dimension" in str(answer.error) for answer in answers), answers
 
 
 def test_parts_of_a_request_that_have_other_widths_are_an_error(tmp_path: Path) -> None:
