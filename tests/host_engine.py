@@ -64,7 +64,7 @@ class HostEngine(Engine):
         seed: Of the delays and failures.
         delay_s: Longest time a batch takes.
         failures: Share of the calls that fail, of put, enqueue and wait each.
-        crash: A RuntimeError is raised by wait at the batch of this number; 0 for never.
+        crash: The call of this number, of put, enqueue and wait together, raises a RuntimeError; 0 for none.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class HostEngine(Engine):
         self._delay_s = delay_s
         self._failures = failures
         self.crash = crash
+        self._calls = 0
         self._pool = ThreadPoolExecutor(slots)
         self._lock = threading.Lock()
         self.batches = 0
@@ -125,8 +126,6 @@ class HostEngine(Engine):
         slot.flight = None
         slot.reading = False
         self.batches += 1
-        if self.batches == self.crash:
-            raise RuntimeError("a fault that nobody thought of")
         if self._fails():
             raise EngineError("failed at random")
         if (slot.rows == POISON).any():
@@ -134,7 +133,11 @@ class HostEngine(Engine):
         return {"doubled": slot.doubled}
 
     def _fails(self) -> bool:
+        """Whether this call fails at random."""
         with self._lock:
+            self._calls += 1
+            if self._calls == self.crash:
+                raise RuntimeError("a fault that nobody thought of")
             return self._random.random() < self._failures
 
     def close(self) -> None:

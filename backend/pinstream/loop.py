@@ -176,8 +176,11 @@ class Loop:
             self._gather(batch, slot, requests)
             wanted = frozenset[str]().union(*(requests[p.request].wanted for p in batch.pieces))
             self.engine.enqueue(slot, wanted)
-        except EngineError as error:
+        except BaseException as error:
+            # Triton gets the sources back, also where nobody foresaw this.
             self.engine.abandon(slot)
+            if not isinstance(error, EngineError):
+                raise
             self._fail(batch, slot, error, answers)
             return None
         return _Flight(batch, slot, began, time.perf_counter() - began, last_use)
