@@ -1,4 +1,4 @@
-"""An engine for tests of the loop: doubles rows in host memory, late, and fails where it is told to.
+"""An engine for tests of the loop: multiplies rows in host memory, late, and fails where it is told to.
 
 It is an Engine like any other, with slots of its own, and stricter than the real ones: whatever would be a race on a
 GPU is an AssertionError here, and memory that must not be read any more is overwritten at once.
@@ -19,6 +19,8 @@ from pinstream.engines.base import Engine, Slot
 from pinstream.errors import EngineError
 from pinstream.tensors import Array, BatchSizes, ModelSpec, TensorSpec
 
+# By output.
+FACTORS = {"doubled": 2, "tripled": 3}
 POISON = -1.0
 NOT_THERE = np.float32(np.nan)
 
@@ -29,7 +31,7 @@ class HostSlot:
     def __init__(self, fails: Callable[[], bool] = lambda: False) -> None:
         self._fails = fails
         self.rows: Array = np.empty(0, np.float32)
-        self.doubled: Array = np.empty(0, np.float32)
+        self.outputs: dict[str, Array] = {}
         self.flight: Future[None] | None = None
         # As copies to a GPU read what was put, until the batch is done or abandoned.
         self.reading = False
@@ -38,7 +40,8 @@ class HostSlot:
         assert self.flight is None, "begun while in flight"
         assert not self.reading, "begun while the sources of its last batch were read"
         # What was handed out of this slot as a view shows that it is stale.
-        self.doubled[...] = NOT_THERE
+        for output in self.outputs.values():
+            output[...] = NOT_THERE
         self.rows = np.full(shapes["row"], NOT_THERE, np.float32)
 
     def put(self, name: str, source: Array | DeviceArray, offset: int | None) -> None:
@@ -56,7 +59,7 @@ class HostSlot:
 
 
 class HostEngine(Engine):
-    """FP32 `row` [batch, width] -> FP32 `doubled` [batch, width].
+    """FP32 `row` [batch, width] -> FP32 `doubled`, `tripled` [batch, width], of which there are those wanted.
 
     Args:
         sizes: The batch sizes; None for a model without a batch dimension, whose rows are [width].
@@ -78,7 +81,8 @@ class HostEngine(Engine):
         crash: int = 0,
     ) -> None:
         width = (-1,)
-        self.spec = ModelSpec((TensorSpec("row", "FP32", width),), (TensorSpec("doubled", "FP32", width),), sizes)
+        outputs = tuple(TensorSpec(name, "FP32", width) for name in FACTORS)
+        self.spec = ModelSpec((TensorSpec("row", "FP32", width),), outputs, sizes)
         self._hosts = [HostSlot(lambda: self._fails()) for _ in range(slots)]
         self.slots = self._hosts
         self._random = random.Random(seed)
@@ -102,17 +106,17 @@ class HostEngine(Engine):
             raise EngineError("could not be started")
         with self._lock:
             delay = self._random.random() * self._delay_s
-        slot.flight = self._pool.submit(self._double, slot, delay)
+        slot.flight = self._pool.submit(self._multiply, slot, wanted, delay)
 
     def abandon(self, slot: Slot) -> None:
         assert isinstance(slot, HostSlot)
         assert slot.flight is None, "abandoned while in flight"
         slot.reading = False
 
-    def _double(self, slot: HostSlot, delay: float) -> None:
+    def _multiply(self, slot: HostSlot, wanted: frozenset[str], delay: float) -> None:
         if delay:
             time.sleep(delay)
-        slot.doubled = slot.rows * 2
+        slot.outputs = {name: slot.rows * np.float32(FACTORS[name]) for name in wanted}
 
     def finished(self, slot: Slot) -> bool:
         assert isinstance(slot, HostSlot)
@@ -130,7 +134,7 @@ class HostEngine(Engine):
             raise EngineError("failed at random")
         if (slot.rows == POISON).any():
             raise EngineError("poisoned")
-        return {"doubled": slot.doubled}
+        return slot.outputs
 
     def _fails(self) -> bool:
         """Whether this call fails at random."""
