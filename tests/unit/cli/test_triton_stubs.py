@@ -80,3 +80,19 @@ def test_a_dead_stub_counts_where_its_version_was_served(
     stub.wait()
     stubs.look()
     assert (stubs.dead(), stubs.stuck()) == (None, None), "it is reaped"
+
+
+def test_a_load_that_failed_before_excuses_no_death(
+    monkeypatch: pytest.MonkeyPatch, stub: subprocess.Popen[bytes]
+) -> None:
+    for name, seconds in {"LOOK_EVERY_S": 0.0, "DEAD_S": 0.0}.items():
+        monkeypatch.setattr(module, name, seconds)
+    loads = after(loading(ONE), *failed(ONE), loading(TWO))
+    os.kill(stub.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, stub.pid, os.WEXITED | os.WNOWAIT)
+    # Too late to ask whose it was.
+    stubs = Stubs(os.getpid(), loads)
+    stubs.look()
+    loads.read(LOADED)
+    assert loads.failed
+    assert stubs.dead() is not None
