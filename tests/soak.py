@@ -1,14 +1,15 @@
 """A server under load while versions of its model come, go, and are broken: `python -m tests.soak` (`make soak`).
 
 Once where versions are loaded when somebody says so (explicit), and once where Triton looks for them itself (poll). No
-request may be lost, every answer must be that of the version that gave it, and memory, the GPU's too, files, threads
-and /dev/shm must not grow.
+request may be lost, every answer must be that of the version that gave it, `pinstream serve` must have nothing to say
+of its processes, and memory, the GPU's too, files, threads and /dev/shm must not grow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import statistics
 import sys
@@ -30,14 +31,16 @@ from tritonclient.utils import InferenceServerException
 from pinstream.engines.flavour import load_flavour
 from pinstream.plans import BuildSpec, build_plan
 from pinstream_cli.benchmark import environment
+from pinstream_cli.triton import sizing
 from pinstream_cli.triton.install import MALLOC
 from tests import onnx_models
 from tests.client_threads import ClientThreads, in_words
-from tests.processes import Family, Process, family_of, still_there
-from tests.server.running import Running, running
-from tests.server.serve_process import SHM
+from tests.processes import Family, Process, family, still_there
+from tests.server.running import Reached
+from tests.server.serve_process import Serve, left_behind
 
 MODEL = "classifier"
+SERVES = "Stop with Ctrl-C"
 CLIENTS = 3
 MODES = ("explicit", "poll")
 POLL_S = 1
@@ -52,11 +55,23 @@ GPU_SLACK = 32.0
 # arena of malloc's that had none: what all of them come to is the most.
 PER_VERSION = {"onnx": 0.2, "plan": 5.0}
 ARENAS_MIB = 4.0 * int(MALLOC["MALLOC_ARENA_MAX"])
+# As many as a detector of `pinstream serve` has on this machine.
+INSTANCES = {
+    kind: sizing.instances(len(os.sched_getaffinity(0)), gpu=kind == "plan")[sizing.DETECTOR] for kind in PER_VERSION
+}
 # By kind and mode, how many executions an instance has: with several, each version has an engine's process as well. On
-# the CPU one mode has that, and in the other the instance runs the engine itself.
-EXECUTIONS = {("onnx", "explicit"): 3, ("onnx", "poll"): 1, ("plan", "explicit"): 3, ("plan", "poll"): 3}
-SHARED = """parameters { key: "SHARE_ENGINE" value { string_value: "on" } }
-parameters { key: "EXECUTIONS" value { string_value: "%d" } }
+# the CPU one mode has that, and in the other the instances run engines of their own.
+EXECUTIONS = {
+    ("onnx", "explicit"): 3,
+    ("onnx", "poll"): 1,
+    **{("plan", mode): sizing.EXECUTIONS_ON_GPU for mode in MODES},
+}
+CONFIG = """backend: "pinstream"
+dynamic_batching {{ }}
+instance_group [ {{ count: {instances} }} ]
+"""
+SHARED = """parameters {{ key: "SHARE_ENGINE" value {{ string_value: "on" }} }}
+parameters {{ key: "EXECUTIONS" value {{ string_value: "{executions}" }} }}
 """
 # How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32. Of a million rows that are rounded to its
 # ten bits of mantissa some thirty are further off than 0.005, and none further than 0.007.
@@ -74,7 +89,7 @@ class Clients:
     """
 
     def __init__(
-        self, server: Running, sessions: dict[str, ort.InferenceSession], pause_s: float, tolerance: float
+        self, server: Reached, sessions: dict[str, ort.InferenceSession], pause_s: float, tolerance: float
     ) -> None:
         self._pause_s = pause_s
         self._tolerance = tolerance
@@ -121,14 +136,15 @@ class Clients:
         return version
 
 
-def measure(server: Running, engines: int, patience_s: float = PATIENCE_S) -> dict[str, float] | None:
-    """What the server, its stub and its engine's process hold.
+def measure(serve: Serve, instances: int, engines: int, patience_s: float = PATIENCE_S) -> dict[str, float] | None:
+    """What the server, its stubs and its engine's process hold.
 
-    Of a version before some may be about to end, so that it waits until there is one stub and as many engines as there
+    Of a version before some may be about to end, so that it waits until there are as many stubs and engines as there
     should be, and all of them for as long as it takes to measure.
 
     Args:
-        server: Its one model has one instance.
+        serve: It serves one model.
+        instances: How many stubs there should be.
         engines: How many processes of an engine there should be.
         patience_s: How long it waits, in seconds.
 
@@ -137,9 +153,9 @@ def measure(server: Running, engines: int, patience_s: float = PATIENCE_S) -> di
     """
     deadline = time.monotonic() + patience_s
     while True:
-        found = family_of(server.server.pid)
-        if (len(found.stubs), len(found.engines)) == (1, engines) and (sample := _sample(found)):
-            regions = [region.stat().st_size for region in SHM.glob(f"{server.server.shm_prefix}*")]
+        found = family(serve)
+        if (len(found.stubs), len(found.engines)) == (instances, engines) and (sample := _sample(found)):
+            regions = [region.stat().st_size for region in left_behind(serve)]
             return {**sample, "shm_mib": round(sum(regions) / (1 << 20), 1), "regions": len(regions)}
         if time.monotonic() > deadline:
             return None
@@ -183,15 +199,15 @@ class Versions:
     Args:
         repository: Where it is made.
         kind: What a version is: "onnx", or "plan" for the GPU at hand.
-        executions: Of its instance; with more than one it has its engine in a process of its own.
+        executions: Of each of its instances; with more than one these have their engine in a process of its own.
     """
 
     def __init__(self, repository: Path, kind: str, executions: int) -> None:
         self._kind = kind
         self.path = repository / MODEL
         self.path.mkdir()
-        shared = SHARED % executions if executions > 1 else ""
-        (self.path / "config.pbtxt").write_text(f'backend: "pinstream"\ndynamic_batching {{ }}\n{shared}')
+        config = CONFIG + (SHARED if executions > 1 else "")
+        (self.path / "config.pbtxt").write_text(config.format(instances=INSTANCES[kind], executions=executions))
         self.sessions: dict[str, ort.InferenceSession] = {}
         self.last = 0
         self.add()
@@ -239,11 +255,13 @@ def soak(
         versions = Versions(Path(directory), kind, executions)
         how = [f"--load-model={MODEL}"] if mode == "explicit" else [f"--repository-poll-secs={POLL_S}"]
         extra = [f"--model-control-mode={mode}", *how]
-        server = stack.enter_context(running(repositories=[Path(directory)], extra=extra))
-        clients = stack.enter_context(Clients(server, versions.sessions, pause_s, TOLERANCE[kind]))
-        control = stack.enter_context(grpc.InferenceServerClient(server.grpc_url))
+        serve = Serve("--model-repository", directory, "--restart", *extra, directory=Path.cwd())
+        stack.callback(serve.stop)
+        serve.wait_for(SERVES, 120)
+        clients = stack.enter_context(Clients(serve, versions.sessions, pause_s, TOLERANCE[kind]))
+        control = stack.enter_context(grpc.InferenceServerClient(serve.grpc_url))
         began, broken = time.monotonic(), 0
-        while time.monotonic() - began < seconds:
+        while time.monotonic() - began < seconds and not watchdog(serve):
             threading.Event().wait(every_s)
             try:
                 if versions.last % 3 == 2:
@@ -255,20 +273,21 @@ def soak(
                 if not _soon(lambda: bool(control.is_model_ready(MODEL, str(versions.last)))):
                     clients.faults.append(f"version {versions.last} was dropped in and is not served")
                 # The processes of the version before have a while to end.
-                if sample := measure(server, engines=int(executions > 1)):
+                if sample := measure(serve, INSTANCES[kind], engines=int(executions > 1)):
                     samples.append({**sample, **(gpu_memory() if kind == "plan" else {})})
                 else:
-                    clients.faults.append(f"beside version {versions.last} there are {family_of(server.server.pid)}")
-                now = {*family_of(server.server.pid).members}
+                    clients.faults.append(f"beside version {versions.last} there are {family(serve)}")
+                now = {*family(serve).members}
                 if staying := _staying(former - now):
                     clients.faults.append(f"of a version before {versions.last} there still are {staying}")
                 former |= now
-            except (ProcessLookupError, InferenceServerException) as error:
-                clients.faults.append(f"at version {versions.last}: {error}")
+            except (LookupError, OSError, InferenceServerException) as error:  # there may be no tritonserver any more
+                clients.faults.append(f"at version {versions.last}: {in_words(error)}")
                 break
     return {
         "mode": mode,
         "kind": kind,
+        "instances": INSTANCES[kind],
         "executions": executions,
         "seconds": round(time.monotonic() - began),
         "requests": sum(clients.by_version.values()),
@@ -276,8 +295,14 @@ def soak(
         "reloads": len(samples),
         "broken_versions_refused": broken,
         "samples": samples,
-        "faults": [*clients.faults[:20], *growth(samples, PER_VERSION[kind])],
+        "faults": [*watchdog(serve), *clients.faults[:20], *growth(samples, PER_VERSION[kind])],
     }
+
+
+def watchdog(serve: Serve) -> list[str]:
+    """What `serve` has said of processes that died or of a model that was lost, and with --restart done about it."""
+    said = serve.text.partition(SERVES)[2].splitlines()
+    return [line for line in said if line.startswith(("RESTART", "WARNING"))]
 
 
 def _soon(condition: Callable[[], bool]) -> bool:
