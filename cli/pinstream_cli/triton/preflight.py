@@ -23,6 +23,13 @@ DOORS = {
     "--allow-sagemaker": "Amazon SageMaker's",
     "--allow-vertex-ai": "Vertex AI's",
 }
+# Options that keep from the log what is looked for in it, and the values that leave it there, in small letters.
+LOG_OPTIONS: Mapping[str, Sequence[str]] = {
+    "--log-file": (),
+    "--log-format": ("default",),
+    "--log-info": ("true", "on", "1"),
+    "--log-error": ("true", "on", "1"),
+}
 HOST_REMEDY = "give one of its addresses, 127.0.0.1 for this machine only, or 0.0.0.0 for all of them"
 
 
@@ -72,10 +79,11 @@ def resolve(host: str) -> tuple[int, str]:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """See that what goes on to tritonserver are options and their values, nothing by itself, and no addresses.
+    """See that what goes on to tritonserver are options and their values, nothing by itself, no addresses, and the log.
 
     Raises:
-        CommandError: Naming the argument that belongs to no option, or sets an address or opens another door.
+        CommandError: Naming the argument that belongs to no option, sets an address, opens another door, or takes from
+            the log what is read in it.
     """
     for option in ADDRESSES:
         if values := values_of(option, arguments):
@@ -101,6 +109,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 f"--model-config-name {name} leads away from the models' configs/, where nobody has looked at what it "
                 "says; put the file there, and name it alone"
             )
+    _check_log(arguments)
     before = ""
     for argument in arguments:
         # "--log-verbose 1" is an option and its value, "--log-verbose=1 1" has one word too many.
@@ -111,6 +120,16 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 f"{argument!r} belongs to no option; arguments of tritonserver look like --name=value{meant}"
             )
         before = argument
+
+
+def _check_log(arguments: Sequence[str]) -> None:
+    for option, harmless in LOG_OPTIONS.items():
+        for value in values_of(option, arguments):
+            if value.lower() not in harmless:
+                raise CommandError(
+                    f"{option}={value} would keep from serve what it reads in Triton's log, when models are ready and "
+                    "when one is lost; leave it out, show the log with --verbose, and redirect serve's stderr"
+                )
 
 
 def gpu_count() -> int:

@@ -110,6 +110,28 @@ def test_a_repository_behind_the_back_of_serve_is_refused(given: list[str]) -> N
         check_arguments(given)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--log-file=F"],
+        ["--log-fi", "F"],
+        ["--log-file="],
+        ["--log-format=ISO8601"],
+        ["--log-format", "ISO8601"],
+        ["--log-info=false"],
+        ["--log-info", "False"],
+        ["--log-i=0"],
+        ["--log-error=off"],
+        ["--log-error=true", "--log-e", "FALSE"],
+    ],
+)
+def test_what_serve_reads_in_the_log_is_not_taken_from_it(given: list[str]) -> None:
+    with pytest.raises(CommandError, match=r"--log-\w+=\w* would keep from serve what it reads .*; leave it out, show"):
+        check_arguments(given)
+    harmless = ["--log-info=TRUE", "--log-error", "on", "--log-err=1", "--log-format=default", "--log-warning=false"]
+    check_arguments([*harmless, "--log-verbose=1"])
+
+
 @pytest.mark.parametrize("name", ["../fast", "sub/fast", "/fast"])
 def test_a_configuration_is_chosen_of_those_that_are_looked_at(name: str) -> None:
     for given in ([f"--model-config-name={name}"], ["--model-config", name]):
