@@ -53,7 +53,7 @@ FILE, FROM_HERE = click.Path(path_type=Path), FromHere()
 @click.option("--tls-key", type=FILE, help="The certificate's private key (PEM).")
 @click.option("--tls-client-ca", type=FILE, help="Let in only clients with a certificate of this authority (PEM).")
 @click.option("--api-key-file", type=FILE, help="Let in only clients that send the key in this file.")
-@click.option("--admin-key-file", type=FILE, help="Let those who send this key load models and change settings.")
+@click.option("--admin-key-file", type=FILE, help="Let those who send this key load models and change trace settings.")
 @click.option(
     "--allow-client-shm",
     is_flag=True,

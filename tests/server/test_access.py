@@ -109,8 +109,19 @@ def test_model_control_needs_the_other_key(keyed: Running) -> None:
         assert "restricted" in refused(lambda: server.RepositoryIndex(index, metadata=wrong))
     assert http_status(keyed, "/v2/repository/index", {ADMIN_HEADER: ADMIN_KEY}, b"") == 200
     assert http_status(keyed, "/v2/repository/index", {API_HEADER: API_KEY}, b"") == 403
-    assert http_status(keyed, "/v2/logging", {ADMIN_HEADER: ADMIN_KEY}) == 200
-    assert http_status(keyed, "/v2/logging") == 403
+    assert http_status(keyed, "/v2/trace/setting", {ADMIN_HEADER: ADMIN_KEY}) == 200
+    assert http_status(keyed, "/v2/trace/setting") == 403
+
+
+def test_no_key_changes_what_is_logged(keyed: Running) -> None:
+    """The watchdog reads there that a model is lost."""
+    off = service_pb2.LogSettingsRequest()
+    off.settings["log_error"].bool_param = False
+    for key in ({ADMIN_HEADER: ADMIN_KEY}, {API_HEADER: API_KEY}, {}):
+        assert http_status(keyed, "/v2/logging", key, b'{"log_error": false}') == 403
+        with grpc.insecure_channel(keyed.grpc_url) as channel:
+            sent = [(GRPC_PREFIX + name, value) for name, value in key.items()]
+            assert "restricted" in refused(partial(stub(channel).LogSettings, off, metadata=sent))
 
 
 def test_a_restriction_of_the_users_own_opens_nothing(classifier: Path) -> None:

@@ -24,8 +24,9 @@ from pinstream_cli.triton.arguments import values_of
 
 # Triton's groups of calls. Health stays open: probes have no keys, and it tells no more than that something is there.
 INFERENCE = ("inference", "metadata", "model-config", "statistics")
-MODELS, SETTINGS = ("model-repository",), ("trace", "logging")
-CONTROL = (*MODELS, *SETTINGS)
+# What is logged stays as it is for everybody: the watchdog reads there that a model is lost.
+MODELS, TRACE, LOGGING = ("model-repository",), ("trace",), ("logging",)
+CONTROL = (*MODELS, *TRACE)
 TLS_OPTIONS = ("--grpc-use-ssl", "--grpc-use-ssl-mutual", "--grpc-server-cert", "--grpc-server-key", "--grpc-root-cert")
 CLIENT_SHM = ("shared-memory",)
 API_HEADER, ADMIN_HEADER, CLOSED_HEADER = "pinstream-key", "pinstream-admin-key", "pinstream-closed"
@@ -58,7 +59,7 @@ class Access:
     Attributes:
         tls: Encrypts gRPC; HTTP and metrics then stay on this machine.
         api_key: Asked of everybody who infers; empty for nobody.
-        admin_key: Asked of everybody who loads models or changes settings; empty closes that, but for `control`.
+        admin_key: Asked of everybody who loads models or changes what is traced; empty closes that, but for `control`.
         client_shm: Whether clients may have the server read and write shared memory of this machine.
         control: Whether models may be loaded without a key.
     """
@@ -129,7 +130,7 @@ class Access:
 
     def _restrictions(self) -> list[tuple[Sequence[str], str, str]]:
         """Groups of calls, the header that is asked for and its value."""
-        closed: list[str] = []
+        closed: list[str] = [*LOGGING]
         rules: list[tuple[Sequence[str], str, str]] = []
         if self.api_key:
             with_key = (*INFERENCE, *CLIENT_SHM) if self.client_shm else INFERENCE
@@ -139,9 +140,8 @@ class Access:
         if self.admin_key:
             rules.append((CONTROL, ADMIN_HEADER, self.admin_key))
         else:
-            closed += SETTINGS if self.control else CONTROL
-        if closed:
-            rules.append((closed, CLOSED_HEADER, secrets.token_urlsafe(32)))
+            closed += TRACE if self.control else CONTROL
+        rules.append((closed, CLOSED_HEADER, secrets.token_urlsafe(32)))
         return rules
 
 
