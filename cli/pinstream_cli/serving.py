@@ -89,6 +89,7 @@ def serving(
         CommandError: The machine, the model or the server is not fit; one line says why and what to do.
     """
     check_arguments(extra)
+    fallback = fallback or Fallback(repositories, extra)
     if model is None and not repositories:
         raise CommandError(
             f"nothing to serve; name a model with --model, or a repository with --model-repository{_misspelt(extra)}"
@@ -102,13 +103,12 @@ def serving(
         if model is not None:
             _check_model(model, name)
         for repository in repositories:
-            _check_repository(repository, extra)
+            _check_repository(repository, fallback.arguments())
         _look_at_owners((*repositories, *([model] if model is not None else [])), console, verify=verify)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
     check_writable_shared_memory()
     check_temporary_files()
-    fallback = fallback or Fallback(repositories, extra)
     with contextlib.ExitStack() as stack:
         with _telling_of_room():
             for path in leftovers.remove():
@@ -233,7 +233,7 @@ def _parent(directory: Path) -> str:
     return os.path.dirname(os.path.abspath(directory))
 
 
-def _check_repository(repository: Path, extra: Sequence[str]) -> None:
+def _check_repository(repository: Path, arguments: Sequence[str]) -> None:
     if not repository.is_dir():
         raise CommandError(
             f"--model-repository {repository} is not a directory; name the one that holds the models' own"
@@ -245,7 +245,7 @@ def _check_repository(repository: Path, extra: Sequence[str]) -> None:
         )
     holds_models = any(entry.is_dir() and not entry.name.startswith(".") for entry in repository.iterdir())
     # With these modes models may come later.
-    if not holds_models and not any(argument.startswith("--model-control-mode") for argument in extra):
+    if not holds_models and not any(argument.startswith("--model-control-mode") for argument in arguments):
         raise CommandError(
             f"--model-repository {repository} holds no models; a model is a directory with a config.pbtxt and a "
             'version directory, such as classifier/config.pbtxt (backend: "pinstream") and classifier/1/model.onnx'

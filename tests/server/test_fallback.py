@@ -83,6 +83,26 @@ def test_a_restart_serves_all_that_can_be_served_and_the_rest_once_it_is_put_rig
     assert serve.text.count("RESTART") == 2, "one for the kill, one that told what does not load"
 
 
+def test_a_model_whose_directory_is_away_at_a_restart_is_told_and_comes_back_with_it(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    """The last one of its repository: there is another."""
+    away = onnx_models.classifier(add_model(tmp_path / "first", "away"))
+    onnx_models.classifier(add_model(tmp_path / "second", "classifier"))
+    serve = start(
+        "--model-repository", tmp_path / "first", "--model-repository", tmp_path / "second", "--restart", POLL
+    )
+    serve.wait_for("Stop with Ctrl-C")
+    shutil.move(tmp_path / "first" / "away", tmp_path / "kept")
+    kill_and_wait(serve, "classifier")
+    serve.wait_for("NOT SERVED model 'away': its directory is not there any more; put it back\n")
+    assert not is_ready(serve, "away")
+    shutil.move(tmp_path / "kept", tmp_path / "first" / "away")
+    seconds_until(lambda: is_ready(serve, "away"), 20)
+    assert_answers(serve, away)
+    assert serve.text.count("RESTART") == 1, serve.text
+
+
 ANSWERS = "class TritonPythonModel:\n    def execute(self, requests): return []\n"
 DIES = "import os; os.abort()\n"
 

@@ -7,6 +7,7 @@ does not start. While it runs, a version that would not load takes nothing down.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pinstream_cli.triton.repository import RepositoryError, model_directories, 
 
 CONTROL = "--model-control-mode"
 UNKNOWN = "Triton's reason is in its log, above"
+GONE = "its directory is not there any more; put it back"
 DEAD_LINK = "a link that leads nowhere; put back what it names, or remove it, and start serve again"
 
 
@@ -40,6 +42,7 @@ class Fallback:
         self._mode = (values_of(CONTROL, arguments) or ["none"])[-1]
         # Before the first life nobody has loaded anything over the API.
         self._last_loaded: set[str] | None = None
+        self._required: set[str] = set()
 
     def arguments(self) -> list[str]:
         """Arguments of tritonserver for the next start."""
@@ -49,8 +52,8 @@ class Fallback:
             arguments = without("--load-model", arguments) + loads
         if self.tolerant:
             arguments.append("--exit-on-error=false")
-        if self._mode == "none" and (self.tolerant or self.hidden):
-            # Triton tries again what would not load, and takes nothing down for it.
+        if self._mode == "none" and (self.tolerant or self.hidden or self._gone()):
+            # Triton tries again what would not load or is not there, and takes nothing down for it.
             arguments.append(f"{CONTROL}=poll")
         return arguments
 
@@ -68,7 +71,9 @@ class Fallback:
 
     def remember(self, loads: Loads) -> None:
         """Take what a server had loaded when its life ended."""
-        self._last_loaded, self.tolerant = loads.models, False
+        # Without control, and so without anybody's wish that a model goes, what was served once is served again.
+        before = (self._last_loaded or set()) if self._mode == "none" else set()
+        self._last_loaded, self.tolerant = loads.models | before, False
         for version in list(self.hidden):
             # Put right and loaded since, or taken away.
             if version in loads.versions or not self._directories(version):
@@ -88,18 +93,34 @@ class Fallback:
             f"version {version.number} of model '{version.model}', of which another one is served: {why}"
             for version, why in self.hidden.items()
         ]
-        if not self.tolerant:
+        self._required = set(required)
+        gone = self._gone()
+        if not (self.tolerant or gone):
             return said
-        wanted, loaded, failed = {*required, *self._wanted()}, loads.models, loads.failed
+        wanted, loaded, failed = {*required, *self._wanted(), *gone}, loads.models, loads.failed
         if not loaded.issuperset(required) or (wanted and not loaded) or self._hide(failed):
-            raise LoadFailed(failed, "" if failed else f"Triton could not load {', '.join(sorted(wanted - loaded))}")
-        reasons = {version.model: why for version, why in failed.items()}
+            missing = "".join(f"; model '{model}': {GONE}" for model in sorted(gone))
+            names = ", ".join(sorted(wanted - loaded))
+            raise LoadFailed(failed, "" if failed else f"Triton could not load {names}{missing}")
+        reasons = dict.fromkeys(gone, GONE) | {version.model: why for version, why in failed.items()}
         return said + [f"model '{model}': {reasons.get(model, UNKNOWN)}" for model in sorted(wanted - loaded)]
 
     def _wanted(self) -> set[str]:
         if self._mode == "explicit":
             return self._last_loaded or set()
         return {path.name for repository in self._repositories for path in model_directories(repository)}
+
+    def _gone(self) -> set[str]:
+        """Models of the repositories that were loaded before, and have no directory there now.
+
+        A link that leads nowhere is told apart, and what it names is not seen before the next start.
+        """
+        places = self._repositories
+        return {
+            model
+            for model in (self._last_loaded or set()) - self._required
+            if not any(os.path.isdir(place / model) or os.path.islink(place / model) for place in places)
+        }
 
     def _hide(self, failed: Mapping[Version, str]) -> bool:
         """Leave versions out where others are there; whether there is any such."""

@@ -79,6 +79,49 @@ def test_a_start_loads_what_was_loaded_over_the_api(repository: Path) -> None:
     assert fallback.lacking(after(), []) == [], "nothing was loaded, so nothing is lacking"
 
 
+OTHER = Version("other", 1)
+BOTH = [loading(ONE), LOADED, loading(OTHER), LOADED.replace("classifier", "other")]
+AWAY = "model 'other': its directory is not there any more; put it back"
+
+
+def test_a_model_whose_directory_is_away_is_told_and_looked_for(repository: Path, tmp_path: Path) -> None:
+    fallback = Fallback([repository])
+    assert fallback.lacking(after(*BOTH), []) == []
+    fallback.remember(after(*BOTH))
+    (repository / "other").rename(tmp_path / "away")
+    only_one = after(loading(ONE), LOADED)
+    for _ in range(2):
+        assert fallback.arguments() == ["--model-control-mode=poll"]
+        assert fallback.lacking(only_one, []) == [AWAY]
+        fallback.remember(only_one)
+    with pytest.raises(LoadFailed, match=f"Triton could not load classifier, other; {AWAY}"):
+        fallback.lacking(after(), [])
+    (tmp_path / "away").rename(repository / "other")
+    assert fallback.arguments() == []
+    assert fallback.lacking(after(*BOTH), []) == []
+
+
+def test_of_what_is_no_repositorys_or_told_apart_no_directory_is_missed(repository: Path, tmp_path: Path) -> None:
+    fallback = Fallback([repository])
+    (repository / "other").rename(tmp_path / "away")
+    (repository / "other").symlink_to(tmp_path / "away")
+    detector = loading(Version("detector", 1)), LOADED.replace("classifier", "detector")
+    fallback.lacking(after(*BOTH, *detector), ["detector"])
+    fallback.remember(after(*BOTH, *detector))
+    (tmp_path / "away").rename(tmp_path / "further away")
+    assert fallback.arguments() == [], "the link that leads nowhere is told apart"
+
+
+def test_what_is_taken_away_while_triton_looks_for_changes_is_not_missed_for_good(repository: Path) -> None:
+    fallback = Fallback([repository], ["--model-control-mode=poll"])
+    fallback.remember(after(*BOTH))
+    (repository / "other" / "1").rmdir()
+    (repository / "other").rmdir()
+    assert fallback.lacking(after(loading(ONE), LOADED), []) == [AWAY], "Triton had not seen it"
+    fallback.remember(after(loading(ONE), LOADED))
+    assert fallback.lacking(after(loading(ONE), LOADED), []) == []
+
+
 def test_a_view_hides_a_version_until_it_is_opened(repository: Path, tmp_path: Path) -> None:
     views = Views(tmp_path / "views", [repository, tmp_path], [TWO])
     (view, other) = views.paths
