@@ -40,6 +40,7 @@ from pinstream_cli.triton.preflight import check_temporary_files, check_writable
 from pinstream_cli.triton.repository import CONFIG, may_break_shell, model_directories, read_configurations
 from pinstream_cli.triton.shared_memory import needs
 from pinstream_cli.triton.sizing import lift_limits
+from pinstream_cli.triton.withdrawn import Withdrawn
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 from pinstream_cli.yolox_service import build_apart
 
@@ -90,6 +91,7 @@ def serving(
     """
     check_arguments(extra)
     fallback = fallback or Fallback(repositories, extra)
+    arguments = fallback.arguments()
     if model is None and not repositories:
         raise CommandError(
             f"nothing to serve; name a model with --model, or a repository with --model-repository{_misspelt(extra)}"
@@ -103,7 +105,7 @@ def serving(
         if model is not None:
             _check_model(model, name)
         for repository in repositories:
-            _check_repository(repository, fallback.arguments())
+            _check_repository(repository, arguments)
         _look_at_owners((*repositories, *([model] if model is not None else [])), console, verify=verify)
     install = find_triton(tritonserver)
     _check_ports(endpoints)
@@ -125,7 +127,7 @@ def serving(
             views = Views(run.path / "repositories", repositories, fallback.hidden)
         served = [*([run.models] if model is not None else []), *views.paths]
         _check_shared_memory(served)
-        compile_models(served, fallback.arguments())
+        compile_models(served, arguments)
         complete = run.complete and not repositories and not _more_may_come(access or Access(), extra)
         show = partial(console.print, soft_wrap=True, style="dim")
         echo = Echo(show, run.log)
@@ -134,7 +136,7 @@ def serving(
             run,
             served,
             endpoints,
-            [*([COMPLETE] if complete else []), *fallback.arguments()],
+            [*([COMPLETE] if complete else []), *arguments],
             access,
             {VERIFY_ALL: "true"} if verify else {},
             on_ready=lambda ready, seconds: console.print(
@@ -153,7 +155,9 @@ def serving(
                 console.print(Text("NOT SERVED", "red bold"), lack, soft_wrap=True)
             with _telling_of_room():
                 views.open()
-            yield server
+            warn = partial(console.print, Text("WARNING", "red bold"), soft_wrap=True)
+            with Withdrawn(server.loads, views.paths, arguments, warn):
+                yield server
         finally:
             began = time.monotonic()
             server.stop()

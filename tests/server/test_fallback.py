@@ -103,6 +103,29 @@ def test_a_model_whose_directory_is_away_at_a_restart_is_told_and_comes_back_wit
     assert serve.text.count("RESTART") == 1, serve.text
 
 
+def test_a_version_that_is_taken_back_and_stays_in_memory_is_told_of(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    """Triton tries the broken one below it; beside it a model whose older version is served again."""
+    for name in ("plain", "stays"):
+        onnx_models.classifier(add_model(tmp_path, name), seed=1)
+        (tmp_path / name / "3").mkdir()
+        onnx_models.classifier(tmp_path / name / "3" / "model.onnx", seed=3)
+    (tmp_path / "stays" / "2").mkdir()
+    (tmp_path / "stays" / "2" / "model.onnx").write_bytes(b"broken")
+    serve = start("--model-repository", tmp_path, "--model-control-mode=poll", POLL)
+    serve.wait_for("Stop with Ctrl-C")
+    for name in ("plain", "stays"):
+        shutil.rmtree(tmp_path / name / "3")
+    seconds_until(lambda: is_ready(serve, "plain", 1), 20)
+    serve.wait_for(f"{tmp_path}/stays/3 is not there any more; take away as well what Triton would not load", 30)
+    assert is_ready(serve, "stays", 3)
+    shutil.rmtree(tmp_path / "stays" / "2")
+    seconds_until(lambda: is_ready(serve, "stays", 1), 20)
+    assert serve.text.count("WARNING version 3 of model 'stays' is served from memory alone") == 1
+    assert "is served from memory" not in serve.text.replace("of model 'stays' is", "")
+
+
 ANSWERS = "class TritonPythonModel:\n    def execute(self, requests): return []\n"
 DIES = "import os; os.abort()\n"
 
