@@ -20,6 +20,8 @@ from pinstream_cli.triton.preflight import (
     check_temporary_files,
     check_writable_shared_memory,
     free_shared_memory,
+    in_words,
+    remedy_of,
 )
 from pinstream_cli.triton.repository import ReadOnnx
 from pinstream_cli.triton.shared_memory import needs
@@ -77,13 +79,11 @@ def _shared_memory(repositories: Sequence[Path], gpus: int, read_onnx: ReadOnnx)
         yield _unfit(str(SHARED_MEMORY), error)
         return
     needed, free = sum(model.needed for model in models), free_shared_memory()
-    found = f"{free / MIB:.0f} MiB free" + (f", {needed / MIB:.0f} MiB needed" if models else "")
+    found = f"{free / MIB:.0f} MiB free" + (f", {in_words(needed)} needed" if models else "")
     if free >= needed:
         yield Check(AREA, str(SHARED_MEMORY), "OK", found)
         return
-    size = f"{-(-needed // MIB) * 2}m"
-    remedy = f"docker run --shm-size={size}, or mount -o remount,size={size} {SHARED_MEMORY}, or lower max_batch_size"
-    yield Check(AREA, str(SHARED_MEMORY), "FIX", found, remedy)
+    yield Check(AREA, str(SHARED_MEMORY), "FIX", found, remedy_of(needed))
 
 
 def _temporary_files() -> Check:

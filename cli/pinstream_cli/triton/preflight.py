@@ -205,9 +205,31 @@ def check_shared_memory(needed: int, arithmetic: str) -> None:
     """
     free = free_shared_memory()
     if free < needed:
-        megabytes = -(-needed // MIB)
         raise CommandError(
-            f"{SHARED_MEMORY} has {free / MIB:.0f} MiB free, and the models need {megabytes} MiB "
-            f"({arithmetic}); enlarge it (docker run --shm-size={megabytes * 2}m, or "
-            f"mount -o remount,size={megabytes * 2}m {SHARED_MEMORY}), or lower max_batch_size"
+            f"{SHARED_MEMORY} has {free / MIB:.0f} MiB free, and the models need {in_words(needed)} ({arithmetic}); "
+            f"{remedy_of(needed)}"
         )
+
+
+def in_words(needed: int) -> str:
+    """So many bytes of /dev/shm; where no setting of this machine would give them, that."""
+    memory = machine_memory()
+    if needed > memory:
+        return f"more than the {memory / MIB:.0f} MiB of memory of this machine"
+    return f"{-(-needed // MIB)} MiB"
+
+
+def remedy_of(needed: int) -> str:
+    """What to do where so many bytes of /dev/shm are not free."""
+    if needed > machine_memory():
+        return "dims, max_batch_size or instance_group of a model are wrong, or too large for this machine: lower them"
+    size = f"{-(-needed // MIB) * 2}m"
+    return (
+        f"enlarge it (docker run --shm-size={size}, or mount -o remount,size={size} {SHARED_MEMORY}), "
+        "or lower max_batch_size"
+    )
+
+
+def machine_memory() -> int:
+    """Bytes of memory of this machine, whatever a container may have of it."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -32,6 +32,8 @@ from pinstream_cli.triton.repository import (
 # Triton's own defaults, shm-default-byte-size and shm-growth-byte-size.
 REGION_BYTES = 1 << 20
 GROWTH_BYTES = 1 << 20
+# What no machine has.
+MOST_BYTES = 1 << 60
 # What a string counts as, unknown as its length is: about the file of one photograph.
 STRING_BYTES = 256 << 10
 # Configuration types that are not TYPE_ and the name that tensors.py has.
@@ -192,6 +194,9 @@ def _grown(nbytes: int) -> int:
 
 
 def _size(nbytes: int) -> str:
+    # Of dims that are wrong, whose product may have more digits than a float holds.
+    if nbytes >= MOST_BYTES:
+        return "over 1 EiB"
     for unit, name in ((MIB, "MiB"), (1 << 10, "KiB")):
         if nbytes >= unit:
             return f"{nbytes / unit:.1f} {name}"

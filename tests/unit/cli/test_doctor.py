@@ -15,8 +15,11 @@ from click.testing import CliRunner, Result
 
 from pinstream import sidecar as sidecars
 from pinstream_cli.doctor import doctor, machine
-from pinstream_cli.triton import awake
+from pinstream_cli.errors import CommandError
+from pinstream_cli.triton import awake, preflight
 from pinstream_cli.triton.endpoints import Endpoints
+from pinstream_cli.triton.preflight import check_shared_memory
+from pinstream_cli.triton.shared_memory import needs
 from tests import onnx_models
 
 ONE_LINE = 'backend: "pinstream"\n'
@@ -156,3 +159,27 @@ def test_a_port_that_something_else_has() -> None:
         code, checks = report("--http-port", str(port))
     assert code == 1
     assert "choose another with --http-port" in checks["machine", f"port {port} (HTTP)"]["remedy"]
+
+
+@pytest.mark.parametrize("sizes", [1, 2, 30, 3000])
+def test_dims_that_no_machine_could_hold_are_what_is_to_be_corrected(repository: Path, sizes: int) -> None:
+    """The product of the most of them has more digits than a float, or than Python writes of an integer."""
+    dims = ", ".join([str((1 << 63) - 1)] * sizes)
+    tensor = f'{{ name: "x" data_type: TYPE_FP32 dims: [ {dims} ] }}'
+    (repository / "classifier" / "config.pbtxt").write_text(f'backend: "python"\ninput {tensor}\n')
+    ((size, model),) = [(model.needed, str(model)) for model in needs([repository])]
+    assert len(model) < 200
+    check = report("--model-repository", repository)[1]["machine", "/dev/shm"]
+    assert check["status"] == "FIX"
+    with pytest.raises(CommandError) as caught:
+        check_shared_memory(size, model)
+    for said in (f"{check['found']} {check['remedy']}", str(caught.value)):
+        assert re.search(r"more than the \d+ MiB of memory of this machine.* dims, max_batch_size or ", said)
+        assert "shm-size" not in said
+
+
+def test_dev_shm_that_could_be_larger_is_to_be_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "free_shared_memory", lambda: 3 * preflight.MIB)
+    check_shared_memory(3 * preflight.MIB, "")
+    with pytest.raises(CommandError, match=r"3 MiB free, and the models need 4 MiB \(x: 4\); .*--shm-size=8m, or"):
+        check_shared_memory(3 * preflight.MIB + 1, "x: 4")
