@@ -115,7 +115,7 @@ def apart(
     except TimeoutError:
         raise BuildError(
             f"{model}: {step} took more than {seconds:g} s, and was stopped; if it is a model that you trust, "
-            "give `pinstream build` more with --timeout SECONDS"
+            "build it with `pinstream build --timeout SECONDS`, which gives a step more, and serve what that makes"
         ) from None
     finally:
         process.kill()

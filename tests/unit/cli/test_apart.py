@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from pinstream_cli import yolox_graph
 from pinstream_cli.apart import apart
 from pinstream_cli.build import build
 from pinstream_cli.build_error import BuildError, NotYoloxError
+from pinstream_cli.serve import serve
 from tests import onnx_models
 from tests.apart_works import end, fail, fail_later, refuse, say, two_steps, write_raw
 
@@ -178,6 +181,20 @@ def test_a_model_that_takes_for_ever_is_given_up(tmp_path: Path, folded: bool) -
     assert result.stderr.startswith(f"error: {model}: reading model.onnx took more than 5 s, and was stopped; ")
     assert time.monotonic() - began < 30
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_without_that_option_names_the_one_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yolox_graph, "apart", partial(apart, seconds=5.0))
+    model = endless(tmp_path / "model.onnx")
+    result = CliRunner().invoke(serve, ["--model", str(model)])
+    assert result.exit_code == 2
+    assert (
+        f"error: {model}: reading model.onnx took more than 5 s, and was stopped; if it is a model that you trust, "
+        "build it with `pinstream build --timeout SECONDS`, which gives a step more, and serve what that makes\n"
+    ) in result.stderr
+    assert "--timeout" in {option for parameter in build.params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
