@@ -27,7 +27,7 @@ import tritonclient.http as triton_http
 from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.cpu import cpu_times
-from pinstream_cli.benchmark.report import spread
+from pinstream_cli.benchmark.sample import spread
 from pinstream_cli.console import Console
 from pinstream_cli.serve import serving
 from pinstream_cli.triton import Endpoints

@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks.outcome import about, write
 from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import OnnxRuntimeLoop, open_session
-from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
+from pinstream_cli.benchmark.interleave import Interleaver, Plan
+from pinstream_cli.benchmark.sample import Measured
 from pinstream_cli.yolox_service import build_service
 from tests.held_out import HeldOut, held_out, precision, write_training_pictures
 

@@ -12,18 +12,17 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean, median
 
 from pinstream_cli.benchmark.cpu import cpu_times
-from pinstream_cli.benchmark.sample import Sample, Subject
+from pinstream_cli.benchmark.doubts import doubts
+from pinstream_cli.benchmark.sample import Measured, Sample, Subject, title
 from pinstream_cli.errors import CommandError
 
 # The share of the time that waiting for quiet may take, where time is limited.
 SHARE_FOR_QUIET = 0.25
-# A median latency that is farther from what the requests under way make of the rate is worth a word.
-UNEVEN = 1.5
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,6 @@ class Plan:
         return replace(self, ends=now + (self.ends - now) * (1 - share))
 
 
-@dataclass
-class Measured:
-    """A subject's windows, the ratio of each to the reference windows before and after it, and what failed of them."""
-
-    subject: Subject
-    samples: list[Sample] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
-    problem: str = ""
-
-
 class Interleaver:
     """Measures subjects by a plan.
 
@@ -76,7 +65,7 @@ class Interleaver:
 
     Attributes:
         interrupted: Whether somebody put an end to it, and what there was by then has to do.
-        notes: Which subjects were left out or have fewer windows than planned, and why.
+        notes: Which subjects were left out or have fewer windows than planned, and why, and what figures are doubtful.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -147,34 +136,19 @@ class Interleaver:
         bare.ratios = [1.0] * len(bare.samples)
         found = _whole(measured)
         self._tell_what_is_short(measured)
-        self._tell_what_is_uneven(found)
+        self.notes += doubts(bare, found)
         return bare, found
 
     def _tell_what_is_short(self, measured: Sequence[Measured]) -> None:
         why = "It was interrupted" if self.interrupted else "Time was up (--limit)"
         whole = [one for one in measured if not one.problem]
-        if missing := [_title(one.subject) for one in whole if not one.samples]:
+        if missing := [title(one.subject) for one in whole if not one.samples]:
             self.notes.append(f"{why} before a window of: {'; '.join(missing)}. They are left out.")
         if short := sum(0 < len(one.samples) < self._plan.repetitions for one in whole):
             self.notes.append(f"{why} before {short} of the rows had their {self._plan.repetitions} windows.")
 
-    def _tell_what_is_uneven(self, found: Sequence[Measured]) -> None:
-        """Where p50 is not about the mean latency, which the rate and the requests under way tell (Little's law)."""
-        uneven = []
-        # Of perf_analyzer's requests: in a bare loop no load builds up.
-        for one in (one for one in found if one.samples[0].details):
-            p50_ms = median(sample.p50_ms for sample in one.samples)
-            mean_ms = 1e3 * one.subject.concurrency * one.subject.batch / median(s.images_per_s for s in one.samples)
-            if one.subject.concurrency and not 1 / UNEVEN < p50_ms / mean_ms < UNEVEN:
-                uneven.append(f"{_title(one.subject)}: {p50_ms:.3g} instead of {mean_ms:.3g} ms")
-        if uneven:
-            self.notes.append(
-                f"p50 is far from concurrency x batch / images/s of {'; '.join(uneven)}. Answers came unevenly, or the "
-                "load was still building up."
-            )
-
     def _warm_up(self, subject: Subject, stretch: float) -> Sample:
-        self._plan.progress(f"warming up: {_title(subject)}")
+        self._plan.progress(f"warming up: {title(subject)}")
         return subject.measure(self._reference_s * stretch)
 
     def _attempt(self, one: Measured, measure: Callable[[], Sample]) -> Sample | None:
@@ -183,7 +157,7 @@ class Interleaver:
             return measure()
         except CommandError as error:
             one.problem = str(error)
-            self.notes.append(f"{_title(one.subject)}, is left out: {error}")
+            self.notes.append(f"{title(one.subject)}, is left out: {error}")
             return None
 
     def _take_turns(self, bare: Measured, measured: Sequence[Measured], stretch: float) -> None:
@@ -221,7 +195,7 @@ class Interleaver:
         while not attempts or (len(attempts) < self._plan.attempts and not self.late):
             if attempts:
                 self._wait_for_quiet(f"{stage}: waiting; other processes took {attempts[-1].foreign:.0%} of the CPU")
-            self._plan.progress(f"{stage}: {_title(subject)}")
+            self._plan.progress(f"{stage}: {title(subject)}")
             before, began = cpu_times(), time.monotonic()
             sample = subject.measure(seconds or self._plan.window_s)
             self._window_s = time.monotonic() - began
@@ -257,9 +231,3 @@ def _whole(measured: Sequence[Measured]) -> list[Measured]:
             "fewer rows, or for shorter windows"
         )
     return found
-
-
-def _title(subject: Subject) -> str:
-    rate = getattr(subject, "rate", 0.0)
-    load = f"{rate:.0f} requests/s at random times" if rate else f"concurrency {subject.concurrency}"
-    return f"{subject.name}, batch {subject.batch}, {load}"

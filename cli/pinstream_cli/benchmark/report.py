@@ -14,8 +14,8 @@ from rich import box
 from rich.table import Table
 
 from pinstream_cli.benchmark import environment
-from pinstream_cli.benchmark.interleave import Measured, Plan
-from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.benchmark.interleave import Plan
+from pinstream_cli.benchmark.sample import Measured, Sample, spread
 from pinstream_cli.console import Console
 
 
@@ -100,11 +100,6 @@ def row(measured: Measured) -> Row:
         windows=len(samples),
         window_s=_rounded(median(sample.seconds for sample in samples)),
     )
-
-
-def spread(values: Sequence[float]) -> float:
-    """How far repetitions lie apart: (largest - smallest) / median."""
-    return (max(values) - min(values)) / median(values)
 
 
 def _median_cpu(samples: Sequence[Sample]) -> dict[str, float]:

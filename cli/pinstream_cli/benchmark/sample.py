@@ -1,9 +1,10 @@
-"""What one window of measurement gives, and what can be measured."""
+"""What can be measured, what one window of it gives, and all of its windows together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Protocol
 
 import numpy as np
@@ -53,6 +54,28 @@ class Subject(Protocol):
 
     def measure(self, seconds: float) -> Sample:
         """Keep it busy for about `seconds`."""
+
+
+@dataclass
+class Measured:
+    """A subject's windows, the ratio of each to the reference windows before and after it, and what failed of them."""
+
+    subject: Subject
+    samples: list[Sample] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    problem: str = ""
+
+
+def title(subject: Subject) -> str:
+    """A subject in words."""
+    rate = getattr(subject, "rate", 0.0)
+    load = f"{rate:.0f} requests/s at random times" if rate else f"concurrency {subject.concurrency}"
+    return f"{subject.name}, batch {subject.batch}, {load}"
+
+
+def spread(values: Sequence[float]) -> float:
+    """How far repetitions lie apart: (largest - smallest) / median."""
+    return (max(values) - min(values)) / median(values)
 
 
 def sample_of_loop(latencies_s: Sequence[float], batch: int, seconds: float, cpu_ms: Mapping[str, float]) -> Sample:

@@ -11,9 +11,9 @@ import pytest
 
 from pinstream_cli.benchmark import interleave as module
 from pinstream_cli.benchmark.cpu import CpuTimes
-from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
+from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.report import row
-from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.benchmark.sample import Measured, Sample
 from pinstream_cli.benchmark.suites.compare import measure_poisson
 from pinstream_cli.errors import CommandError
 

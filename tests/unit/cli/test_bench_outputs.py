@@ -10,9 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.benchmark import alone
-from pinstream_cli.benchmark.interleave import Measured
 from pinstream_cli.benchmark.report import Result, row
-from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.benchmark.sample import Measured, Sample
 from pinstream_cli.benchmark.suites import engine, serve
 from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.main import main

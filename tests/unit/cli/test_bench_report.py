@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pinstream_cli.benchmark import environment
-from pinstream_cli.benchmark.interleave import Measured, Plan
-from pinstream_cli.benchmark.report import Result, as_json, print_table, row, spread, write_json, write_samples
-from pinstream_cli.benchmark.sample import Sample
+from pinstream_cli.benchmark.interleave import Plan
+from pinstream_cli.benchmark.report import Result, as_json, print_table, row, write_json, write_samples
+from pinstream_cli.benchmark.sample import Measured, Sample, spread
 from pinstream_cli.console import Console
 
 

@@ -14,10 +14,10 @@ from pinstream_cli.benchmark.bare import BareLoop, bare_engine
 from pinstream_cli.benchmark.batches import left_out
 from pinstream_cli.benchmark.inputs import random_item
 from pinstream_cli.benchmark.install import find_perf_analyzer
-from pinstream_cli.benchmark.interleave import Interleaver, Measured, Plan
+from pinstream_cli.benchmark.interleave import Interleaver, Plan
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.report import Result, row
-from pinstream_cli.benchmark.sample import Subject
+from pinstream_cli.benchmark.sample import Measured, Subject
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.suites.engine import model_by_default
 from pinstream_cli.benchmark.suites.serve import describe

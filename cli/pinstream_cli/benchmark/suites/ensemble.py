@@ -17,10 +17,10 @@ from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.bare import EngineLoop, bare_engine, open_session
 from pinstream_cli.benchmark.inputs import encoded_image, write_json
 from pinstream_cli.benchmark.install import find_perf_analyzer
-from pinstream_cli.benchmark.interleave import Interleaver, Measured
+from pinstream_cli.benchmark.interleave import Interleaver
 from pinstream_cli.benchmark.perf_analyzer import Load
 from pinstream_cli.benchmark.report import Result, row
-from pinstream_cli.benchmark.sample import Subject
+from pinstream_cli.benchmark.sample import Measured, Subject
 from pinstream_cli.benchmark.served import TRANSPORTS, Client, Served
 from pinstream_cli.benchmark.steps import StepLoop, SumOfSteps, postprocess, preprocess, worker_pool
 from pinstream_cli.benchmark.suites.serve import describe
