@@ -19,9 +19,9 @@ def by_concurrency(*rows: Row) -> Growth:
 
 def test_a_fall_is_told_with_where_from_and_how_much() -> None:
     found = by_concurrency(row(1, 300), row(8, 1500), row(64, 2800), row(128, 2100), row(256, 2790))
-    assert found.falls == (Fall(64, 128, 0.25),)
+    assert found.falls == (Fall(64, 128, 0.25, tolerance=0.0175),)
     assert "falls by 25.0% from concurrency 64 to 128" in found.sentences(CONCURRENCY)[0]
-    assert found.as_json()["falls"] == [{"best": 64, "worse": 128, "share": 0.25}]
+    assert found.as_json()["falls"] == [{"best": 64, "worse": 128, "share": 0.25, "tolerance": 0.018}]
 
 
 def test_what_lies_within_the_spread_is_no_fall() -> None:
@@ -31,7 +31,19 @@ def test_what_lies_within_the_spread_is_no_fall() -> None:
 
 
 def test_a_slow_decline_is_held_against_the_best_and_not_against_the_neighbour() -> None:
-    assert by_concurrency(row(8, 1000, 0.06), row(16, 960, 0.06), row(32, 920, 0.06)).falls == (Fall(8, 32, 0.08),)
+    (fall,) = by_concurrency(row(8, 1000, 0.06), row(16, 960, 0.06), row(32, 920, 0.06)).falls
+    assert (fall.best, fall.worse, round(fall.share, 3)) == (8, 32, 0.08)
+
+
+def test_how_much_a_large_spread_hides_is_told() -> None:
+    found = by_concurrency(row(8, 1000, 0.3), row(16, 960, 0.3), row(32, 850, 0.1))
+    assert found.falls == ()
+    assert [(fall.best, fall.worse) for fall in found.hidden] == [(8, 32)], "4 % at 16 are not worth a word"
+    assert found.sentences(CONCURRENCY)[:2] == [
+        "From concurrency 8 to 32 throughput never falls beyond the spread.",
+        "Within the spread it is less by 15.0% from concurrency 8 to 32 (up to 19.2% may be chance).",
+    ]
+    assert found.as_json()["hidden"] == [{"best": 8, "worse": 32, "share": 0.15, "tolerance": 0.193}]
 
 
 def test_saturation_is_the_first_that_gives_nearly_all() -> None:
