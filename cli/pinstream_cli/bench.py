@@ -242,6 +242,8 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
             _write(result, content, given["json_file"], destination)
             if given["plots"] is not None and not _draw(content, given["plots"]):
                 click.echo(f"Nothing was drawn: {plots.why_nothing(content)}", err=True)
+        if result.interrupted:
+            raise KeyboardInterrupt  # as where nothing was measured by then, now that all of it is kept
 
 
 def _command() -> str:

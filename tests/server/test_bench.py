@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.benchmark.suites import sweep
 from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
 from pinstream_cli.triton.leftovers import prefix_of
@@ -146,11 +147,34 @@ def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     for words in ("From concurrency 1 to 4 throughput", "From 1 to 4 images a request throughput"):
         assert any(note.startswith(words) for note in content["notes"])
     # What cannot be measured does not cost what was.
-    assert any(note.startswith(f"{tmp_path}/broken.onnx is left out: ") for note in content["notes"])
+    assert any(note.startswith("broken.onnx is left out: ") for note in content["notes"])
+    assert not any(str(tmp_path) in note for note in content["notes"]), "where files lie is nobody's business"
     assert "Requests of 64 are left out: classifier takes 8 items at most." in content["notes"]
     assert any(note.startswith("other: From concurrency 1 to 4 throughput") for note in content["notes"])
     assert content["growth"].keys() == {"concurrency", "images_a_request", "concurrency_of_other_sizes"}
     assert len(content["growth"]["concurrency_of_other_sizes"]) == 1
+
+
+def test_a_sweep_that_is_stopped_keeps_the_models_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, load = tmp_path / "result.json", ["--batch", "1", "--concurrency", "1"]
+    model, other = (str(onnx_models.classifier(tmp_path / f"{name}.onnx")) for name in ("classifier", "other"))
+    measure = sweep._measure
+
+    def stopped(*arguments: Any, whole: bool, stretch: float) -> Any:
+        if not whole:
+            raise KeyboardInterrupt
+        return measure(*arguments, whole=whole, stretch=stretch)
+
+    monkeypatch.setattr(sweep, "_measure", stopped)
+    also = ["--also", other, "--also", other]
+    done = CliRunner().invoke(main, ["bench", "sweep", "--model", model, *also, *load, *QUICK, "--json", str(file)])
+    assert done.exit_code == 130, done.output
+    content = json.loads(file.read_text())
+    assert [row["batch"] for row in content["rows"][1:]] == [1, 1]
+    assert content["notes"][-2:] == [
+        "It was interrupted before other.onnx was measured. It is left out.",
+        "It was interrupted before other.onnx. It is left out.",
+    ]
 
 
 def test_timeline_shows_every_instance(tmp_path: Path) -> None:

@@ -130,7 +130,12 @@ def command(words: Sequence[str]) -> str:
     Args:
         words: The program and its arguments. A path is a word, follows `--option=`, or is one of several with commas.
     """
-    return shlex.join(_DIRECTORIES.sub("", word) if "://" not in word else word for word in words)
+    return shlex.join(without_directories(word) for word in words)
+
+
+def without_directories(word: str) -> str:
+    """A word of a command line as a result keeps it, or what is said of a file in one."""
+    return _DIRECTORIES.sub("", word) if "://" not in word else word
 
 
 def _cpu_model() -> str:

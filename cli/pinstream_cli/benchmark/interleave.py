@@ -139,8 +139,13 @@ class Interleaver:
         self.notes += doubts(bare, found)
         return bare, found
 
+    @property
+    def why_late(self) -> str:
+        """Why no more is measured, as the beginning of a note."""
+        return "It was interrupted" if self.interrupted else "Time was up (--limit)"
+
     def _tell_what_is_short(self, measured: Sequence[Measured]) -> None:
-        why = "It was interrupted" if self.interrupted else "Time was up (--limit)"
+        why = self.why_late
         whole = [one for one in measured if not one.problem]
         if missing := [title(one.subject) for one in whole if not one.samples]:
             self.notes.append(f"{why} before a window of: {'; '.join(missing)}. They are left out.")

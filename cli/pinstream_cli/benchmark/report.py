@@ -69,6 +69,7 @@ class Result:
         versions: Of what took part.
         notes: What a reader has to know about this run.
         extra: More entries for the result file, by key.
+        interrupted: Whether somebody put an end to it, so that this is only what there was by then.
     """
 
     suite: str
@@ -78,6 +79,7 @@ class Result:
     versions: dict[str, str]
     notes: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 def row(measured: Measured) -> Row:

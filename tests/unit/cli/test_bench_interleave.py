@@ -261,17 +261,25 @@ def test_without_the_reference_or_any_subject_there_is_no_result() -> None:
 def test_what_fails_at_random_times_costs_nothing_of_what_was_measured_before() -> None:
     log: list[str] = []
     reference = Counting("ref", log, constant(1.0))
-    bare, measured, notes = measure_poisson(
-        PLAN, reference, [Raising("b", log, 1, CommandError("perf_analyzer failed"))]
-    )
+    interleaver = Interleaver(PLAN)
+    failing = Raising("b", log, 1, CommandError("perf_analyzer failed"))
+    bare, measured = measure_poisson(interleaver, reference, [failing])
     assert (bare.samples, measured) == ([], [])
-    assert notes == ["Nothing was measured at random times: perf_analyzer failed"]
-    bare, measured, notes = measure_poisson(
-        PLAN, reference, [Raising("c", log, 1, CommandError("perf_analyzer failed")), Counting("a", log, constant(1.0))]
-    )
+    assert interleaver.notes == ["Nothing was measured at random times: perf_analyzer failed"]
+    interleaver = Interleaver(PLAN)
+    failing = Raising("c", log, 1, CommandError("perf_analyzer failed"))
+    bare, measured = measure_poisson(interleaver, reference, [failing, Counting("a", log, constant(1.0))])
     assert [one.subject.name for one in measured] == ["a"]
     assert len(bare.samples) == 6
-    assert notes == ["c, batch 1, concurrency 1, is left out: perf_analyzer failed"]
+    assert interleaver.notes == ["c, batch 1, concurrency 1, is left out: perf_analyzer failed"]
+
+
+def test_an_interrupt_at_random_times_costs_nothing_of_what_was_measured_before() -> None:
+    interleaver = Interleaver(PLAN)
+    stopped = Raising("b", [], 1, KeyboardInterrupt())
+    bare, measured = measure_poisson(interleaver, Counting("ref", [], constant(1.0)), [stopped])
+    assert (bare.samples, measured, interleaver.interrupted) == ([], [], True)
+    assert interleaver.notes == ["It was interrupted before anything was measured at random times."]
 
 
 def test_windows_may_be_longer_than_planned() -> None:

@@ -104,6 +104,21 @@ def test_the_result_is_kept_before_what_runs_is_ended(tmp_path: Path, monkeypatc
     assert seen == [True]
 
 
+def test_whoever_interrupts_gets_what_there_is_and_an_exit_code_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.json"
+
+    def run(setup: Setup) -> Result:
+        measured = Measured(Bare(), [Sample(100.0, 1.0, 2.0)], [1.0])
+        return Result("engine", "the bare loop", [row(measured)], [measured], {}, interrupted=True)
+
+    monkeypatch.setattr(engine, "run", run)
+    done = CliRunner().invoke(main, ["bench", "engine", "--model", __file__, "--json", str(file)])
+    assert (done.exit_code, done.stderr) == (130, "Stopped.\n")
+    assert json.loads(file.read_text())["rows"]
+
+
 def test_where_nothing_can_be_drawn_that_is_said(tmp_path: Path) -> None:
     limits = {"suite": "limits", "rows": [{"name": "memory to memory", "unit": "GB/s", "images_per_s": 9761}]}
     (tmp_path / "limits.json").write_text(json.dumps(limits))

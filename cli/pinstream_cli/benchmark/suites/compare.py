@@ -99,10 +99,12 @@ def run(setup: Setup) -> Result:
     bare, measured = interleaver.measure(reference, [*rest, *subjects], to_warm=[*rest, *warm])
     if setup.poisson and not interleaver.interrupted:
         poisson = _poisson_subjects(measured, started.contenders, client, setup)
-        more_bare, more, notes = measure_poisson(_longer(setup.plan), reference, poisson)
+        at_random = Interleaver(_longer(setup.plan))
+        more_bare, more = measure_poisson(at_random, reference, poisson)
         bare = Measured(reference, bare.samples + more_bare.samples, bare.ratios + more_bare.ratios)
         measured += more
-        interleaver.notes += [*_lengths(more), *notes]
+        interleaver.notes += [*_lengths(more), *at_random.notes]
+        interleaver.interrupted = at_random.interrupted
     return Result(
         suite="compare",
         reference=f"the {reference.name} at batch {reference.batch}, its best",
@@ -110,6 +112,7 @@ def run(setup: Setup) -> Result:
         samples=[bare, *measured],
         versions=versions,
         notes=[*_notes(started, measured, setup), *interleaver.notes],
+        interrupted=interleaver.interrupted,
     )
 
 
@@ -179,14 +182,17 @@ def _lengths(poisson: Sequence[Measured]) -> list[str]:
 
 
 def measure_poisson(
-    plan: Plan, reference: Subject, subjects: Sequence[Subject]
-) -> tuple[Measured, list[Measured], list[str]]:
-    """Windows of requests at random times, and notes; only a note where there is none, since there are others."""
-    interleaver = Interleaver(plan)
+    interleaver: Interleaver, reference: Subject, subjects: Sequence[Subject]
+) -> tuple[Measured, list[Measured]]:
+    """Windows of requests at random times; only a note where there is none, since there are others."""
     try:
-        return *interleaver.measure(reference, subjects, to_warm=()), interleaver.notes
+        return interleaver.measure(reference, subjects, to_warm=())
     except CommandError as error:
-        return Measured(reference), [], [f"Nothing was measured at random times: {error}"]
+        interleaver.notes = [f"Nothing was measured at random times: {error}"]
+    except KeyboardInterrupt:
+        interleaver.interrupted = True
+        interleaver.notes = [f"{interleaver.why_late} before anything was measured at random times."]
+    return Measured(reference), []
 
 
 def _poisson_subjects(

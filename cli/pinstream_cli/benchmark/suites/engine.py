@@ -49,6 +49,7 @@ def run(setup: Setup) -> Result:
             samples=[bare, *measured],
             versions=environment.versions(),
             notes=[describe(model), *interleaver.notes],
+            interrupted=interleaver.interrupted,
         )
 
 

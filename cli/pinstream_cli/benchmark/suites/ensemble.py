@@ -67,6 +67,7 @@ def run(setup: Setup) -> Result:
         samples=everything,
         versions=versions,
         notes=[*notes, *interleaver.notes],
+        interrupted=interleaver.interrupted,
     )
 
 

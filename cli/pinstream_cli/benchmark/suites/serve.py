@@ -50,6 +50,7 @@ def run(setup: Setup) -> Result:
         samples=[bare, *measured],
         versions=versions,
         notes=[describe(model), *setup.source.notes, *interleaver.notes],
+        interrupted=interleaver.interrupted,
     )
 
 

@@ -47,8 +47,9 @@ def run(setup: Setup) -> Result:
     versions: dict[str, str] = {}
     parts: list[_Part] = []
     for source in (setup.source, *(Source(path) for path in setup.also)):
+        name = environment.without_directories(str(source.model))
         if interleaver.late:
-            interleaver.notes.append(f"Time was up (--limit) before {source.model}. It is left out.")
+            interleaver.notes.append(f"{interleaver.why_late} before {name}. It is left out.")
             continue
         setup.closing.close()  # one server at a time
         batches = () if parts else setup.batches[:1]
@@ -61,12 +62,17 @@ def run(setup: Setup) -> Result:
             stretch = max(1.0, _item_bytes(model) / max(1, _item_bytes(first)))
             parts.append(_measure(setup, interleaver, client, model, scratch, whole=not parts, stretch=stretch))
             if stretch > 1:
-                interleaver.notes.append(f"Windows of {source.model} are {stretch:.3g} times as long.")
+                interleaver.notes.append(f"Windows of {name} are {stretch:.3g} times as long.")
         except CommandError as error:
             if not parts:
                 raise
-            interleaver.notes.append(f"{source.model} is left out: {error}")
-    return _result(setup, parts, versions, interleaver.notes)
+            interleaver.notes.append(f"{name} is left out: {str(error).replace(str(source.model), name)}")
+        except KeyboardInterrupt:
+            if not parts:
+                raise
+            interleaver.interrupted = True
+            interleaver.notes.append(f"{interleaver.why_late} before {name} was measured. It is left out.")
+    return replace(_result(setup, parts, versions, interleaver.notes), interrupted=interleaver.interrupted)
 
 
 def _measure(
