@@ -191,6 +191,26 @@ def test_plot_redraws_a_file_and_refuses_what_is_none(tmp_path: Path) -> None:
     assert "none of its rows has stages_ms" in done.output
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"suite": "limits", "rows": [{"name": "copies", "images_per_s": 9761, "stages_ms": None}]},
+            "it is of limits, and",
+        ),
+        ({"rows": []}, "it does not say of which suite it is, and pictures are of what engine, serve, ensemble"),
+        ({"suite": "serve", "rows": []}, "it is of serve, and has no rows"),
+    ],
+)
+def test_of_another_kind_of_file_it_is_said_what_it_is_not(tmp_path: Path, other: dict[str, Any], said: str) -> None:
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    done = CliRunner().invoke(main, ["bench", "plot", str(tmp_path / "other.json"), "--out", str(tmp_path / "plots")])
+    assert done.exit_code == 2
+    assert f"other.json has nothing to draw: {said}" in done.output
+    assert "measure it again" not in done.output
+    assert done.output.count("\n") == 1
+
+
 def event(process: str, lane: str, name: str, ms: float, long: float) -> dict[str, Any]:
     return {
         "name": name,

@@ -12,8 +12,9 @@ from pinstream_cli.benchmark.plots.theme import check_matplotlib
 
 __all__ = ["check_matplotlib", "draw", "why_nothing"]
 
-# The suite of which no request is sent to a server.
+# The suite of which no request is sent to a server, and the others.
 BARE_LOOPS = "engine"
+SUITES = (BARE_LOOPS, "serve", "ensemble", "compare", "sweep")
 
 
 def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -26,6 +27,8 @@ def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
     Returns:
         The files.
     """
+    if content.get("suite") not in SUITES or not content.get("rows"):
+        return []
     if content["suite"] == BARE_LOOPS:
         return batch_sizes(content, directory)
     written = growth(content, directory) + latency_growth(content, directory)
@@ -36,7 +39,10 @@ def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
 
 def why_nothing(content: Mapping[str, Any]) -> str:
     """Why there is nothing to draw of a result file's content."""
-    rows = content.get("rows") or []
-    if rows and not any(row.get("stages_ms") for row in rows):
-        return "none of its rows has stages_ms, by which rows of requests are told from bare loops; measure it again"
-    return "pictures are of what engine, serve, ensemble, compare and sweep measure"
+    suite = content.get("suite")
+    if suite not in SUITES:
+        whose = f"is of {suite}" if suite else "does not say of which suite it is"
+        return f"it {whose}, and pictures are of what {', '.join(SUITES[:-1])} and {SUITES[-1]} measure"
+    if not content.get("rows"):
+        return f"it is of {suite}, and has no rows"
+    return "none of its rows has stages_ms, by which rows of requests are told from bare loops; measure it again"
