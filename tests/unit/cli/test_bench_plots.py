@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from pinstream_cli.benchmark import trace
 from pinstream_cli.benchmark.plots import draw
+from pinstream_cli.benchmark.plots.curves import _top
 from pinstream_cli.benchmark.plots.rows import series_of
 from pinstream_cli.benchmark.plots.theme import label, spread_apart
 from pinstream_cli.benchmark.plots.timeline import timeline
@@ -164,7 +165,8 @@ def test_a_sweep_is_drawn_as_growth(tmp_path: Path) -> None:
         {"title": "Image side", "values": [640], "rows": [3]},
     ]
     growth = {"concurrency": {"saturated_at": 32}}
-    drawn = draw(content(suite="sweep", axes=axes, growth=growth), tmp_path)
+    rows = content()["rows"]
+    drawn = draw(content(suite="sweep", axes=axes, growth=growth, rows=rows[:4]), tmp_path)
     assert names(drawn) == both("sweep-growth", "sweep-latency", "sweep-stages")
     text = (tmp_path / "sweep-growth-light.svg").read_text()
     assert "Concurrency" in text
@@ -173,6 +175,24 @@ def test_a_sweep_is_drawn_as_growth(tmp_path: Path) -> None:
     text = (tmp_path / "sweep-latency-light.svg").read_text()
     for words in ("requests under way", "linear: 0.429 ms for each", "as from 32 on", ">91.4 ms<"):
         assert words in text
+
+
+def test_image_sizes_are_drawn_each_relative_to_its_best(tmp_path: Path) -> None:
+    rows = [row("bare loop, 640 x 640", 1, 2900.0, stages_ms={})]
+    rows += [row("gRPC, shared memory, 640 x 640", c, rate) for c, rate in ((1, 300.0), (64, 2800.0))]
+    rows += [row("bare loop, 320 x 320", 1, 9700.0, stages_ms={})]
+    rows += [row("gRPC, shared memory, 320 x 320", c, rate) for c, rate in ((1, 400.0), (64, 9600.0))]
+    axes = [{"title": "Concurrency", "values": [1, 64], "rows": [1, 2]}]
+    drawn = draw(content(suite="sweep", rows=rows, axes=axes), tmp_path)
+    assert both("sweep-image-sizes") <= names(drawn)
+    text = (tmp_path / "sweep-image-sizes-light.svg").read_text()
+    for words in ("640 x 640: 2,800", "320 x 320: 9,600", "of the best of each size", ">1.0<"):
+        assert words in text
+
+
+def test_all_of_a_spread_is_in_the_picture() -> None:
+    assert _top([row("pinstream", 1, 100.0, spread=0.8), row("pinstream", 2, 120.0)]) > 140
+    assert _top([row("pinstream", 2, 120.0, spread=None)]) == pytest.approx(1.15 * 120)
 
 
 def test_plot_redraws_a_file_and_refuses_what_is_none(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def batch_sizes(content: Mapping[str, Any], directory: Path) -> list[Path]:
         for colour, (name, rows) in zip(_colours(theme, len(series)), series.items(), strict=True):
             names.append(_grows(axes, [row["batch"] for row in rows], rows, name, colour, beside=True))
         _powers_of_two(axes, sizes)
-        axes.set_ylim(0, 1.15 * max(map(_best, series.values())))
+        axes.set_ylim(0, max(map(_top, series.values())))
         axes.set_xlabel("items of a run")
         axes.set_ylabel("images a second")
         figure.supxlabel(names_of(content), x=0.02, ha="left", fontsize=7, color=theme.muted)
@@ -126,7 +126,7 @@ def growth(content: Mapping[str, Any], directory: Path) -> list[Path]:
             rows = [content["rows"][i] for i in axis["rows"]]
             _grows(axes, axis["values"], rows, f"{rows[-1]['images_per_s']:,.0f}", theme.ours)
             _powers_of_two(axes, axis["values"])
-            axes.set_ylim(0, 1.15 * _best(rows))
+            axes.set_ylim(0, _top(rows))
             axes.set_title(axis["title"])
         figure.axes[0].set_ylabel("images a second")
         figure.supxlabel(names_of(content), x=0.02, ha="left", fontsize=7, color=theme.muted)
@@ -134,15 +134,53 @@ def growth(content: Mapping[str, Any], directory: Path) -> list[Path]:
     return save(directory, f"{content['suite']}-growth", 3.6 * len(shown), 3.4, paint) if shown else []
 
 
+def image_sizes(content: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Throughput of a sweep against requests under way, one line an image size, each relative to its own best."""
+    series = series_of([row for row in content["rows"] if row["batch"] == 1], content["rows"][0]["name"])
+    curves = {_size_of(name): rows for name, rows in series.items() if len(rows) > 1}
+
+    def paint(figure: Any, theme: Theme) -> None:
+        axes = figure.add_subplot()
+        names, top = [], 0.0
+        for colour, (name, rows) in zip(_colours(theme, len(curves)), curves.items(), strict=True):
+            of_best = [{**row, "images_per_s": row["images_per_s"] / _best(rows)} for row in rows]
+            xs, top = [row["concurrency"] for row in rows], max(top, _top(of_best))
+            names.append(_grows(axes, xs, of_best, f"{name}: {_best(rows):,.0f}", colour, beside=True))
+        _powers_of_two(axes, sorted({row["concurrency"] for rows in curves.values() for row in rows}))
+        axes.set_ylim(0, top)
+        axes.set_xlabel("requests under way")
+        axes.set_ylabel("images a second, of the best of each size")
+        figure.supxlabel(names_of(content), x=0.02, ha="left", fontsize=7, color=theme.muted)
+        spread_apart(figure, names)
+
+    drawn = content.get("axes") and len(curves) > 1
+    return save(directory, f"{content['suite']}-image-sizes", 6, 3.6, paint) if drawn else []
+
+
+def _size_of(name: str) -> str:
+    """The image size out of the name of a sweep's row."""
+    return name.rpartition(", ")[2]
+
+
 def _grows(axes: Any, xs: Sequence[int], rows: Sequence[Row], name: str, colour: str, *, beside: bool = False) -> Any:
     """Throughput with its spread; the label at its end, above it or `beside` it."""
     ys = [row["images_per_s"] for row in rows]
     axes.plot(xs, ys, color=colour, linewidth=1.8, marker="o", markersize=4)
-    for x, y, row in zip(xs, ys, rows, strict=True):
-        half = y * (row["spread"] or 0.0) / 2
-        axes.plot([x, x], [y - half, y + half], color=colour, alpha=0.4)
+    for x, row in zip(xs, rows, strict=True):
+        axes.plot([x, x], _ends(row), color=colour, alpha=0.4)
     where = {"ha": "left", "va": "center"} if beside else {"ha": "right"}
     return label(axes, name, (xs[-1], ys[-1]), (9, 0) if beside else (-2, 7), colour, **where)
+
+
+def _ends(row: Row) -> tuple[float, float]:
+    """Where the bar of a row's spread begins and ends."""
+    rate, half = row["images_per_s"], (row["spread"] or 0.0) / 2
+    return rate * (1 - half), rate * (1 + half)
+
+
+def _top(rows: Sequence[Row]) -> float:
+    """The upper edge of a picture, with room for a label above the best, and all of the spread in it."""
+    return max(1.15 * _best(rows), *(1.05 * _ends(row)[1] for row in rows))
 
 
 def _powers_of_two(axes: Any, values: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pinstream_cli.benchmark.plots.breakdown import stages
-from pinstream_cli.benchmark.plots.curves import batch_sizes, growth, latency_growth, latency_throughput
+from pinstream_cli.benchmark.plots.curves import batch_sizes, growth, image_sizes, latency_growth, latency_throughput
 from pinstream_cli.benchmark.plots.theme import check_matplotlib
 
 __all__ = ["check_matplotlib", "draw", "why_nothing"]
@@ -31,7 +31,7 @@ def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
         return []
     if content["suite"] == BARE_LOOPS:
         return batch_sizes(content, directory)
-    written = growth(content, directory) + latency_growth(content, directory)
+    written = growth(content, directory) + image_sizes(content, directory) + latency_growth(content, directory)
     if not written:
         written = latency_throughput(content, directory)
     return written + stages(content, directory)
