@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import click
 from rich.status import Status
 
+from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.alone import alone
 from pinstream_cli.benchmark.batches import check_batches
 from pinstream_cli.benchmark.destinations import check_file
@@ -24,7 +27,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 from pinstream_cli.tuning.budget import Budget
 from pinstream_cli.tuning.model import CONFIG, Tuned, find, how_to_serve, write
-from pinstream_cli.tuning.report import comment, in_words, show
+from pinstream_cli.tuning.report import comment, in_words, show, show_trials
 from pinstream_cli.tuning.search import Search
 from pinstream_cli.tuning.server import Requests, bench
 from pinstream_cli.tuning.settings import delay_to_start_from, steps
@@ -89,6 +92,7 @@ def tune(model: Path, name: str | None, out: Path | None, dry_run: bool, **given
         file = None if dry_run else _destination(model, tuned, out)
         check_batches(tuned.name, tuned.config, tuned.version, (wishes.batch,))
         outcome = _search(tuned, wishes, Console(stderr=True))
+        click.echo(environment.command(["pinstream", *sys.argv[1:]]))
         show(outcome, wishes.p99_ms, tuned.config)
         _finish(outcome, comment(outcome, wishes.p99_ms), tuned, file)
 
@@ -128,6 +132,7 @@ def _search(tuned: Tuned, wishes: Wishes, console: Console) -> Outcome:
 
     waiting = alone(partial(console.print, soft_wrap=True))
     with waiting, console.status("starting Triton") as status:
+        began = time.monotonic()
         budget = Budget(wishes.limit)
         requests = Requests(wishes.batch, wishes.shapes)
         with bench(tuned, requests, _plan(wishes, budget, status), console) as trying:
@@ -135,10 +140,23 @@ def _search(tuned: Tuned, wishes: Wishes, console: Console) -> Outcome:
             search.begin()
             model = trying.model
             on_gpu = model.file.suffix != ".onnx"
-            outcome = search.run(steps(model.spec, model.options, on_gpu, delay_us=delay_to_start_from(tuned.config)))
+            to_try = steps(model.spec, model.options, on_gpu, delay_us=delay_to_start_from(tuned.config))
+            try:
+                outcome = search.run(to_try)
+            except KeyboardInterrupt:
+                status.stop()
+                _show_what_there_is(search.trials, wishes)
+                raise
             if trying.never_quiet:
                 console.print(NEVER_QUIET_NOTE.format(wishes.foreign), soft_wrap=True)
-            return outcome
+            return replace(outcome, seconds=time.monotonic() - began)
+
+
+def _show_what_there_is(trials: list[Trial], wishes: Wishes) -> None:
+    """Of a search that is stopped: at once, since it may take long until the server has ended."""
+    if trials:
+        show_trials(trials, wishes.p99_ms)
+        click.echo("Stopped before the end, so none of them is chosen, and nothing is written.")
 
 
 def _plan(wishes: Wishes, budget: Budget, status: Status) -> Plan:

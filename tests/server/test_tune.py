@@ -55,6 +55,24 @@ def test_it_writes_a_configuration_that_serves(tmp_path: Path, monkeypatch: pyte
         assert "classifier" in server.server.loads.models
 
 
+def test_whoever_stops_it_sees_what_it_tried_and_finds_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(changes: object, *more: object) -> None:
+        raise KeyboardInterrupt
+
+    # After the configuration as it is, at the first of those that are tried.
+    monkeypatch.setattr("pinstream_cli.tuning.search.with_changes", stopped)
+    model, out = onnx_models.classifier(tmp_path / "classifier.onnx"), tmp_path / "config.pbtxt"
+    arguments = ["--concurrency", "1", "--window", "0.3", "--foreign", "1", "--out", str(out)]
+    done = CliRunner().invoke(main, ["tune", str(model), *arguments])
+    assert done.exit_code == 130, done.output
+    assert re.search(r"as configured +1( +[\d.]+){3} +[23] *$", done.stdout, re.MULTILINE)
+    assert "none of them is chosen, and nothing is written" in done.stdout
+    assert "Stopped." in done.stderr
+    assert not out.exists()
+
+
 def test_a_model_is_warm_before_it_is_measured_and_a_disturbed_window_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
@@ -29,17 +30,8 @@ def in_words(trial: Trial) -> str:
 
 
 def show(outcome: Outcome, target: float | None, config: Any) -> None:
-    """Print all that was tried, in its order, by the medians of how many windows, and what was not."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("settings")
-    for heading in ("conc.", "images/s", "p50 ms", "p99 ms", "windows"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
-    for trial in outcome.trials:
-        table.add_row(str(trial), *_figures(trial), _remark(trial, outcome, target))
-    Console(width=WIDTH).print(table)
-    if any(trial.base != AS_CONFIGURED for trial in outcome.trials):
-        click.echo("+ is beside the best of the rows above.")
+    """Print all that was tried, what is chosen, what was not tried, and on which machine."""
+    show_trials(outcome.trials, target, outcome.best)
     click.echo(f"chosen: {outcome.best.settings}")
     if outcome.trials[0].problem:
         click.echo(UNPROVED)
@@ -48,6 +40,28 @@ def show(outcome: Outcome, target: float | None, config: Any) -> None:
         click.echo(f"not tried for want of time (a larger --limit has it): {settings}")
     if delay_to_start_from(config) is None:
         click.echo(f"queue delay not tried: {NOT_DELAYED}")
+    click.echo(f"measured in {outcome.seconds:.0f} s: {_where()}")
+
+
+def show_trials(trials: Sequence[Trial], target: float | None, best: Trial | None = None) -> None:
+    """Print trials in their order, by the medians of how many windows; without a best, none is chosen."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("settings")
+    for heading in ("conc.", "images/s", "p50 ms", "p99 ms", "windows"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for trial in trials:
+        table.add_row(str(trial), *_figures(trial), _remark(trial, best, target))
+    Console(width=WIDTH).print(table)
+    if any(trial.base != AS_CONFIGURED for trial in trials):
+        click.echo("+ is beside the best of the rows above.")
+
+
+def _where() -> str:
+    """This machine, and the checkout's commit where there is one."""
+    machine, commit = environment.machine(), environment.commit()
+    name = ", ".join(gpu.split(",")[0] for gpu in machine["gpus"]) or machine["cpu"]
+    return f"{name}, {machine['cores']} cores" + (f"; commit {commit[:9]}" if commit != "unknown" else "")
 
 
 def _figures(trial: Trial) -> tuple[str, ...]:
@@ -58,20 +72,19 @@ def _figures(trial: Trial) -> tuple[str, ...]:
     return (str(trial.concurrency), *figures, str(trial.windows))
 
 
-def _remark(trial: Trial, outcome: Outcome, target: float | None) -> str:
+def _remark(trial: Trial, best: Trial | None, target: float | None) -> str:
     if trial.problem:
         return trial.problem
     if target is not None and not trial.within:
         return f"p99 over {target:g} ms"
-    return "chosen" if trial is outcome.best else ""
+    return "chosen" if trial is best else ""
 
 
 def comment(outcome: Outcome, target: float | None) -> str:
     """What the written configuration says of itself."""
-    best, machine = outcome.best, environment.machine()
-    where = ", ".join(gpu.split(",")[0] for gpu in machine["gpus"]) or machine["cpu"]
+    best = outcome.best
     lines = [
-        f"Tuned by `pinstream tune` on {date.today().isoformat()}: {where}, {machine['cores']} cores.",
+        f"Tuned by `pinstream tune` on {date.today().isoformat()} in {outcome.seconds:.0f} s: {_where()}.",
         _finding(outcome),
     ]
     if best.sample is not None:

@@ -73,9 +73,11 @@ class Outcome:
         best: The one to be written.
         gain: Median throughput of the best, relative to the configuration that was there; 1 where that is the best.
         untried: What there was no time for.
+        seconds: That the search took, the server's start among them.
     """
 
     trials: list[Trial]
     best: Trial
     gain: float
     untried: tuple[Trial, ...] = ()
+    seconds: float = 0.0

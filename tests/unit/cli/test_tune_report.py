@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from tritonclient.grpc import model_config_pb2
 
+from pinstream_cli.benchmark import environment
 from pinstream_cli.benchmark.sample import Sample
-from pinstream_cli.tuning.report import WIDTH, comment, in_words, show
+from pinstream_cli.tuning.report import WIDTH, comment, in_words, show, show_trials
 from pinstream_cli.tuning.settings import Settings
 from pinstream_cli.tuning.trial import Outcome, Trial
 
@@ -18,6 +19,13 @@ BUCKETS = Settings(instances=16, executions=1, slots=4, buckets=(1, 4, 8, 12, 16
 SAMPLE = Sample(2230.6, 6.9, 115.5)
 
 
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"cpu": "Xeon", "cores": 16, "gpus": ["NVIDIA H100 80GB HBM3, 580.1"]}
+    monkeypatch.setattr(environment, "machine", lambda: machine)
+    monkeypatch.setattr(environment, "commit", lambda: "0123456789abcdef-dirty")
+
+
 def outcome(untried: tuple[Trial, ...] = ()) -> Outcome:
     trials = [
         Trial(Settings(), Settings(), 16, Sample(1719.2, 8.6, 27.5), True, windows=3),
@@ -25,7 +33,7 @@ def outcome(untried: tuple[Trial, ...] = ()) -> Outcome:
         Trial(SLOTS, SHARES, 128, SAMPLE, False, windows=2),
         Trial(BUCKETS, SLOTS, 16, Sample(2230.6, 6.9, 15.5), True, windows=3),
     ]
-    return Outcome(trials, trials[-1], 1.3, untried)
+    return Outcome(trials, trials[-1], 1.3, untried, seconds=540.4)
 
 
 def test_a_trial_names_what_it_changes_of_the_best_before() -> None:
@@ -46,6 +54,28 @@ def test_the_table_tells_how_many_windows_and_all_settings_that_are_chosen(capsy
     assert f"chosen: {BUCKETS}" in lines
     assert all(len(line.rstrip()) <= WIDTH for line in lines)
     assert str(BUCKETS) in comment(outcome(), 50.0)
+
+
+def test_what_is_kept_of_it_says_where_and_when_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show(outcome(), None, model_config_pb2.ModelConfig())
+    where = "NVIDIA H100 80GB HBM3, 16 cores; commit 012345678"
+    assert capsys.readouterr().out.splitlines()[-1] == f"measured in 540 s: {where}"
+    assert comment(outcome(), None).splitlines()[0].endswith(f" in 540 s: {where}.")
+    # Installed, it is of no checkout.
+    monkeypatch.setattr(environment, "commit", lambda: "unknown")
+    assert "16 cores." in comment(outcome(), None).splitlines()[0]
+
+
+def test_what_a_search_that_is_stopped_has_tried_is_shown_and_none_of_it_chosen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_trials(outcome().trials[:2], None)
+    told = capsys.readouterr().out
+    assert "as configured" in told
+    assert "2208.1" in told
+    assert "chosen" not in told
 
 
 def test_what_there_was_no_time_for_is_told(capsys: pytest.CaptureFixture[str]) -> None:
