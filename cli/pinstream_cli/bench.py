@@ -46,6 +46,8 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.options import FiniteRange
 
 THERE = click.Path(path_type=Path, exists=True)
+# A server takes so long to start at least, with a model of no size.
+STARTS_S = 4.0
 UNDER_WAY = "Requests under way at the same time."
 
 
@@ -229,6 +231,7 @@ def _bench(suite: Callable[[Setup], Result], given: dict[str, Any]) -> None:
     with _errors_in_a_line():
         destination = _results_directory() if given["save"] else None
         _check_destinations(given, destination)
+        _check_limit(given, starts=suite is not engine_suite.run and given.get("url") is None)
         if suite is not ensemble_suite.run:  # which has a model of its own
             check_named(_source(given))
         # What runs is ended last: that may take long, and whoever cannot wait has the result by then.
@@ -258,6 +261,21 @@ def _check_destinations(given: dict[str, Any], results: Path | None) -> None:
     check_directory("--save", results)
     if given["plots"] is not None:
         plots.check_matplotlib()
+
+
+def _check_limit(given: dict[str, Any], *, starts: bool) -> None:
+    """See that one window next to the reference can be measured in the time there is.
+
+    Args:
+        given: The command line.
+        starts: Whether a server is started.
+    """
+    least = given["window"] + 2 * (given["reference_window"] or given["window"]) + STARTS_S * starts
+    if 0 < given["limit"] < least:
+        raise CommandError(
+            f"--limit {given['limit']:g} is too short: {'the start of the server and ' * starts}a window between "
+            f"two of the reference take {least:g} s at least; set a larger one, or a shorter --window"
+        )
 
 
 def _draw(content: dict[str, Any], directory: Path) -> list[Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +178,7 @@ def target(
     timeout_s: float = 180.0,
     arguments: Sequence[str] = (),
     batches: Sequence[int] = (),
+    ends: float = math.inf,
 ) -> Iterator[tuple[Target, ServedModel]]:
     """The server to be measured, and the model in it that has a bare loop.
 
@@ -186,9 +189,10 @@ def target(
         timeout_s: Seconds until every model must be ready.
         arguments: More of tritonserver's own.
         batches: Items of the requests that are to be sent.
+        ends: When time is up, by time.monotonic.
 
     Raises:
-        CommandError: The model or the server is not fit.
+        CommandError: The model or the server is not fit, or time was up before that could be started.
     """
     with tempfile.TemporaryDirectory(prefix="pinstream-bench-") as scratch:
         model_dir, name = locate(source, Path(scratch))
@@ -196,6 +200,8 @@ def target(
             endpoints, ours = _running(source), contextlib.nullcontext()
         else:
             check_batches(name, _config(source, name), model_dir, batches)
+            if time.monotonic() > ends:
+                raise CommandError("time was up (--limit) before the server was started; set a larger --limit")
             endpoints = Endpoints.free()
             ours = serving(
                 None if source.repository else _what_to_serve(source, model_dir),

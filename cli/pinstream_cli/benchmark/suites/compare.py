@@ -127,7 +127,7 @@ def _start(setup: Setup) -> _Started:
     names = list(setup.peers or peers.ALWAYS[known.file.suffix])
     placed = peers.place(names, scratch / "peers", known.file, known.spec)
     server, model = setup.closing.enter_context(
-        target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON, setup.batches[:1])
+        target(source, setup.console, [scratch / "peers"], STARTUP_TIMEOUT_S, GO_ON, setup.batches[:1], setup.plan.ends)
     )
     missing = {peer: why for peer in placed if (why := server.failure(peer))}
     on_server = [(model.name, OURS), *((peer, peer) for peer in placed if peer not in missing)]

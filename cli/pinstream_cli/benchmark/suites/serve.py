@@ -27,7 +27,9 @@ def run(setup: Setup) -> Result:
     """
     tool = find_perf_analyzer(setup.notice)
     scratch = setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-"))
-    server, model = setup.closing.enter_context(target(setup.source, setup.console, batches=setup.batches))
+    server, model = setup.closing.enter_context(
+        target(setup.source, setup.console, batches=setup.batches, ends=setup.plan.ends)
+    )
     item = random_item(model.spec, setup.shapes)
     client = Client(tool, server, setup.keep, setup.plan.ends)
     versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)

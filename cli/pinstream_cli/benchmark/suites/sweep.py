@@ -55,7 +55,9 @@ def run(setup: Setup) -> Result:
         batches = () if parts else setup.batches[:1]
         try:
             scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
-            server, model = setup.closing.enter_context(target(source, setup.console, batches=batches))
+            server, model = setup.closing.enter_context(
+                target(source, setup.console, batches=batches, ends=setup.plan.ends)
+            )
             versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
             client = Client(tool, server, setup.keep, setup.plan.ends)
             first = parts[0].model if parts else model
