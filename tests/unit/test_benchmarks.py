@@ -36,7 +36,10 @@ def test_cores_are_awake_while_a_command_runs() -> None:
 def test_a_result_says_of_which_script_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "result.json"
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "queue_full.py"), "--out", str(out)])
-    write({**about(), "rows": []}, out)
+    write({**about(), "rows": [{"sent_per_s": 46.2, "batch": 8, "name": "limited"}]}, out)
     found = json.loads(out.read_text())
     assert (found["suite"], found["command"]) == ("queue-full", "python -m benchmarks.queue_full --out result.json")
     assert found["machine"]["cores"] >= 1
+    (row,) = found["rows"]
+    assert (row.pop("name"), row.pop("batch"), row.pop("sent_per_s")) == ("limited", 8, 46.2)
+    assert row == dict.fromkeys(["concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"])
