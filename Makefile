@@ -103,7 +103,7 @@ audit: sbom
 	$(AUDIT)/pip-audit --strict --requirement requirements.lock --disable-pip --require-hashes
 	$(AUDIT)/pip-audit --strict --requirement .run/deploy.txt --disable-pip --no-deps
 
-# Fifteen minutes on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
+# Half an hour on a machine with an NVIDIA GPU, TensorRT and PyTorch; see benchmarks/run_gpu.sh.
 bench-gpu:
 	OUT=build benchmarks/run_gpu.sh
 

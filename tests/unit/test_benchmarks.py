@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from benchmarks.outcome import about, write
 ROOT = Path(__file__).parents[2]
 # What needs PyTorch, what runs a command, and what is no script.
 OTHERS = {"limits", "awake", "__init__", "arrivals", "outcome"}
+RUN_GPU = ROOT / "benchmarks" / "run_gpu.sh"
 SCRIPTS = sorted({file.stem for file in (ROOT / "benchmarks").glob("*.py")} - OTHERS)
 
 
@@ -43,3 +47,35 @@ def test_a_result_says_of_which_script_it_is(tmp_path: Path, monkeypatch: pytest
     (row,) = found["rows"]
     assert (row.pop("name"), row.pop("batch"), row.pop("sent_per_s")) == ("limited", 8, 46.2)
     assert row == dict.fromkeys(["concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"])
+
+
+def test_what_run_gpu_takes_from_the_environment_stands_at_its_top() -> None:
+    header, rest = RUN_GPU.read_text().split("set -uo pipefail")
+    ours = set(re.findall(r"\$\{([A-Z_]+):?-", rest))
+    assert sorted(ours - set(re.findall(r"\b[A-Z_]+\b", header))) == ["XDG_CACHE_HOME"]
+    assert max(map(len, rest.splitlines())) <= 120
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="needs a machine without a GPU")
+def test_run_gpu_says_what_is_lacking_before_it_builds_anything(tmp_path: Path) -> None:
+    places = {"WORK": str(tmp_path / "work"), "OUT": str(tmp_path / "out")}
+    done = subprocess.run([RUN_GPU], env=os.environ | places, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "Nothing can be measured here. There is lacking:\n  an NVIDIA GPU: nvidia-smi -L finds none\n" in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_parts_of_run_gpu_fit_into_its_time(tmp_path: Path) -> None:
+    """Each with all the time that it may take: none of them is left out for want of time."""
+    script = RUN_GPU.read_text()
+    head, _, _ = script.partition("\nleft() ")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "head.sh").write_text(f'{head}\necho "$LIMIT" "${{most[@]}}"\n')
+    unset = {name: value for name, value in os.environ.items() if not name.endswith("LIMIT")}
+    command = ["bash", str(tmp_path / "benchmarks" / "head.sh")]
+    told = subprocess.run(command, env=unset, capture_output=True, text=True, timeout=60, check=True).stdout
+    limit, *parts = map(int, told.split())
+    assert sum(parts) < limit < 1.02 * sum(parts)
+    assert f"may take together, {limit} with all of them" in script
+    fewer = subprocess.run(command, env=unset | {"PARTS": "limits"}, capture_output=True, text=True, timeout=60)
+    assert int(fewer.stdout.split()[0]) == 385
