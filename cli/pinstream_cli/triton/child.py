@@ -14,7 +14,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 LOOK_EVERY_S = 0.02
@@ -81,22 +81,23 @@ class Child:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
-    def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for its end; its exit code, or None where it still runs after `timeout_s`."""
+    def wait(self, timeout_s: float | None = None, meanwhile: Callable[[], None] = lambda: None) -> int | None:
+        """Wait for its end, doing `meanwhile` again and again; its exit code, or None where it outlasts `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while (code := self.code) is None:
+            meanwhile()
             left = LOOK_EVERY_S if deadline is None else min(LOOK_EVERY_S, deadline - time.monotonic())
             if left <= 0:
                 break
             time.sleep(left)
         return code
 
-    def end(self, patience_s: float) -> int | None:
-        """Ask it to end, and kill what is left of its group after `patience_s`; its exit code."""
+    def end(self, patience_s: float, meanwhile: Callable[[], None] = lambda: None) -> int | None:
+        """Ask it to end, wait as `wait` does, and kill what is left of its group after `patience_s`; its exit code."""
         try:
             if self.code is None:
                 os.kill(self.pid, signal.SIGTERM)
-                self.wait(patience_s)
+                self.wait(patience_s, meanwhile)
         finally:
             # Too slow, or a second Ctrl-C: whoever asks twice does not want to wait. Also where it has ended by itself:
             # its own children may have outlived it.

@@ -86,8 +86,6 @@ class Loads:
 
     def read(self, line: str) -> str | None:
         """Take a line of the log; the name of the model that it says has loaded, if any."""
-        if self._stopping:
-            return None
         if match := LOADING.search(line):
             version = Version(match[1], int(match[2]))
             self.loading.add(version)
@@ -95,7 +93,7 @@ class Loads:
         elif match := LOADED.search(line):
             for version in self._done(match[1]):
                 self.failures.pop(version, None)
-            return match[1]
+            return None if self._stopping else match[1]
         elif match := FAILED.search(line):
             version = Version(match[1], int(match[2]))
             self.failures[version] = Failure(TRACEBACK.sub("", match[3]).rstrip('"'), time.monotonic())
@@ -106,7 +104,8 @@ class Loads:
             for version in self._done(match[1]):
                 self._gone(version)
         elif match := UNLOADED.search(line):
-            self._gone(Version(match[1], int(match[2])))
+            if not self._stopping:
+                self._gone(Version(match[1], int(match[2])))
         elif STOPPING.search(line):
             self._stopping = True
         return None

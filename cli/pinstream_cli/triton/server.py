@@ -245,6 +245,9 @@ class TritonServer:
     def stop(self, patience_s: float = LONGEST_STOP_S) -> int | None:
         """Let requests in flight finish, end the process, and remove what it left in /dev/shm.
 
+        Loads are not waited for: Triton polls its repositories in the thread that is to end it, and goes on serving
+        until the poll is done, however long a model takes.
+
         Args:
             patience_s: Seconds until it is killed.
 
@@ -254,7 +257,7 @@ class TritonServer:
         if self._child is None:
             return None
         try:
-            return self._child.end(patience_s)
+            return self._child.end(patience_s, self.stubs.end_loads)
         finally:
             if self._reader is not None:
                 self._reader.join(timeout=5)

@@ -7,9 +7,13 @@ either says so within seconds, and reaps it, or waits for it for good.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pinstream_cli.triton.loads import Loads, Version
 
@@ -19,6 +23,7 @@ LOOK_EVERY_S = 0.2
 # Where Triton notices that a stub has died while it was loaded, it takes up to 4.
 STUCK_S = 10.0
 _STUB = "triton_python_b"  # as far as the kernel keeps the name
+_NAME = 8  # which of a stub's arguments
 
 
 @dataclass
@@ -29,6 +34,8 @@ class Stub:
         pid: Its process id.
         seen: When it was first seen, as time.monotonic().
         version: What it serves; None where it died too soon to be asked.
+        completing: Whether it only completes the configuration, and then ends by itself.
+        talks: Since when it has had the thread that begins with a word to Triton, as time.monotonic().
         serving: Whether it was seen alive while its version was not being loaded.
         died: When it was first seen dead.
     """
@@ -36,6 +43,8 @@ class Stub:
     pid: int
     seen: float
     version: Version | None = None
+    completing: bool = False
+    talks: float | None = None
     serving: bool = False
     died: float | None = None
 
@@ -64,13 +73,17 @@ class Stubs:
         if now - self._looked < LOOK_EVERY_S:
             return
         self._looked = now
-        there = {pid: state for pid in _children(self._server) for name, state in [_status(pid)] if name == _STUB}
+        there = {pid: status for pid in _children(self._server) if (status := _status(pid)).name == _STUB}
         self._stubs = {pid: self._stubs.get(pid) or Stub(pid, now) for pid in there}
         for pid, stub in self._stubs.items():
-            if there[pid] == "Z":
+            status = there[pid]
+            if status.state == "Z":
                 stub.died = stub.died or now
                 continue
-            stub.version = stub.version or _version_of(pid)
+            if status.threads > 1:
+                stub.talks = stub.talks or now
+            if stub.version is None:
+                stub.version, stub.completing = _task_of(pid)
             stub.serving = stub.serving or (stub.version is not None and stub.version not in self._loads.loading)
 
     def dead(self) -> Stub | None:
@@ -80,6 +93,20 @@ class Stubs:
     def stuck(self) -> Stub | None:
         """One that has died while its model was loaded, which Triton has not noticed, or None."""
         return next(filter(self._is_loading, self._dead_for(STUCK_S)), None)
+
+    def end_loads(self) -> None:
+        """Kill those whose versions are only being loaded; Triton then takes the load for one that has failed.
+
+        Not before they have had their first word, which Triton would wait for for good, as it would for the last one of
+        those that complete a configuration.
+        """
+        self.look()
+        for stub in self._stubs.values():
+            talks = stub.talks is not None and stub.talks < self._looked
+            loading = stub.version is not None and self._is_loading(stub) and not stub.completing
+            if loading and talks and stub.died is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(stub.pid, signal.SIGKILL)
 
     def _dead_for(self, seconds: float) -> list[Stub]:
         before = time.monotonic() - seconds
@@ -111,20 +138,33 @@ def _children(server: int) -> list[int]:
     return found
 
 
-def _status(pid: int) -> tuple[str, str]:
-    """Name and state out of /proc/PID/stat: `123 (name) S ...`."""
+class _Status(NamedTuple):
+    name: str = ""
+    state: str = ""
+    threads: int = 0
+
+
+def _status(pid: int) -> _Status:
+    """What /proc/PID/stat has of a process: `123 (name) S ...`."""
     try:
         name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
     except OSError:
-        return "", ""
-    return name, rest.strip()[:1]
+        return _Status()
+    fields = rest.split()
+    return _Status(name, fields[0], int(fields[17]))
 
 
-def _version_of(pid: int) -> Version | None:
-    """What a stub serves, out of what it was started with: `<repository>/<model>/<version>/model.py`."""
+def _task_of(pid: int) -> tuple[Version | None, bool]:
+    """What a stub serves, and whether it only completes the configuration, out of what it was started with.
+
+    `<repository>/<model>/<version>/model.py`, and further behind the name of the instance, or there that of the model.
+    """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
-        return None
-    version = Path(words[1]).parent if len(words) > 1 else Path()
-    return Version(version.parent.name, int(version.name)) if version.name.isdecimal() else None
+        return None, False
+    directory = Path(words[1]).parent if len(words) > 1 else Path()
+    if not directory.name.isdecimal():
+        return None, False
+    version = Version(directory.parent.name, int(directory.name))
+    return version, words[_NAME : _NAME + 1] == [version.model]

@@ -62,6 +62,8 @@ def after(*lines: str) -> Loads:
         ([loading(ONE), loading(TWO), LOADED, loading(ONE), loading(TWO), *failed(ONE)], {ONE, TWO}, set()),
         ([loading(ONE), LOADED, unloaded(ONE)], set(), set()),
         ([loading(ONE), LOADED, STOPPING, unloaded(ONE)], {ONE}, set()),
+        ([loading(ONE), LOADED, loading(TWO), STOPPING, LOADED, unloaded(ONE)], {ONE, TWO}, set()),
+        ([loading(ONE), LOADED, loading(TWO), STOPPING, *failed(TWO), unloaded(ONE)], {ONE}, set()),
         # What a model logs for a client, on a line of its own or not.
         ([said("loading: classifier:1", "model.py:9"), said(f"] {loading(ONE)}", "model.py:9")], set(), set()),
     ],

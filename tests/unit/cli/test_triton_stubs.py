@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,21 +17,31 @@ from pinstream_cli.triton import stubs as module
 from pinstream_cli.triton.stubs import Stubs
 from tests.unit.cli.test_triton_loads import LOADED, ONE, TWO, after, failed, loading
 
+QUIET = "input()"
+TALKS = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start(); input()"
 
-@pytest.fixture
-def stub(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+
+@contextlib.contextmanager
+def started(tmp_path: Path, code: str = QUIET, name: str = "classifier_0") -> Iterator[subprocess.Popen[bytes]]:
     """A child of ours that looks like a stub of version 2 to /proc."""
-    name = tmp_path / "triton_python_backend_stub"
-    name.symlink_to(sys.executable)
+    program = tmp_path / "triton_python_backend_stub"
+    program.symlink_to(sys.executable)
     script = tmp_path / "classifier" / "2" / "model.py"
     script.parent.mkdir(parents=True)
-    script.write_text("input()")
-    with subprocess.Popen([name, script], stdin=subprocess.PIPE) as process:
+    script.write_text(code)
+    between = ["region", "1048576", "1048576", str(os.getpid()), "python", "336"]
+    with subprocess.Popen([program, script, *between, name, "DEFAULT"], stdin=subprocess.PIPE) as process:
         deadline = time.monotonic() + 10
         while Path(f"/proc/{process.pid}/comm").read_text() != "triton_python_b\n":
             assert time.monotonic() < deadline
         yield process
         process.kill()
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with started(tmp_path) as process:
+        yield process
 
 
 ALIVE, AT_ONCE = True, False
@@ -96,3 +107,28 @@ def test_a_load_that_failed_before_excuses_no_death(
     loads.read(LOADED)
     assert loads.failed
     assert stubs.dead() is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "log", "ends"),
+    [
+        (TALKS, "classifier_0", [loading(TWO)], True),
+        (TALKS, "classifier_0", [loading(ONE), LOADED, loading(TWO)], True),
+        (TALKS, "classifier_0", [loading(TWO), LOADED], False),
+        (TALKS, "classifier_0", [loading(TWO), LOADED, loading(ONE)], False),
+        # Triton waits for good for the first word of one, and for the last of one that completes a configuration.
+        (QUIET, "classifier_0", [loading(TWO)], False),
+        (TALKS, "classifier", [loading(TWO)], False),
+    ],
+)
+def test_only_what_is_being_loaded_and_has_talked_is_killed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, name: str, log: list[str], ends: bool
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
+    with started(tmp_path, code, name) as stub:
+        stubs = Stubs(os.getpid(), after(*log))
+        deadline = time.monotonic() + (10 if ends else 1)
+        while stub.poll() is None and time.monotonic() < deadline:
+            stubs.end_loads()
+            time.sleep(0.02)
+        assert stub.poll() == (-signal.SIGKILL if ends else None)

@@ -1,0 +1,116 @@
+"""What ends while Triton polls its repositories and a model takes its time to load there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from pinstream_cli.triton.server import LONGEST_STOP_S
+from tests.fuzz.documented import documented_in
+from tests.server.conftest import add_model
+from tests.server.serve_process import Serve, left_behind, ready
+from tests.server.test_restart import seconds_until, stubs_of
+from tests.server.test_stopping import NOBODY_LISTENS
+
+READY = "/v2/models/slow/ready"
+CONFIG = """backend: "python"
+input { name: "x" data_type: TYPE_FP32 dims: 1 }
+output { name: "y" data_type: TYPE_FP32 dims: 1 }
+"""
+MODEL = """
+import time
+from pathlib import Path
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        Path(__file__).with_name("loading").touch()
+        time.sleep({load_s})
+
+    def execute(self, requests):
+        time.sleep(3)
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("y", pb_utils.get_input_tensor_by_name(r, "x").as_numpy())])
+            for r in requests
+        ]
+"""
+# Longer than a stop may take.
+LOAD_S = LONGEST_STOP_S + 20
+# As docs/errors.md has it, of a death and of a SIGTERM.
+DEAD_S, ASKED_S = 5, 8
+
+
+def ask(serve: Serve, number: float) -> float:
+    tensor = grpc.InferInput("x", [1], "FP32")
+    tensor.set_data_from_numpy(np.full(1, number, np.float32))
+    with grpc.InferenceServerClient(serve.grpc_url) as client:
+        return float(client.infer("slow", [tensor], client_timeout=60).as_numpy("y")[0])
+
+
+def stub_of(serve: Serve, version: int) -> int | None:
+    """The process of a version; while it is loaded first one that completes its configuration, then another."""
+    for stub in stubs_of(serve):
+        with contextlib.suppress(OSError):
+            if f"/slow/{version}/".encode() in Path(f"/proc/{stub}/cmdline").read_bytes():
+                return stub
+    return None
+
+
+@pytest.fixture
+def polling(start: Callable[..., Serve], tmp_path: Path) -> Serve:
+    """Serves version 1, and has just begun to load version 2."""
+    file = add_model(tmp_path, "slow", CONFIG).with_name("model.py")
+    file.write_text(MODEL.format(load_s=0))
+    options = ("--model-control-mode=poll", "--repository-poll-secs=1", "--restart")
+    serve = start("--model-repository", tmp_path, *options)
+    serve.wait_for("Stop with Ctrl-C")
+    later = tmp_path / "slow" / "2"
+    later.mkdir()
+    (later / "model.py").write_text(MODEL.format(load_s=LOAD_S))
+    seconds_until(lambda: stub_of(serve, 2) is not None, 30)
+    return serve
+
+
+def wait_for_initialize(tmp_path: Path) -> None:
+    seconds_until((tmp_path / "slow" / "2" / "loading").exists, 30)
+
+
+@pytest.mark.parametrize("moment", ["completed", "launched", "initialized"])
+def test_a_load_does_not_keep_the_server_from_ending(polling: Serve, tmp_path: Path, moment: str) -> None:
+    """Triton 2.51 looks for a signal between two polls only, and would serve on until it is killed."""
+    first = stub_of(polling, 2)
+    if moment == "launched":
+        seconds_until(lambda: stub_of(polling, 2) not in (first, None), 30)
+    elif moment == "initialized":
+        wait_for_initialize(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ask, polling, 7)
+        threading.Event().wait(0.2)
+        polling.process.terminate()
+        seconds_until(lambda: not ready(polling.endpoints, READY), ASKED_S)
+        with pytest.raises(InferenceServerException) as refused:
+            ask(polling, 8)
+        said = refused.value.message()
+        assert NOBODY_LISTENS.search(said) or documented_in(said), said
+        assert call.result() == 7
+    assert polling.end(LONGEST_STOP_S / 2) == 0
+    assert not left_behind(polling)
+
+
+def test_the_death_of_what_is_served_is_told_in_time(polling: Serve, tmp_path: Path) -> None:
+    wait_for_initialize(tmp_path)
+    served = stub_of(polling, 1)
+    assert served is not None
+    os.kill(served, signal.SIGKILL)
+    seconds_until(lambda: not ready(polling.endpoints, READY), DEAD_S)
+    polling.wait_for("RESTART")
