@@ -16,8 +16,9 @@ from pinstream_cli.triton import TritonServer
 from pinstream_cli.triton.fallback import Fallback
 from pinstream_cli.triton.watchdog import Backoff, Watchdog
 
-# Seconds that the other models get to answer what they have begun where one has died.
-LAST_ANSWERS_S = 5.0
+# Seconds that the other models get to answer what they have begun where one has died. Where Triton loads a model it may
+# call that one ready for as long.
+LAST_ANSWERS_S = 3.0
 
 
 def serve_until_stopped(
