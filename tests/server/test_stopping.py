@@ -82,6 +82,10 @@ def test_requests_in_flight_are_answered_and_new_ones_refused(
         wait_for_waiting(serve, IN_FLIGHT - INSTANCES)
         assert not any(call.done() for call in calls), "the model is too fast for this test"
         end(serve)
+        # As of a supervisor that signals the process and its group; the terminal's end may come with it.
+        for again in (signal.SIGTERM, signal.SIGHUP):
+            threading.Event().wait(0.3)
+            serve.process.send_signal(again)
         refused = []
         while serve.process.poll() is None and time.monotonic() - begun < GRACE_S:
             try:

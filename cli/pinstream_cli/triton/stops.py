@@ -10,7 +10,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Which came. No event: its lock could be taken by what a signal interrupts.
@@ -26,10 +25,11 @@ def stop_on_signals() -> None:
             signal.signal(stop, _stop)
 
 
-def _stop(number: int, frame: object) -> NoReturn:
-    # Once: a terminal that is closed may say so twice, and only a second Ctrl-C means that somebody waits.
-    if number == signal.SIGHUP:
-        signal.signal(number, signal.SIG_IGN)
+def _stop(number: int, frame: object) -> None:
+    # Supervisors that signal a process and its group say it twice, as a terminal that is closed does, and have SIGKILL
+    # where they do not want to wait; only a second Ctrl-C means now. Not ignored: children would inherit that.
+    if _asked and number != signal.SIGINT:
+        return
     _asked.append(number)
     raise KeyboardInterrupt
 

@@ -70,5 +70,12 @@ class Backoff:
         return self._delay
 
     def sleep(self, lived_s: float) -> None:
-        """Wait as long as `next` says."""
-        time.sleep(self.next(lived_s))
+        """Wait as long as `next` says.
+
+        Raises:
+            KeyboardInterrupt: Somebody has asked to stop.
+        """
+        until = time.monotonic() + self.next(lived_s)
+        while (left := until - time.monotonic()) > 0:
+            check_stops()
+            time.sleep(min(left, INTERVAL_S))

@@ -37,6 +37,50 @@ def test_a_signal_that_comes_where_its_exception_is_passed_over_is_heard_later()
     assert "Exception ignored in" in done.stderr
 
 
+AGAIN = """
+import signal
+from pinstream_cli.triton.stops import stop_on_signals
+
+stop_on_signals()
+for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    try:
+        signal.raise_signal(number)
+    except KeyboardInterrupt:
+        print(number.name)
+"""
+
+
+def test_once_asked_only_ctrl_c_asks_again() -> None:
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "SIGTERM\nSIGINT\n"
+
+
+PASSED_OVER_IN_A_BREAK = """
+import signal
+from pinstream_cli.triton.stops import stop_on_signals
+from pinstream_cli.triton.watchdog import Backoff
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+stop_on_signals()
+Finalized()
+backoff = Backoff()
+try:
+    while True:
+        backoff.sleep(1)
+        print("slept")
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+def test_a_break_between_two_starts_ends_with_what_was_passed_over() -> None:
+    done = subprocess.run([sys.executable, "-c", PASSED_OVER_IN_A_BREAK], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "heard\n"
+
+
 def handlers() -> Sequence[object]:
     return [signal.getsignal(stop) for stop in STOPS]
 
