@@ -1,8 +1,9 @@
 """The Python stubs of a tritonserver, each the process of one model instance, as /proc shows them.
 
 Where one is killed or crashes, Triton 2.51 leaves the model READY and answers its requests with INTERNAL for good. It
-does not reap the process either, which is how its death is seen. Of one that dies while its model is loaded, Triton
-either says so within seconds, and reaps it, or waits for it for good.
+does not reap the process either, which is how its death is seen. It does the same where one is stopped, by SIGSTOP or a
+debugger. Of one that dies while its model is loaded, Triton either says so within seconds, and reaps it, or waits for
+it for good.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pinstream_cli.triton.loads import Loads, Version
 # A stub that ends because its model is unloaded is reaped in less.
 DEAD_S = 1.0
 LOOK_EVERY_S = 0.2
+# So long one may be stopped; of the time between two looks no more than this counts, as who looks may be stopped, too.
+STOPPED_S = 3.0
+UNSEEN_S = 1.0
 # Where Triton notices that a stub has died while it was loaded, it takes up to 4.
 STUCK_S = 10.0
 _STUB = "triton_python_b"  # as far as the kernel keeps the name
@@ -38,6 +42,7 @@ class Stub:
         talks: Since when it has had the thread that begins with a word to Triton, as time.monotonic().
         serving: Whether it was seen alive while its version was not being loaded.
         died: When it was first seen dead.
+        stopped_s: Seconds that it was seen stopped, up to now.
     """
 
     pid: int
@@ -47,10 +52,12 @@ class Stub:
     talks: float | None = None
     serving: bool = False
     died: float | None = None
+    stopped_s: float = 0.0
 
     def __str__(self) -> str:
         whose = f"model '{self.version.model}'" if self.version else "a model"
-        return f"the process of {whose} has died (process {self.pid})"
+        what = f"has been stopped for {self.stopped_s:.0f} s, as by SIGSTOP" if self.stopped_s else "has died"
+        return f"the process of {whose} {what} (process {self.pid})"
 
 
 class Stubs:
@@ -72,11 +79,12 @@ class Stubs:
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY_S:
             return
-        self._looked = now
+        passed, self._looked = min(now - self._looked, UNSEEN_S), now
         there = {pid: status for pid in _children(self._server) if (status := _status(pid)).name == _STUB}
         self._stubs = {pid: self._stubs.get(pid) or Stub(pid, now) for pid in there}
         for pid, stub in self._stubs.items():
             status = there[pid]
+            stub.stopped_s = stub.stopped_s + passed if status.state in ("T", "t") else 0.0
             if status.state == "Z":
                 stub.died = stub.died or now
                 continue
@@ -87,8 +95,9 @@ class Stubs:
             stub.serving = stub.serving or (stub.version is not None and stub.version not in self._loads.loading)
 
     def dead(self) -> Stub | None:
-        """One whose model Triton goes on calling ready, or None."""
-        return next(filter(self._served, self._dead_for(DEAD_S)), None)
+        """One that answers nothing any more while Triton goes on calling its model ready, or None."""
+        stopped = [stub for stub in self._stubs.values() if stub.stopped_s > STOPPED_S]
+        return next(filter(self._served, [*self._dead_for(DEAD_S), *stopped]), None)
 
     def stuck(self) -> Stub | None:
         """One that has died while its model was loaded, which Triton has not noticed, or None."""

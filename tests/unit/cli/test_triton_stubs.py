@@ -132,3 +132,39 @@ def test_only_what_is_being_loaded_and_has_talked_is_killed(
             stubs.end_loads()
             time.sleep(0.02)
         assert stub.poll() == (-signal.SIGKILL if ends else None)
+
+
+def wait_until(stub: subprocess.Popen[bytes], state: str) -> None:
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{stub.pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
+        assert time.monotonic() < deadline
+
+
+def test_one_that_is_stopped_counts_as_dead_and_time_that_nobody_looked_does_not(
+    monkeypatch: pytest.MonkeyPatch, stub: subprocess.Popen[bytes]
+) -> None:
+    for name, seconds in {"LOOK_EVERY_S": 0.0, "STOPPED_S": 0.2, "UNSEEN_S": 0.05}.items():
+        monkeypatch.setattr(module, name, seconds)
+    stubs = Stubs(os.getpid(), after(loading(TWO), LOADED))
+    stubs.look()
+    stub.send_signal(signal.SIGSTOP)
+    wait_until(stub, "T")
+    # As where all of the service is frozen and thawed.
+    for _ in range(3):
+        time.sleep(0.4)
+        stubs.look()
+        assert stubs.dead() is None
+    stub.send_signal(signal.SIGCONT)
+    wait_until(stub, "S")
+    stubs.look()
+    stub.send_signal(signal.SIGSTOP)
+    wait_until(stub, "T")
+    deadline = time.monotonic() + 10
+    while stubs.dead() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        stubs.look()
+    assert (
+        str(stubs.dead())
+        == f"the process of model 'classifier' has been stopped for 0 s, as by SIGSTOP (process {stub.pid})"
+    )
