@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
+import threading
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 import click
@@ -75,7 +78,7 @@ class LazyGroup(click.Group):
         open_standard_files()  # before anything is imported that opens others
         show_controls()
         try:
-            module = importlib.import_module(SUBCOMMANDS[cmd_name].module)
+            module = _imported(SUBCOMMANDS[cmd_name].module)
         except ModuleNotFoundError as error:
             raise _missing_dependency(cmd_name, error) from error
         command: click.Command = getattr(module, cmd_name)
@@ -99,6 +102,22 @@ class LazyGroup(click.Group):
         """Lists the subcommands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, SUBCOMMANDS[name].summary) for name in self.list_commands(ctx)])
+
+
+def _imported(name: str) -> ModuleType:
+    """A module, imported. Ctrl-C ends the program at once meanwhile: half a second in which nothing has begun."""
+    # An exception within imports would become any error, of any library.
+    ends = (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        and threading.current_thread() is threading.main_thread()
+    )
+    if ends:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return importlib.import_module(name)
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing_dependency(name: str, error: ModuleNotFoundError) -> Exception:

@@ -1,5 +1,6 @@
 """The `pinstream` group: subcommands are listed without importing them, and a missing extra is one line."""
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,3 +114,13 @@ def test_completing_a_subcommand_imports_none_and_needs_no_extra() -> None:
     )
     assert done.stdout.startswith("['build', 'bench'] ")
     assert not {"pinstream_cli.build", "pinstream_cli.bench"} & set(done.stdout.split())
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_word() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "pinstream_cli", "serve"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("numpy" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+    assert (process.returncode, said) == (-signal.SIGINT, [])
