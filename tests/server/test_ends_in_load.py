@@ -32,10 +32,18 @@ import time
 from pathlib import Path
 import triton_python_backend_utils as pb_utils
 
+def take(step, seconds):
+    Path(__file__).with_name(step).touch()
+    time.sleep(seconds)
+
 class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        take("complete", {complete_s})
+        return config
+
     def initialize(self, args):
-        Path(__file__).with_name("loading").touch()
-        time.sleep({load_s})
+        take("initialize", {initialize_s})
 
     def execute(self, requests):
         time.sleep(3)
@@ -67,22 +75,23 @@ def stub_of(serve: Serve, version: int) -> int | None:
 
 
 @pytest.fixture
-def polling(start: Callable[..., Serve], tmp_path: Path) -> Serve:
-    """Serves version 1, and has just begun to load version 2."""
+def polling(start: Callable[..., Serve], tmp_path: Path, request: pytest.FixtureRequest) -> Serve:
+    """Serves version 1, and has just begun to load version 2, one step of which takes its time."""
+    seconds = {"complete_s": 0.0, "initialize_s": 0.0}
     file = add_model(tmp_path, "slow", CONFIG).with_name("model.py")
-    file.write_text(MODEL.format(load_s=0))
+    file.write_text(MODEL.format(**seconds))
     options = ("--model-control-mode=poll", "--repository-poll-secs=1", "--restart")
     serve = start("--model-repository", tmp_path, *options)
     serve.wait_for("Stop with Ctrl-C")
     later = tmp_path / "slow" / "2"
     later.mkdir()
-    (later / "model.py").write_text(MODEL.format(load_s=LOAD_S))
+    (later / "model.py").write_text(MODEL.format(**{**seconds, getattr(request, "param", "initialize_s"): LOAD_S}))
     seconds_until(lambda: stub_of(serve, 2) is not None, 30)
     return serve
 
 
-def wait_for_initialize(tmp_path: Path) -> None:
-    seconds_until((tmp_path / "slow" / "2" / "loading").exists, 30)
+def wait_for_step(tmp_path: Path, step: str) -> None:
+    seconds_until((tmp_path / "slow" / "2" / step).exists, 30)
 
 
 @pytest.mark.parametrize("moment", ["completed", "launched", "initialized"])
@@ -92,7 +101,7 @@ def test_a_load_does_not_keep_the_server_from_ending(polling: Serve, tmp_path: P
     if moment == "launched":
         seconds_until(lambda: stub_of(polling, 2) not in (first, None), 30)
     elif moment == "initialized":
-        wait_for_initialize(tmp_path)
+        wait_for_step(tmp_path, "initialize")
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(ask, polling, 7)
         threading.Event().wait(0.2)
@@ -107,8 +116,12 @@ def test_a_load_does_not_keep_the_server_from_ending(polling: Serve, tmp_path: P
     assert not left_behind(polling)
 
 
-def test_the_death_of_what_is_served_is_told_in_time(polling: Serve, tmp_path: Path) -> None:
-    wait_for_initialize(tmp_path)
+@pytest.mark.parametrize(
+    ("polling", "step"), [("initialize_s", "initialize"), ("complete_s", "complete")], indirect=["polling"]
+)
+def test_the_death_of_what_is_served_is_told_in_time(polling: Serve, tmp_path: Path, step: str) -> None:
+    """Also where Triton would not take it for a failed load that the process which loads is killed."""
+    wait_for_step(tmp_path, step)
     served = stub_of(polling, 1)
     assert served is not None
     os.kill(served, signal.SIGKILL)
