@@ -17,8 +17,8 @@ from pinstream_cli.triton.fallback import Fallback
 from pinstream_cli.triton.watchdog import Backoff, Watchdog
 
 # Seconds that the other models get to answer what they have begun where one has died. Where Triton loads a model it may
-# call that one ready for as long.
-LAST_ANSWERS_S = 3.0
+# call that one ready for as long, and 5 are promised, of which noticing takes up to 1.7.
+LAST_ANSWERS_S = 2.5
 
 
 def serve_until_stopped(
