@@ -66,8 +66,11 @@ def ask(serve: Serve, number: float) -> float:
 
 
 def stub_of(serve: Serve, version: int) -> int | None:
-    """The process of a version; while it is loaded first one that completes its configuration, then another."""
-    for stub in stubs_of(serve):
+    """The newest process of a version; while it is loaded first one that completes its configuration, then another.
+
+    Of version 1 there may be an older one for a moment: Triton's first poll may load it again, and then ends that one.
+    """
+    for stub in sorted(stubs_of(serve), reverse=True):
         with contextlib.suppress(OSError):
             if f"/slow/{version}/".encode() in Path(f"/proc/{stub}/cmdline").read_bytes():
                 return stub
