@@ -21,7 +21,9 @@ from pinstream_client import (
     Detections,
     Detector,
     InvalidRequest,
+    Retry,
     ServerError,
+    ServerNotReady,
     ServerUnreachable,
     grpc_calls,
 )
@@ -58,6 +60,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         without: So many of the outputs have no bytes.
         description: The platform that the metadata names.
         refusal: What is said instead of the outputs.
+        status: The status that goes with it.
     """
 
     tensors: Tensors = field(default_factory=lambda: DETECTIONS)
@@ -65,6 +68,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     without: int = 0
     description: str = ""
     refusal: str = ""
+    status: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = pb.ModelMetadataResponse(name=request.name, platform=self.description)
@@ -76,7 +80,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         labels = [output.name for output in request.outputs] == ["class_names"]
         if self.refusal:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, self.refusal)
+            context.abort(self.status, self.refusal)
         answer = pb.ModelInferResponse()
         for name, (dtype, shape, data) in ({"class_names": self.labels} if labels else self.tensors).items():
             answer.outputs.add(name=name, datatype=dtype, shape=shape)
@@ -258,3 +262,11 @@ def test_refusal_has_nothing_that_a_terminal_obeys(ask: Callable[..., Detections
         ask(url)
     assert str(caught.value).isprintable()
     assert r"\x1b[2J in a box\x07" in str(caught.value)
+
+
+@CLIENTS
+def test_what_the_server_cancels_is_not_called_cancelled_by_the_caller(ask: Callable[..., Detections]) -> None:
+    """A task of asyncio would take it for its own end, and say nothing."""
+    ends = Service(refusal="CANCELLED", status=grpc.StatusCode.CANCELLED)
+    with serving(ends) as url, pytest.raises(ServerNotReady, match="it has cancelled a call, as where it ends"):
+        ask(url, retry=Retry(attempts=1))
