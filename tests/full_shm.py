@@ -17,6 +17,7 @@ from tests.server.conftest import ONE_LINE, add_model
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM, ready
 from tests.server.test_plain_models import infer
+from tests.server.test_restart import seconds_until
 
 OWN, SHARED, SENDING = "own", "shared", "sending"
 SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
@@ -85,6 +86,8 @@ def main() -> None:
         assert not server.server.lost
         with full_but_for(ROOMS_KIB[1]):
             assert not is_answered(server, SENDING, LARGE)
+            # The log is read by a thread of its own.
+            seconds_until(lambda: bool(server.server.lost), 5)
             assert f"{SENDING}_0: an answer could not be sent" in server.server.lost
             assert doubles(server, SENDING, SMALL)
         assert server.server.wait(0) is None

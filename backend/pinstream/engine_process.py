@@ -11,10 +11,8 @@ import sys
 import time
 
 if __name__ == "__main__":
-    # The server stops its instances once they have answered, and the last of them this process. A supervisor (systemd)
-    # asks every process at once to end, and a terminal that closes or hears Ctrl-C does.
-    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(asked, signal.SIG_IGN)
+    # Ctrl-C in a terminal is for the server, which then stops the instances, and they this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # This script's directory is the package's own, and first on sys.path.
     import pinstream_package
 

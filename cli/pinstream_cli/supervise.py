@@ -14,6 +14,7 @@ from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton import TritonServer
 from pinstream_cli.triton.fallback import Fallback
+from pinstream_cli.triton.stops import uninterrupted
 from pinstream_cli.triton.watchdog import Backoff, Watchdog
 
 # Seconds that the other models get to answer what they have begun where one has died. Where Triton loads a model it may
@@ -50,8 +51,10 @@ def serve_until_stopped(
                 was_ready, began = True, time.monotonic()
                 why = Watchdog(server, partial(_show, console, "WARNING")).wait()
                 fallback.remember(server.loads)
-                # Triton would wait its whole exit timeout for a model that cannot end any more.
-                server.stop(LAST_ANSWERS_S)
+                # Triton would wait its whole exit timeout for a model that cannot end any more. Who asks to stop
+                # meanwhile does not want fewer answers.
+                with uninterrupted():
+                    server.stop(LAST_ANSWERS_S)
         except CommandError as error:
             # What never started is for the user to put right, not for patience.
             if not (restart and (fallback.learn(error, was_ready=was_ready) or was_ready)):

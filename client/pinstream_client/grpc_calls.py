@@ -31,8 +31,8 @@ LIVE_PROBE_S = 1.0
 LARGEST_MESSAGE = (1 << 31) - 1
 # What gRPC says of a connection that broke under a call; a probe over a new one may well find the server live.
 _BROKEN = re.compile(r"Stream removed|Socket closed|Connection reset|Broken pipe|recvmsg:|sendmsg:|GOAWAY")
-# What gRPC says of a call that was cancelled here and not at the server.
-_BY_THE_CALLER = "Locally cancelled by application!"
+# What gRPC says of a call that was cancelled here and not at the server, by itself or with its channel.
+_BY_THE_CALLER = frozenset({"Locally cancelled by application!", "Channel closed!"})
 # What gRPC says, here and not at the server, of a message beyond ``grpc.max_receive_message_length``.
 _TOO_LARGE = re.compile(r"(CLIENT: Received|Decompressed) message larger than max")
 _COMPRESSION = {None: None, "gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}
@@ -179,7 +179,7 @@ class GrpcCalls(ABC):
         code = error.code().name
         if code == "DEADLINE_EXCEEDED":
             return errors.deadline_exceeded(self.address, seconds)
-        if code == "CANCELLED" and details(error) == _BY_THE_CALLER:
+        if code == "CANCELLED" and details(error) in _BY_THE_CALLER:
             return errors.cancelled(self.address)
         if code == "CANCELLED":
             return errors.from_status("UNAVAILABLE", "it has cancelled a call, as where it ends", self.address, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import signal
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_no_items_are_never_answered_and_others_are(start: Callable[..., Serve],
     serve.process.terminate()  # it waits for what it has not answered, for its whole grace time
     with pytest.raises(subprocess.TimeoutExpired):
         serve.end(5)
-    serve.process.terminate()  # and no longer once somebody asks again
+    serve.process.send_signal(signal.SIGINT)  # and no longer once somebody does not want to wait
     serve.end(10)
 
 

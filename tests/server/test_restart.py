@@ -138,12 +138,23 @@ def test_it_comes_back_where_there_was_nobody_to_read_from_the_beginning(classif
 
 
 LOST_IN_A_CALLBACK = """
-import gc, signal, sys
+import gc, signal, threading
 from pinstream_cli.main import main
 
-gc.callbacks.append(lambda phase, info: signal.raise_signal(signal.SIGTERM) if phase == "stop" and asked else None)
 asked = []
-signal.signal(signal.SIGUSR1, lambda number, frame: (asked.append(number), gc.collect(), asked.clear()))
+
+def collected(phase, info):
+    if asked and phase == "stop" and threading.current_thread() is threading.main_thread():
+        asked.clear()
+        signal.raise_signal(signal.SIGTERM)
+
+def collect(number, frame):
+    asked.append(number)
+    while asked:  # another thread may be at it
+        gc.collect()
+
+gc.callbacks.append(collected)
+signal.signal(signal.SIGUSR1, collect)
 main()
 """
 

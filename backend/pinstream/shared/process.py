@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -175,6 +176,10 @@ def run(order: str) -> int:
         engine.close()
         _refuse_all(listener, {"error": str(error), "kind": _kind(error)})
         return 0
+    # The server stops its instances once they have answered, and the last of them this process. A supervisor (systemd)
+    # asks every process at once to end, and so does a terminal that closes. Not before: a load may take minutes.
+    for asked in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(asked, signal.SIG_IGN)
     try:
         server.serve(FIRST_INSTANCE_S)
     finally:

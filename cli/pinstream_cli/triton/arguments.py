@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+CONTROL = "--model-control-mode"
+
 
 def without(option: str, arguments: Sequence[str]) -> list[str]:
     """The arguments less those that set an option, found as `values_of` finds it."""
@@ -32,6 +34,11 @@ def values_of(option: str, arguments: Sequence[str]) -> list[str]:
         if _is(option, name):
             values.append(value if equals else following)
     return values
+
+
+def control_mode(arguments: Sequence[str]) -> str:
+    """Triton's model control mode: none, poll or explicit, in whatever letters it is given."""
+    return (values_of(CONTROL, arguments) or ["none"])[-1].lower()
 
 
 def _is(option: str, name: str) -> bool:

@@ -7,8 +7,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pinstream_cli.triton.arguments import values_of
-from pinstream_cli.triton.fallback import CONTROL
+from pinstream_cli.triton.arguments import control_mode
 from pinstream_cli.triton.model_versions import version_numbers
 from pinstream_cli.triton.repository import model_directories
 
@@ -26,7 +25,7 @@ def compile_models(repositories: Iterable[Path], arguments: Sequence[str]) -> No
         repositories: Model repositories.
         arguments: tritonserver's arguments.
     """
-    if values_of(CONTROL, arguments)[-1:] != ["poll"]:
+    if control_mode(arguments) != "poll":
         return
     for model in (model for repository in repositories for model in model_directories(repository)):
         # What this user may not read, Triton may not either, and says so.

@@ -12,11 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pinstream_cli.triton.arguments import values_of, without
+from pinstream_cli.triton.arguments import CONTROL, control_mode, without
 from pinstream_cli.triton.loads import LoadFailed, Loads, Version
 from pinstream_cli.triton.repository import RepositoryError, model_directories, read_model
 
-CONTROL = "--model-control-mode"
 UNKNOWN = "Triton's reason is in its log, above"
 GONE = "its directory is not there any more; put it back"
 DEAD_LINK = "a link that leads nowhere; put back what it names, or remove it, and start serve again"
@@ -39,7 +38,7 @@ class Fallback:
         self.tolerant = False
         self._repositories = repositories
         self._given = arguments
-        self._mode = (values_of(CONTROL, arguments) or ["none"])[-1]
+        self._mode = control_mode(arguments)
         # Before the first life nobody has loaded anything over the API.
         self._last_loaded: set[str] | None = None
         self._required: set[str] = set()

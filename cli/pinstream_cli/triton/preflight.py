@@ -110,6 +110,11 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 "says; put the file there, and name it alone"
             )
     _check_log(arguments)
+    for seconds in values_of("--repository-poll-secs", arguments):
+        if not (seconds.isascii() and seconds.isdecimal()):
+            raise CommandError(
+                f"--repository-poll-secs {seconds!r} is no number of whole seconds; give one, such as 15"
+            )
     before = ""
     for argument in arguments:
         # "--log-verbose 1" is an option and its value, "--log-verbose=1 1" has one word too many.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Which came. No event: its lock could be taken by what a signal interrupts.
@@ -57,7 +58,16 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(stop, lambda number, frame: came.append(number))
         yield
     finally:
-        for stop, handler in handlers.items():
-            signal.signal(stop, handler)
+        _give_back(list(handlers.items()))
         for number in came:
             signal.raise_signal(number)
+
+
+def _give_back(handlers: Sequence[tuple[signal.Signals, Any]]) -> None:
+    """Set every handler, though the exception of the next signal may come as soon as its own is there."""
+    if handlers:
+        (stop, handler), *others = handlers
+        try:
+            signal.signal(stop, handler)
+        finally:
+            _give_back(others)

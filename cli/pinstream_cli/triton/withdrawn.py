@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pinstream_cli.triton.arguments import values_of
-from pinstream_cli.triton.fallback import CONTROL
+from pinstream_cli.triton.arguments import control_mode, values_of
 from pinstream_cli.triton.loads import Loads, Version
 
 INTERVAL_S = 2.0
@@ -40,10 +39,10 @@ class Withdrawn:
     ) -> None:
         self._loads = loads
         self._repositories = repositories
-        self._mode = (values_of(CONTROL, arguments) or ["none"])[-1]
+        self._mode = control_mode(arguments)
         self._patience = PATIENCE_S
         if self._mode == "poll":
-            self._patience += float((values_of("--repository-poll-secs", arguments) or [DEFAULT_POLL_S])[-1])
+            self._patience += int((values_of("--repository-poll-secs", arguments) or [DEFAULT_POLL_S])[-1])
         self._tell = tell
         # Directories that have been there, and since when those of versions that are served are not.
         self._places: dict[Version, Path] = {}

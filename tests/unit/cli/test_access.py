@@ -10,6 +10,7 @@ import pytest
 
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.access import Access, Tls, exposures, read_key, read_keys, read_tls
+from pinstream_cli.triton.arguments import control_mode
 from pinstream_cli.triton.preflight import check_arguments
 from tests import certificates
 
@@ -218,3 +219,12 @@ def test_of_the_authorities_that_clients_may_have_one_has_to_be_valid(
     assert read_tls(ours.cert, ours.key, both) == Tls(ours.cert, ours.key, both)
     with pytest.raises(CommandError, match=rf"--tls-client-ca {short.cert} has expired"):
         read_tls(ours.cert, ours.key, short.cert)
+
+
+def test_what_is_no_number_of_seconds_between_polls_is_refused_and_the_mode_is_known_in_any_letters() -> None:
+    """As Triton takes them: 15s for 15, and POLL for poll."""
+    for wrong in ("15s", "-1", "", "1.5"):
+        with pytest.raises(CommandError, match=r"--repository-poll-secs .* is no number of whole seconds"):
+            check_arguments([f"--repository-poll-secs={wrong}"])
+    check_arguments(["--repository-poll-secs", "15"])
+    assert [control_mode(given) for given in ([], ["--model-control-mode=POLL"])] == ["none", "poll"]

@@ -120,7 +120,8 @@ def bar_text(total: int | None, terminal: bool) -> str:
     return file.getvalue()
 
 
-def test_bar_shows_how_far_it_is_how_fast_what_is_left_and_what_failed() -> None:
+def test_bar_shows_how_far_it_is_how_fast_what_is_left_and_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # as a dumb one has no bar
     text = bar_text(10, terminal=True)
     assert "4/10" in text
     for words in ("images/s", "left", "1 failed"):

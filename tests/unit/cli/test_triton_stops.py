@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -106,4 +107,26 @@ def test_signals_come_once_it_is_done_and_find_their_handlers_again() -> None:
     other = threading.Thread(target=elsewhere)
     other.start()
     other.join()
+    assert handlers() == before
+
+
+def test_every_handler_is_back_though_a_signal_comes_as_they_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, given_back = handlers(), signal.signal
+
+    def interrupted(number: signal.Signals, handler: Any) -> None:
+        given_back(number, handler)
+        if handler is signal.default_int_handler:
+            signal.raise_signal(signal.SIGINT)
+
+    def work() -> None:
+        with uninterrupted():
+            monkeypatch.setattr(signal, "signal", interrupted)
+
+    own = given_back(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        given_back(signal.SIGTERM, own)
     assert handlers() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from tritonclient.grpc import service_pb2_grpc
 from pinstream_client import (
     AnswerTooLarge,
     AsyncDetector,
+    Cancelled,
     Detections,
     Detector,
     InvalidRequest,
@@ -61,6 +63,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         description: The platform that the metadata names.
         refusal: What is said instead of the outputs.
         status: The status that goes with it.
+        held: Set once an answer is held back, for good.
     """
 
     tensors: Tensors = field(default_factory=lambda: DETECTIONS)
@@ -69,6 +72,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     description: str = ""
     refusal: str = ""
     status: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
+    held: threading.Event | None = None
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         answer = pb.ModelMetadataResponse(name=request.name, platform=self.description)
@@ -79,6 +83,9 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         labels = [output.name for output in request.outputs] == ["class_names"]
+        if self.held:
+            self.held.set()
+            threading.Event().wait(3)
         if self.refusal:
             context.abort(self.status, self.refusal)
         answer = pb.ModelInferResponse()
@@ -270,3 +277,14 @@ def test_what_the_server_cancels_is_not_called_cancelled_by_the_caller(ask: Call
     ends = Service(refusal="CANCELLED", status=grpc.StatusCode.CANCELLED)
     with serving(ends) as url, pytest.raises(ServerNotReady, match="it has cancelled a call, as where it ends"):
         ask(url, retry=Retry(attempts=1))
+
+
+def test_a_client_that_is_closed_under_a_call_has_cancelled_it_itself() -> None:
+    held = threading.Event()
+    with serving(Service(held=held)) as url, futures.ThreadPoolExecutor(1) as pool:
+        detector = Detector(url, timeout=5)
+        call = pool.submit(detector.detect, IMAGE)
+        assert held.wait(10)
+        detector.close()
+        with pytest.raises(Cancelled):
+            call.result()
