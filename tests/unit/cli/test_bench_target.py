@@ -9,7 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from pinstream_cli.benchmark.alone import alone
-from pinstream_cli.benchmark.suites import engine, serve
+from pinstream_cli.benchmark.install import Tool
+from pinstream_cli.benchmark.interleave import Plan
+from pinstream_cli.benchmark.suites import engine, serve, sweep
+from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.benchmark.target import Source, locate, target
 from pinstream_cli.console import Console
 from pinstream_cli.errors import CommandError
@@ -56,6 +59,17 @@ def test_a_limit_that_building_has_used_up_is_told_before_the_server_starts(
         target(source, Console(quiet=True), ends=time.monotonic() - 1),
     ):
         pass
+
+
+def test_a_limit_that_is_over_before_the_first_model_of_a_sweep_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pinstream_cli.benchmark.target.serving", pytest.fail)
+    monkeypatch.setattr(sweep, "find_perf_analyzer", lambda notice: Tool(("false",), "0"))
+    source = Source(onnx_models.classifier(tmp_path / "classifier.onnx"))
+    plan = Plan(ends=time.monotonic() - 1)
+    with pytest.raises(CommandError, match=r"time was up \(--limit\) before the server was started"):
+        sweep.run(Setup(source, plan, Console(quiet=True), batches=(1,), also=(tmp_path / "other.onnx",)))
 
 
 def test_another_model_that_is_not_there_is_told_before_the_first_is_measured(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def run(setup: Setup) -> Result:
     parts: list[_Part] = []
     for source in (setup.source, *(Source(path) for path in setup.also)):
         name = environment.without_directories(str(source.model))
-        if interleaver.late:
+        # Before the first, `target` and the interleaver say that there is no time.
+        if parts and interleaver.late:
             interleaver.notes.append(f"{interleaver.why_late} before {name}. It is left out.")
             continue
         setup.closing.close()  # one server at a time
