@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.benchmark.suites import sweep
+from pinstream_cli.benchmark.suites.setup import Setup
 from pinstream_cli.errors import CommandError
 from pinstream_cli.main import main
 from pinstream_cli.triton.leftovers import prefix_of
@@ -155,15 +156,23 @@ def test_sweep_says_whether_throughput_falls(tmp_path: Path) -> None:
     assert len(content["growth"]["concurrency_of_other_sizes"]) == 1
 
 
-def test_a_sweep_that_is_stopped_keeps_the_models_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["the server before ends", "the model is measured"])
+def test_a_sweep_that_is_stopped_keeps_the_models_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     file, load = tmp_path / "result.json", ["--batch", "1", "--concurrency", "1"]
     model, other = (str(onnx_models.classifier(tmp_path / f"{name}.onnx")) for name in ("classifier", "other"))
     measure = sweep._measure
 
-    def stopped(*arguments: Any, whole: bool, stretch: float) -> Any:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    def stopped(setup: Setup, *arguments: Any, whole: bool, stretch: float) -> Any:
         if not whole:
-            raise KeyboardInterrupt
-        return measure(*arguments, whole=whole, stretch=stretch)
+            stop()
+        if moment == "the server before ends":
+            setup.closing.callback(stop)
+        return measure(setup, *arguments, whole=whole, stretch=stretch)
 
     monkeypatch.setattr(sweep, "_measure", stopped)
     also = ["--also", other, "--also", other]

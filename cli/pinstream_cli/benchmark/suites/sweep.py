@@ -52,9 +52,9 @@ def run(setup: Setup) -> Result:
         if parts and interleaver.late:
             interleaver.notes.append(f"{interleaver.why_late} before {name}. It is left out.")
             continue
-        setup.closing.close()  # one server at a time
         batches = () if parts else setup.batches[:1]
         try:
+            setup.closing.close()  # one server at a time
             scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
             server, model = setup.closing.enter_context(
                 target(source, setup.console, batches=batches, ends=setup.plan.ends)
