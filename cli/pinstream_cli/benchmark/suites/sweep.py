@@ -120,6 +120,9 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
     requests, larger, *others = (
         growth([rows[i] for i in axis.rows], axis.values) for axis in (by_concurrency, by_batch, *of_other_sizes)
     )
+    of_others = [
+        (f"{part.model.name}{_named(part.model)}", grown) for part, grown in zip(parts[1:], others, strict=True)
+    ]
     axes = [by_concurrency, by_batch, _side_axis(parts, rows)]
     largest = first.spec.batch.largest if first.spec.batch else 0
     return Result(
@@ -133,11 +136,7 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
             *setup.source.notes,
             *requests.sentences(CONCURRENCY),
             *larger.sentences(BATCH),
-            *(
-                f"{part.model.name}{_named(part.model)}: {said}"
-                for part, grown in zip(parts[1:], others, strict=True)
-                for said in grown.sentences(CONCURRENCY)
-            ),
+            *(f"{name}: {said}" for name, grown in of_others for said in grown.sentences(CONCURRENCY)),
             *left_out(setup.batches, largest, first.name),
             *notes,
         ],
@@ -146,7 +145,7 @@ def _result(setup: Setup, parts: Sequence[_Part], versions: dict[str, str], note
             "growth": {
                 "concurrency": requests.as_json(),
                 "images_a_request": larger.as_json(),
-                "concurrency_of_other_sizes": [grown.as_json() for grown in others],
+                "concurrency_of_other_sizes": {name: grown.as_json() for name, grown in of_others},
             },
         },
     )
