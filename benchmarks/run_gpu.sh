@@ -86,6 +86,16 @@ if [ -n "$missing" ]; then
 fi
 mkdir -p "$OUT" "$WORK" "$GPU/logs"
 
+forget() { # PART...: what a run before left of these in a kept WORK; it would be packed as if it were of this one
+  local name
+  for name in "$@"; do
+    rm -rf "${GPU:?}/$name" "$GPU/$name.json" "$GPU"/{plots,raw}/"$name" "$GPU/logs/$name.log"
+  done
+  rm -f "$GPU/raw.tar.gz"
+}
+# shellcheck disable=SC2086 # several words
+forget ${PARTS/latency/latency latency-awake}
+
 part() { # NAME SECONDS COMMAND...: run it, at most so long, and go on whatever becomes of it
   local name=$1 limit began=$SECONDS code
   limit=$(least "$2" "$(left)")
@@ -105,7 +115,6 @@ measure() { # NAME STOP COMMAND...: a suite that is told to be done in time; a s
   local name=$1 stop=$2 limit
   limit=$(least "${most[$name]}" "$(left)")
   shift 2
-  rm -rf "${GPU:?}/raw/$name"
   part "$name" "$limit" "$@" --plot "$GPU/plots/$name" --keep-raw "$GPU/raw/$name" --json "$GPU/$name.json" \
     --limit $((limit - stop > 1 ? limit - stop : 1))
   tar -C "$WORK/results" -czf "$OUT/.bench-gpu" gpu && mv "$OUT/.bench-gpu" "$OUT/bench-gpu.tar.gz"

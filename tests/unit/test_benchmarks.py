@@ -79,3 +79,17 @@ def test_the_parts_of_run_gpu_fit_into_its_time(tmp_path: Path) -> None:
     assert f"may take together, {limit} with all of them" in script
     fewer = subprocess.run(command, env=unset | {"PARTS": "limits"}, capture_output=True, text=True, timeout=60)
     assert int(fewer.stdout.split()[0]) == 385
+
+
+def test_run_gpu_packs_nothing_of_a_run_before_as_its_own(tmp_path: Path) -> None:
+    """Whether a part then fails, is left out, or is never come to."""
+    begins = re.search(r"^forget\(\).*?^forget [^\n]*$", RUN_GPU.read_text(), re.MULTILINE | re.DOTALL)
+    assert begins
+    kept = [tmp_path / "compare.json", tmp_path / "logs" / "compare.log"]
+    old = ["limits.json", "latency-awake.json", "timeline/timeline.json", "plots/latency/a.svg", "raw/latency/1.csv"]
+    for file in (*kept, *(tmp_path / name for name in (*old, "logs/limits.log", "raw.tar.gz"))):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    given = {"GPU": str(tmp_path), "PARTS": "limits timeline latency"}
+    subprocess.run(["bash", "-c", begins[0]], env=os.environ | given, timeout=60, check=True)
+    assert sorted(file for file in tmp_path.rglob("*") if file.is_file()) == sorted(kept)
