@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import tritonclient.grpc as grpc
 from pinstream_cli.triton import stubs as module
 from tests.server.conftest import add_model
 from tests.server.running import running
+from tests.server.test_restart import seconds_until
 
 PATIENCE_S = 30
 SLOW_TO_END = """
@@ -23,15 +22,8 @@ class TritonPythonModel:
         return []
     def finalize(self):
         pathlib.Path(__file__).with_name("ending").touch()
-        time.sleep(0.3)
+        time.sleep(3)
 """
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_what_ends_with_its_model_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,13 +41,13 @@ def test_what_ends_with_its_model_is_not_taken_for_dead(tmp_path: Path, monkeypa
 
         with grpc.InferenceServerClient(server.grpc_url) as control:
             control.unload_model("ending")
-        wait_for((directory / "ending").exists)
-        # Triton takes some milliseconds until it has reaped it, and more on a busy machine.
+        seconds_until((directory / "ending").exists, PATIENCE_S)
+        # Triton takes some milliseconds until it has reaped it: it is stopped before its process has ended.
         os.kill(server.server.pid, signal.SIGSTOP)
         try:
-            wait_for(has_ended)
+            seconds_until(has_ended, PATIENCE_S)
             assert stubs.dead() is None
         finally:
             os.kill(server.server.pid, signal.SIGCONT)
-        wait_for(lambda: not has_ended())
+        seconds_until(lambda: not has_ended(), PATIENCE_S)
         assert stubs.dead() is None
