@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,6 +45,8 @@ class TritonPythonModel:
         take("initialize", {initialize_s})
 
     def execute(self, requests):
+        # Not beside this file, where Triton would take it for a change of the model.
+        Path(__file__).parents[2].joinpath("executing").touch()
         time.sleep(3)
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor("y", pb_utils.get_input_tensor_by_name(r, "x").as_numpy())])
@@ -117,7 +118,7 @@ def test_a_load_does_not_keep_the_server_from_ending(polling: Serve, tmp_path: P
         wait_for_step(tmp_path, "initialize")
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(ask, polling, 7)
-        threading.Event().wait(0.2)
+        seconds_until((tmp_path / "executing").exists, 10)
         polling.process.terminate()
         seconds_until(lambda: not ready(polling.endpoints, READY), ASKED_S)
         with pytest.raises(InferenceServerException) as refused:
