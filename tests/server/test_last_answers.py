@@ -53,5 +53,5 @@ def test_what_the_others_have_begun_is_answered_before_the_restart(start: Callab
         np.testing.assert_array_equal(doubled, 2 * row)
         answered += 1
     assert answered
-    assert time.monotonic() - began < SLOW_S / 3, "it was not turned away, but lost in the middle"
+    assert time.monotonic() - began < SLOW_S, "it was not turned away, but lost in the middle"
     serve.wait_for("RESTART the process of model 'classifier' has died")
