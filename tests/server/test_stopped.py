@@ -42,7 +42,7 @@ def test_a_service_that_is_frozen_as_a_whole_goes_on(start: Callable[..., Serve]
         os.kill(pid, signal.SIGSTOP)
     threading.Event().wait(FROZEN_S)
     serve.process.send_signal(signal.SIGCONT)
-    threading.Event().wait(1)
+    threading.Event().wait(0.5)
     for pid in others:
         os.kill(pid, signal.SIGCONT)
     # Longer than what is stopped may go unnoticed.
