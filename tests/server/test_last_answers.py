@@ -6,16 +6,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests import onnx_models
 from tests.server.conftest import add_model
-from tests.server.serve_process import Serve
+from tests.server.serve_process import Serve, ready
 from tests.server.test_plain_models import infer
-from tests.server.test_restart import stubs_of
+from tests.server.test_restart import seconds_until, stubs_of
 
 SLOW_S = 1.5
 # After a death, which is noticed after one second to two: in the middle of what is sent then.
@@ -35,7 +37,9 @@ output { name: "doubled" data_type: TYPE_FP32 dims: 3 }
 """
 
 
-def test_what_the_others_have_begun_is_answered_before_the_restart(start: Callable[..., Serve], tmp_path: Path) -> None:
+@pytest.fixture
+def bereaved(start: Callable[..., Serve], tmp_path: Path) -> Serve:
+    """Serves a slow model, beside which another one has just died."""
     onnx_models.classifier(add_model(tmp_path / "models", "classifier"))
     add_model(tmp_path / "models", "slow", CONFIG).with_name("model.py").write_text(SLOW)
     serve = start("--model-repository", tmp_path / "models", "--restart")
@@ -43,7 +47,11 @@ def test_what_the_others_have_begun_is_answered_before_the_restart(start: Callab
     (victim,) = (pid for pid in stubs_of(serve) if b"/classifier/1/" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(victim, signal.SIGKILL)
     time.sleep(UNTIL_SENT_S)
-    answered = 0
+    return serve
+
+
+def test_what_the_others_have_begun_is_answered_before_the_restart(bereaved: Serve) -> None:
+    serve, answered = bereaved, 0
     while True:
         row, began = np.full(3, answered, np.float32), time.monotonic()
         try:
@@ -55,3 +63,13 @@ def test_what_the_others_have_begun_is_answered_before_the_restart(start: Callab
     assert answered
     assert time.monotonic() - began < SLOW_S, "it was not turned away, but lost in the middle"
     serve.wait_for("RESTART the process of model 'classifier' has died")
+
+
+def test_it_is_answered_also_where_serve_is_asked_to_stop_meanwhile(bereaved: Serve) -> None:
+    row = np.full(3, 7, np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(infer, bereaved, "slow", row=row)
+        seconds_until(lambda: not ready(bereaved.endpoints), 5)
+        bereaved.process.terminate()
+        np.testing.assert_array_equal(call.result().as_numpy("doubled"), 2 * row)
+    assert bereaved.end() == 0
