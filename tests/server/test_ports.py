@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 from pathlib import Path
 
@@ -50,3 +51,5 @@ def test_free_ports_are_none_that_clients_get() -> None:
         ports = {endpoints.http, endpoints.grpc, endpoints.metrics}
         assert len(ports) == 3
         assert not any(first <= port <= last for port in ports)
+        # Nor such as other processes get by this, which look before this one's server has them.
+        assert {(port - first + 12_000) % 64 for port in ports} == {os.getpid() % 64}

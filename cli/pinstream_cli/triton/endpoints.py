@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pinstream_cli.triton.preflight import resolve
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 # The first and last port that Linux gives to outgoing connections.
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# So many that look for ports side by side, started one after the other, find different ones.
+_PROCESSES = 64
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,12 @@ class Endpoints:
 
 
 def _take_port(taken: socket.socket) -> int:
-    """Bind to a port that outgoing connections never get; to any where there is no such port."""
+    """Bind to a port that outgoing connections never get; to any where there is no such port.
+
+    It is free again before the server has it: processes that look side by side each look among ports of their own.
+    """
     first_outgoing = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else 0
-    candidates = range(first_outgoing - 12_000, first_outgoing)
+    candidates = range(first_outgoing - 12_000 + os.getpid() % _PROCESSES, first_outgoing, _PROCESSES)
     for port in random.sample(candidates, 50) if candidates.start > 1024 else ():
         with contextlib.suppress(OSError):
             taken.bind(("127.0.0.1", port))
