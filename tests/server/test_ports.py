@@ -53,3 +53,9 @@ def test_free_ports_are_none_that_clients_get() -> None:
         assert not any(first <= port <= last for port in ports)
         # Nor such as other processes get by this, which look before this one's server has them.
         assert {(port - first + 12_000) % 64 for port in ports} == {os.getpid() % 64}
+
+
+def test_a_service_that_is_switched_off_in_any_of_tritons_words_is_not_waited_for(classifier: Path) -> None:
+    off, console = ["--allow-metrics", "Off"], Console(file=io.StringIO())
+    with serving(classifier, endpoints=Endpoints.free(), extra=off, console=console, startup_timeout_s=20):
+        pass

@@ -17,6 +17,7 @@ from typing import NoReturn
 from pinstream.places import REPOSITORIES
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.access import Access
+from pinstream_cli.triton.arguments import values_of
 from pinstream_cli.triton.assemble import RunDirectory
 from pinstream_cli.triton.child import Child
 from pinstream_cli.triton.endpoints import Endpoints
@@ -280,7 +281,7 @@ class TritonServer:
 
 
 def _refused(option: str, arguments: Sequence[str]) -> bool:
-    return any(argument.lower() in (f"{option}=false", f"{option}=0") for argument in arguments)
+    return (values_of(option, arguments) or [""])[-1].lower() in ("false", "off", "0")
 
 
 def _tell(listener: Callable[..., None], *what: object) -> None:
