@@ -156,7 +156,7 @@ def serving(
             with _telling_of_room():
                 views.open()
             warn = partial(console.print, Text("WARNING", "red bold"), soft_wrap=True)
-            with Withdrawn(server.loads, views.paths, arguments, warn):
+            with Withdrawn(server.loads, views.paths, arguments, warn, server.stubs.runs):
                 yield server
         finally:
             began = time.monotonic()

@@ -94,6 +94,10 @@ class Stubs:
                 stub.version, stub.completing = _task_of(pid)
             stub.serving = stub.serving or (stub.version is not None and stub.version not in self._loads.loading)
 
+    def runs(self, version: Version) -> bool:
+        """Whether a version had a process at the last look."""
+        return any(stub.version == version and stub.died is None for stub in list(self._stubs.values()))
+
     def dead(self) -> Stub | None:
         """One that answers nothing any more while Triton goes on calling its model ready, or None."""
         stopped = [stub for stub in self._stubs.values() if stub.stopped_s > STOPPED_S]

@@ -32,10 +32,16 @@ class Withdrawn:
         repositories: Its model repositories.
         arguments: tritonserver's arguments.
         tell: Told of each version once.
+        runs: Whether a version has a process: by the log alone one may stay loaded that was loaded anew and has gone.
     """
 
     def __init__(
-        self, loads: Loads, repositories: Sequence[Path], arguments: Sequence[str], tell: Callable[[str], None]
+        self,
+        loads: Loads,
+        repositories: Sequence[Path],
+        arguments: Sequence[str],
+        tell: Callable[[str], None],
+        runs: Callable[[Version], bool] = lambda version: True,
     ) -> None:
         self._loads = loads
         self._repositories = repositories
@@ -44,6 +50,7 @@ class Withdrawn:
         if self._mode == "poll":
             self._patience += int((values_of("--repository-poll-secs", arguments) or [DEFAULT_POLL_S])[-1])
         self._tell = tell
+        self._runs = runs
         # Directories that have been there, and since when those of versions that are served are not.
         self._places: dict[Version, Path] = {}
         self._since: dict[Version, float] = {}
@@ -52,7 +59,7 @@ class Withdrawn:
 
     def look(self, now: float) -> None:
         """Look once, at a time as of time.monotonic()."""
-        served, failed = self._loads.versions, self._loads.failed
+        served, failed = set(filter(self._runs, self._loads.versions)), self._loads.failed
         # What has failed before, and is tried again and again, takes nobody's place.
         replaced = {version.model for version in list(self._loads.loading) if version not in failed}
         for version in served:

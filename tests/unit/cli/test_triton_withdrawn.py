@@ -95,3 +95,13 @@ def test_a_version_whose_place_another_one_takes_is_not_told_of(model: Path) -> 
     for now in (500, 600):
         withdrawn.look(now)
     assert told == []
+
+
+def test_a_version_without_a_process_is_served_no_more_whatever_the_log_had_of_it(model: Path) -> None:
+    told: list[str] = []
+    alone = Withdrawn(after(loading(THREE), LOADED), [model.parent], POLL, told.append, lambda version: False)
+    alone.look(0)
+    (model / "3").rmdir()
+    for now in (1, 1000):
+        alone.look(now)
+    assert not told
