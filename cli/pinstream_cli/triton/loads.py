@@ -65,7 +65,8 @@ class Loads:
     def __init__(self) -> None:
         self.loading: set[Version] = set()
         self.failures: dict[Version, Failure] = {}
-        # A version is loaded anew before the old one of the same number goes.
+        # A version is loaded anew before the old one of the same number goes. A poll may load one anew in place, as
+        # after a broken one above it is gone, and nothing goes: it counts once too often from then on (Stubs.runs).
         self._there: Counter[Version] = Counter()
         self._stopping = False
 

@@ -13,9 +13,11 @@ import pytest
 
 from pinstream_cli.triton.stops import STOPS, uninterrupted
 
+# Asks to stop where Python passes over the exception.
 PASSED_OVER = """
 import signal
 from pinstream_cli.triton.stops import check_stops, stop_on_signals
+from pinstream_cli.triton.watchdog import Backoff
 
 class Finalized:
     def __del__(self):
@@ -26,14 +28,17 @@ check_stops()
 Finalized()
 print("went on")
 try:
-    check_stops()
+    {wait}
 except KeyboardInterrupt:
     print("heard")
 """
+WAITS = {"check": "check_stops()", "break between two starts": "Backoff().sleep(1)"}
 
 
-def test_a_signal_that_comes_where_its_exception_is_passed_over_is_heard_later() -> None:
-    done = subprocess.run([sys.executable, "-c", PASSED_OVER], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_signal_that_comes_where_its_exception_is_passed_over_is_heard_later(wait: str) -> None:
+    script = PASSED_OVER.replace("{wait}", WAITS[wait])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout == "went on\nheard\n"
     assert "Exception ignored in" in done.stderr
 
@@ -54,32 +59,6 @@ for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
 def test_once_asked_only_ctrl_c_asks_again() -> None:
     done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "SIGTERM\nSIGINT\n"
-
-
-PASSED_OVER_IN_A_BREAK = """
-import signal
-from pinstream_cli.triton.stops import stop_on_signals
-from pinstream_cli.triton.watchdog import Backoff
-
-class Finalized:
-    def __del__(self):
-        signal.raise_signal(signal.SIGTERM)
-
-stop_on_signals()
-Finalized()
-backoff = Backoff()
-try:
-    while True:
-        backoff.sleep(1)
-        print("slept")
-except KeyboardInterrupt:
-    print("heard")
-"""
-
-
-def test_a_break_between_two_starts_ends_with_what_was_passed_over() -> None:
-    done = subprocess.run([sys.executable, "-c", PASSED_OVER_IN_A_BREAK], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "heard\n"
 
 
 def handlers() -> Sequence[object]:
