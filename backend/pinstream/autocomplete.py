@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pinstream.errors import ConfigError
+from pinstream.options import Options
+from pinstream.references import by_reference, referring
 from pinstream.tensors import ModelSpec, TensorSpec
 
 # A model with one of these decides itself how requests become batches.
@@ -22,12 +24,19 @@ class Completion:
         outputs: Outputs it does not name.
         max_batch_size: To be set, or None where it is configured or there is no batch dimension.
         dynamic_batching: Whether to turn dynamic batching on.
+        optional: Names of the inputs that a request may leave out, since there is another for them.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int | None
     dynamic_batching: bool
+    optional: frozenset[str] = frozenset()
+
+    def entry(self, tensor: TensorSpec) -> dict[str, Any]:
+        """The field for one of the inputs or outputs, as config.pbtxt has it."""
+        field = {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}
+        return field | {"optional": True} if tensor.name in self.optional else field
 
 
 def complete(config: Mapping[str, Any], spec: ModelSpec) -> Completion:
@@ -57,7 +66,11 @@ def complete(config: Mapping[str, Any], spec: ModelSpec) -> Completion:
             f"({_describe(spec.inputs)} -> {_describe(spec.outputs)}); set max_batch_size: 0 "
             "or export the model with one"
         )
-    missing_inputs = _missing("input", config.get("input") or [], spec.inputs)
+    referred = by_reference(Options.from_model_config(config).by_reference, spec)
+    references = tuple(map(referring, referred))
+    optional = frozenset(tensor.name for tensor in (*referred, *references))
+    _check_optional(config.get("input") or [], optional)
+    missing_inputs = _missing("input", config.get("input") or [], spec.inputs + references)
     missing_outputs = _missing("output", config.get("output") or [], spec.outputs)
     largest = configured or (spec.batch.largest if spec.batch else 0)
     return Completion(
@@ -65,6 +78,7 @@ def complete(config: Mapping[str, Any], spec: ModelSpec) -> Completion:
         missing_outputs,
         largest if spec.batch and not configured else None,
         largest > 1 and not any(key in config for key in SCHEDULERS),
+        optional,
     )
 
 
@@ -73,6 +87,15 @@ def max_batch_size(config: Mapping[str, Any], spec: ModelSpec) -> int:
     if spec.batch is None:
         return 0
     return int(config.get("max_batch_size", 0)) or spec.batch.largest
+
+
+def _check_optional(entries: Sequence[Mapping[str, Any]], optional: frozenset[str]) -> None:
+    for entry in entries:
+        if entry["name"] in optional and not entry.get("optional"):
+            raise ConfigError(
+                f"input '{entry['name']}' is one of two of which a request brings one (BY_REFERENCE); add optional: "
+                "true to it in config.pbtxt, or leave the input out to have it completed"
+            )
 
 
 def _missing(kind: str, entries: Sequence[Mapping[str, Any]], tensors: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -28,6 +28,16 @@ class InvalidRequest(PinstreamError):
     """One request is wrong: its sender has to act, and nobody else may notice."""
 
 
+class NoLongerThere(PinstreamError):
+    """What one request refers to is not there any more: sent again, it may be answered."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "what the request refers to in shared memory is not there any more: it was read before, or has waited for "
+            "too long; send the request again"
+        )
+
+
 class EngineError(PinstreamError):
     """A batch failed in the engine: its requests are answered with this, later batches go on."""
 

@@ -27,6 +27,7 @@ _MADV_POPULATE_READ = 22
 RESERVED = (1 << 36, 1 << 33, 1 << 30)
 # Where files that grow are mapped in this process.
 ADDRESSES: set[int] = set()
+_ended = 0
 
 
 def mapped(fd: int, nbytes: int) -> Array:
@@ -45,8 +46,15 @@ def mapped(fd: int, nbytes: int) -> Array:
 
 
 def _unmap(address: int, nbytes: int) -> None:
+    global _ended
     ADDRESSES.discard(address)
+    _ended += 1
     _LIBC.munmap(address, nbytes)
+
+
+def ended() -> int:
+    """How many mappings have ended: other memory may lie at their addresses since."""
+    return _ended
 
 
 class GrowingFile:

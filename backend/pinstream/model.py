@@ -28,14 +28,15 @@ from pinstream.autocomplete import complete, max_batch_size
 from pinstream.batching import Request, check_request
 from pinstream.dlpack import DeviceArray, bits_of, from_dlpack, handed_over
 from pinstream.engines import Engine, engine_name, inspect, open_for_instance, served_model_file
-from pinstream.errors import InvalidRequest, ModelFileError
+from pinstream.errors import InvalidRequest, ModelFileError, NoLongerThere
 from pinstream.executions import Executions, Finish
 from pinstream.loop import Answer, Loop, Run
 from pinstream.metrics import BatchTimes
 from pinstream.options import Options
-from pinstream.tensors import Array, TensorSpec
+from pinstream.references import References, by_reference
+from pinstream.tensors import Array
 from pinstream.trace import Tracer
-from pinstream.triton_answers import have_parameters, refusal, send, senders_of, unexpected
+from pinstream.triton_answers import have_parameters, refusal, refused, send, senders_of, unexpected
 from pinstream.triton_reports import log_to_triton, recorder
 from pinstream.triton_tensors import leave_out_copies
 
@@ -53,9 +54,9 @@ class TritonPythonModel:
         options = Options.from_model_config(config)
         missing = complete(config, inspect(served_model_file(Path(pb_utils.get_model_dir()), options), options))
         for tensor in missing.inputs:
-            auto_complete_model_config.add_input(_config_entry(tensor))
+            auto_complete_model_config.add_input(missing.entry(tensor))
         for tensor in missing.outputs:
-            auto_complete_model_config.add_output(_config_entry(tensor))
+            auto_complete_model_config.add_output(missing.entry(tensor))
         if missing.max_batch_size is not None:
             auto_complete_model_config.set_max_batch_size(missing.max_batch_size)
         if missing.dynamic_batching:
@@ -79,6 +80,7 @@ class TritonPythonModel:
         if any(engine.spec != self._spec for engine in self._engines):
             raise ModelFileError(f"{model_file} was replaced while it was loaded; load the model again")
         complete(config, self._spec)
+        self._references = References(by_reference(options.by_reference, self._spec))
         self._max_batch_size = max_batch_size(config, self._spec)
         self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
         self._bf16 = {tensor.name for tensor in (*self._spec.inputs, *self._spec.outputs) if tensor.dtype == "BF16"}
@@ -143,8 +145,8 @@ class TritonPythonModel:
             try:
                 checked.append(self._check(request))
                 batch.places.append(i)
-            except InvalidRequest as error:
-                batch.responses[i] = refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+            except (InvalidRequest, NoLongerThere) as error:
+                batch.responses[i] = refused(error)
             except Exception as error:
                 batch.responses[i] = unexpected(error)
         try:
@@ -166,7 +168,7 @@ class TritonPythonModel:
         return batch.responses
 
     def _check(self, request: Any) -> Request:
-        inputs = {tensor.name(): self._array(tensor) for tensor in request.inputs()}
+        inputs = self._references.resolve({tensor.name(): self._array(tensor) for tensor in request.inputs()})
         items = check_request(inputs, self._spec, self._max_batch_size)
         return Request(inputs, items, frozenset(request.requested_output_names()), request.is_cancelled)
 
@@ -243,7 +245,3 @@ class _Batch:
         """Answer all that ran with what nobody foresaw."""
         for place in self.places:
             self.responses[place] = unexpected(error)
-
-
-def _config_entry(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": list(tensor.shape)}

@@ -9,6 +9,7 @@
 | THREADS | 1 to 1024 | CPU cores / LANES / instances | ONNX Runtime: threads of one batch (intra-op) |
 | SHARE_ENGINE | auto, on, off | auto | One process runs the engine for all instances; auto: several on one GPU |
 | EXECUTIONS | 1 to 64 | 1 | Batches of requests that one instance works on at once, with a shared engine |
+| BY_REFERENCE | "x;y" | none | Inputs that the step before may leave in shared memory, and send where they lie |
 | CUDA_GRAPHS | auto, on, off | auto | TensorRT: launch a batch as one graph; auto: plans of a fixed batch size |
 | OUTPUT_MEMORY | cpu, gpu | cpu | TensorRT: gpu leaves outputs there for the next model of an ensemble |
 | PLUGINS | "a.so;b.so" | none | TensorRT: plugin libraries to load first; from the version directory, or absolute |
@@ -58,6 +59,7 @@ class Options:
         threads: ONNX Runtime threads of one batch.
         share_engine: Whether a process of its own runs the engine for all instances: auto, on or off.
         instances: Model instances of one device.
+        by_reference: Names of inputs of which a request may bring references instead.
         executions: Batches of requests that an instance works on at once, where a process of its own runs the engine.
         gpu_inputs: Whether inputs may be on the GPU (FORCE_CPU_ONLY_INPUT_TENSORS is "no").
         model_filename: The file to load; empty for model.plan, else model.onnx.
@@ -88,6 +90,7 @@ class Options:
     share_engine: str = "auto"
     instances: int = 1
     executions: int = 1
+    by_reference: tuple[str, ...] = ()
     gpu_inputs: bool = False
     model_filename: str = ""
     cc_model_filenames: tuple[tuple[str, str], ...] = ()
@@ -137,6 +140,7 @@ class Options:
             threads=_read(parameters, "THREADS", _integer(1, 1024), max(1, cores // (lanes * sessions))),
             share_engine=share,
             instances=instances,
+            by_reference=_read(parameters, "BY_REFERENCE", _list, ()),
             executions=_read(parameters, "EXECUTIONS", _integer(1, 64), 1),
             gpu_inputs=parameters.get("FORCE_CPU_ONLY_INPUT_TENSORS", "yes").lower() == "no",
             model_filename=_file_name(config.get("default_model_filename", ""), verify=verify),

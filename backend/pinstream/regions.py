@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pinstream.growing import ADDRESSES
+from pinstream.growing import ADDRESSES, ended
 from pinstream.tensors import Array
 
 T = TypeVar("T")
@@ -57,9 +57,12 @@ class SharedRegions:
         self._mappings: list[_Mapping] = []
         self._starts: list[int] = []
         self._read_again = 0.0
+        self._ended = ended()
 
     def place(self, address: int, nbytes: int) -> Place | None:
         """Where so many bytes lie, or None where that is no shared region."""
+        if self._ended != ended():
+            self._read()
         mapping = self._find(address, nbytes)
         if mapping is None and time.monotonic() > self._read_again:
             self._read()
@@ -76,6 +79,7 @@ class SharedRegions:
         return mapping if mapping is not None and address + nbytes <= mapping.end else None
 
     def _read(self) -> None:
+        self._ended = ended()
         found = []
         for line in MAPS.read_text().splitlines():
             fields = line.split(maxsplit=5)
@@ -96,12 +100,15 @@ class KnownRegions(Generic[T]):
     Args:
         share: Told of a region's file, and again each time that more of it is needed, with what it returned before,
             which stands for the region.
+        unshare: Told of a region whose file has gone: nothing that comes will lie there.
     """
 
-    def __init__(self, share: Callable[[str, T | None], T]) -> None:
+    def __init__(self, share: Callable[[str, T | None], T], unshare: Callable[[T], None] = lambda region: None) -> None:
         self._share = share
+        self._unshare = unshare
         self._regions = SharedRegions()
         self._known: dict[int, tuple[T, int]] = {}
+        self._paths: dict[int, str] = {}
 
     def find(self, address: int, nbytes: int) -> tuple[T, int] | None:
         """The region that so many bytes lie in, and their offset there; None where they lie elsewhere."""
@@ -122,15 +129,24 @@ class KnownRegions(Generic[T]):
             if status.st_ino != place.inode or status.st_size < needed:
                 return None
             before = self._known.get(place.inode)
+            if before is None:
+                self._leave_gone()
             shared = self._share(place.path, before[0] if before else None)
         except FileNotFoundError:
             return None
         self._known[place.inode] = shared, status.st_size
+        self._paths[place.inode] = place.path
         return self._known[place.inode]
+
+    def _leave_gone(self) -> None:
+        for inode in [inode for inode, path in self._paths.items() if not os.path.exists(path)]:
+            del self._paths[inode]
+            self._unshare(self._known.pop(inode)[0])
 
     def forget(self) -> None:
         """Start over: whoever was told is no longer there."""
         self._known.clear()
+        self._paths.clear()
 
 
 def address_of(array: Array) -> int:

@@ -8,12 +8,18 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from pinstream.errors import PinstreamError
+from pinstream.errors import InvalidRequest, NoLongerThere, PinstreamError
 
 
 def refusal(text: str, code: Any) -> Any:
     """A response with an error, of one of the codes of pb_utils.TritonError."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+def refused(error: InvalidRequest | NoLongerThere) -> Any:
+    """The response to a request that is wrong, or that may be right if it is sent again."""
+    codes = pb_utils.TritonError
+    return refusal(str(error), codes.INVALID_ARG if isinstance(error, InvalidRequest) else codes.UNAVAILABLE)
 
 
 def unexpected(error: Exception) -> Any:

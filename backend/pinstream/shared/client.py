@@ -62,7 +62,7 @@ class SharedEngine(Engine):
         parts = -(-self.spec.batch.largest // CHUNK) + 1 if self.spec.batch else 2
         self._shared_slots = [SharedSlot(i, self) for i in range(slots or min(parts, MAX_SLOTS))]
         self.slots: Sequence[Slot] = self._shared_slots
-        self._regions = KnownRegions(self._share_region)
+        self._regions = KnownRegions(self._share_region, self._leave_region)
         self._next_region = 0
 
     def check(self) -> None:
@@ -127,6 +127,9 @@ class SharedEngine(Engine):
         with open(path, "r+b") as file:
             self._send({"region": number}, file.fileno())
         return number
+
+    def _leave_region(self, number: int) -> None:
+        self._send({"leave": number})
 
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Hand the slot's part over; see base.Engine."""

@@ -254,6 +254,8 @@ class EngineServer:
             self._map(instance, message, fd)
         elif "region" in message:
             self._map_region(instance, message, fd)
+        elif "leave" in message:
+            self._regions.leave(instance.regions.pop(int(message["leave"])))
         else:
             self._run(instance, message)
             self._answer()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pinstream.autocomplete import max_batch_size
-from pinstream.errors import PinstreamError
-from pinstream.tensors import NUMPY_DTYPES
+from pinstream.errors import ConfigError, PinstreamError
+from pinstream.references import by_reference, referring
+from pinstream.tensors import NUMPY_DTYPES, ModelSpec
 from pinstream_cli.doctor.backends import ENSEMBLE, OURS, PYTHON, backend_of
 from pinstream_cli.doctor.steps import python_file
 from pinstream_cli.triton.repository import Model, ReadOnnx, dtype_of, spec_of
@@ -87,10 +88,20 @@ def signature_of(model: Model, read_onnx: ReadOnnx) -> Signature:
             spec = None
         if spec is not None:
             complete = True
-            inputs = {t.name: Tensor(t.config_dtype, t.shape) for t in spec.inputs} | inputs
+            inputs = _inputs(model, spec) | inputs
             outputs = {t.name: Tensor(t.config_dtype, t.shape) for t in spec.outputs} | outputs
             batch = max_batch_size(model.as_json(), spec)
     return Signature(inputs, outputs, batch, complete)
+
+
+def _inputs(model: Model, spec: ModelSpec) -> dict[str, Tensor]:
+    """What a model of ours takes: its own inputs, and those that may refer to one."""
+    try:
+        referred = by_reference(model.options.by_reference, spec)
+    except ConfigError:  # told where its configuration is looked at
+        referred = ()
+    own = {t.name: Tensor(t.config_dtype, t.shape, t in referred) for t in spec.inputs}
+    return own | {t.name: Tensor(t.config_dtype, t.shape, optional=True) for t in map(referring, referred)}
 
 
 def _configured(model: Model, tensors: Iterable[Any]) -> dict[str, Tensor]:

@@ -40,9 +40,9 @@ def complete_model(path: Path) -> ModelSpec | None:
         return None
     config = model.config
     for tensor in missing.inputs:
-        config.input.add(**_entry(tensor))
+        config.input.add(**missing.entry(tensor))
     for tensor in missing.outputs:
-        config.output.add(**_entry(tensor))
+        config.output.add(**missing.entry(tensor))
     if missing.max_batch_size is not None:
         config.max_batch_size = missing.max_batch_size
     if missing.dynamic_batching:

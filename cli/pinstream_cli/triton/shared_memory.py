@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pinstream.errors import PinstreamError
-from pinstream.tensors import NUMPY_DTYPES, ModelSpec
+from pinstream.references import by_reference, referring
+from pinstream.tensors import NUMPY_DTYPES, ModelSpec, TensorSpec
 from pinstream_cli.triton.preflight import MIB
 from pinstream_cli.triton.repository import (
     PYTHON_BACKENDS,
@@ -113,7 +114,8 @@ def _memory(model: Model, spec: ModelSpec | None, shapes: Shapes, gpus: int) -> 
         for name, (dtype, shape) in shapes.items()
     }
     unknown = tuple(name for name, (_, shape) in shapes.items() if -1 in shape)
-    named = {tensor.name for tensor in (*model.config.input, *(spec.inputs if spec else ()))}
+    referring_to = map(referring, _by_reference(model, spec))
+    named = {tensor.name for tensor in (*model.config.input, *(spec.inputs if spec else ()), *referring_to)}
     inputs = {name: nbytes for name, nbytes in item_bytes.items() if name in named}
     outputs = {name: nbytes for name, nbytes in item_bytes.items() if name not in named}
     instances, executions = instance_count(model, gpus), _executions(model)
@@ -180,7 +182,18 @@ def _own_shapes(model: Model, spec: ModelSpec | None) -> Shapes:
         dtype = dtype_of(tensor)
         if tensor.name not in shapes and (name := dtype.removeprefix("TYPE_")) in {*NUMPY_DTYPES, _STRING}:
             shapes[tensor.name] = (name, tuple(tensor.dims))
+    for tensor in _by_reference(model, spec):
+        # Where there is no room for it elsewhere, its bytes come through Triton all the same.
+        del shapes[tensor.name]
+        shapes[referring(tensor).name] = ("UINT8", (tensor.item_bytes,))
     return shapes
+
+
+def _by_reference(model: Model, spec: ModelSpec | None) -> Sequence[TensorSpec]:
+    try:
+        return by_reference(model.options.by_reference, spec) if spec else ()
+    except PinstreamError:  # what is wrong with its parameters is told elsewhere
+        return ()
 
 
 def _largest(tensor: Any) -> tuple[int, ...]:

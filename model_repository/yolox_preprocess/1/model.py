@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from yolox_steps.detector import DEFAULT_NAME, read_detector
 from yolox_steps.errors import RequestError, of_image
 from yolox_steps.letterbox import letterbox
 from yolox_steps.parameters import Parameters, Preprocessing
+from yolox_steps.places import Places, region_name, remove_dead
 from yolox_steps.replies import config_parameters, reply_to_each
 
 NICENESS = 10
@@ -46,6 +48,9 @@ class TritonPythonModel:
         self._settings = Preprocessing.of_config(config, DEFAULT_MAX_PIXELS)
         self._parameters = Parameters(config, self._detector.candidates)
         self._threads = ThreadPoolExecutor(self._settings.threads)
+        self._image_shape = (self._detector.height, self._detector.width, 3)
+        self._image_bytes = math.prod(self._image_shape)
+        self._places = self._make_places()
         prepare_process()
         mute_decoders()
         # What has been begun is finished before more is: else, under more load than the cores can do, decoding pictures
@@ -53,8 +58,20 @@ class TritonPythonModel:
         os.nice(NICENESS)
 
     def finalize(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and takes back what pictures were left in."""
         self._threads.shutdown()
+        if self._places:
+            self._places.close()
+
+    def _make_places(self) -> Places | None:
+        """Shared memory for pictures; None where they go through Triton, for want of room in /dev/shm."""
+        remove_dead()
+        name = region_name()
+        try:
+            return Places(name, self._image_bytes) if name else None
+        except OSError as error:
+            pb_utils.Logger.log_info(f"pictures go to the detector through Triton: {error}")
+            return None
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers each request by itself."""
@@ -66,8 +83,22 @@ class TritonPythonModel:
         encoded = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
         if encoded.ndim != 2:  # Triton takes a batch of 0 for a request without a batch dimension
             raise RequestError(f"found image of shape {list(encoded.shape)}; expected [n, 1] with n of at least 1")
-        images, letterboxes = self._letterbox_all(encoded[:, 0])
-        return [pb_utils.Tensor("images", images), pb_utils.Tensor("letterbox", letterboxes)]
+        wanted = request.requested_output_names()
+        # What is asked for itself is not left anywhere as well.
+        held = self._places.hold(len(encoded)) if self._places and "images" not in wanted else None
+        images = held.items if held else np.empty((len(encoded), self._image_bytes), np.uint8)
+        try:
+            letterboxes = self._letterbox_all(encoded[:, 0], images.reshape(-1, *self._image_shape))
+        except BaseException:
+            if held and self._places:
+                self._places.give_back(held)
+            raise
+        outputs = {
+            "images_at": held.references if held else images,
+            "images": images.reshape(-1, *self._image_shape),
+            "letterbox": letterboxes,
+        }
+        return [pb_utils.Tensor(name, outputs[name]) for name in wanted]
 
     def _decode(self, data: bytes) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
         """The image, smaller than it is where that was asked for and is enough, and its full height and width."""
@@ -76,9 +107,10 @@ class TritonPythonModel:
         image = decode(data, self._settings.max_pixels)
         return image, (image.shape[0], image.shape[1])
 
-    def _letterbox_all(self, encoded: npt.NDArray[np.object_]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Makes `images` [n, H, W, 3] and `letterbox` [n, 3] of n encoded images."""
-        images = np.empty((len(encoded), self._detector.height, self._detector.width, 3), np.uint8)
+    def _letterbox_all(
+        self, encoded: npt.NDArray[np.object_], images: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.float32]:
+        """Fills `images` [n, H, W, 3] with n encoded images, and makes `letterbox` [n, 3]."""
         letterboxes = np.empty((len(encoded), 3), np.float32)
 
         def letterbox_one(index: int) -> None:
@@ -92,4 +124,4 @@ class TritonPythonModel:
         each = map if len(encoded) == 1 else self._threads.map
         for _ in each(letterbox_one, range(len(encoded))):
             pass  # results are in their arrays; going through them raises the first error there was
-        return images, letterboxes
+        return letterboxes
