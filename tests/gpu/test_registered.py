@@ -45,6 +45,24 @@ def test_the_gpu_reads_a_region_where_it_lies(region: Path) -> None:
     assert registered.parts(np.zeros(10, np.uint8)) == []
 
 
+@pytest.mark.usefixtures("flavour")
+def test_a_region_that_has_gone_is_given_back_when_another_comes() -> None:
+    from pinstream.engines.registered import RegisteredMemory
+
+    registered = RegisteredMemory()
+    with shm_region(SIZE) as first:
+        gone = as_array(first)
+        ((address, nbytes),) = registered.parts(gone)
+    with shm_region(SIZE) as second:
+        there = as_array(second)
+        there[:] = 7
+        assert np.array_equal(by_the_gpu(registered.parts(there)), there)
+    with pytest.raises(cuda.CudaError):  # page-locked no more, and mapped no more
+        cuda.unregister_host(address)
+    assert nbytes == SIZE
+    registered.clear()
+
+
 def by_the_gpu(parts: list[tuple[int, int]]) -> Array:
     """Bytes that the GPU has read, put together."""
     from pinstream.regions import address_of

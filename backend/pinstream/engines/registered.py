@@ -23,7 +23,7 @@ class RegisteredMemory:
     def __init__(self) -> None:
         self._ends: dict[int, int] = {}
         self._starts: list[int] = []
-        self._regions = KnownRegions(self._share_region)
+        self._regions = KnownRegions(self._share_region, self._leave_region)
 
     def add(self, memory: Array) -> bool:
         """Page-lock `memory`; where that cannot be (False), what lies in it is copied as from any other memory."""
@@ -44,6 +44,12 @@ class RegisteredMemory:
         if piece is not None:
             self.add(piece)
         return region
+
+    def _leave_region(self, region: GrowingFile) -> None:
+        # What was read of it may still be on its way.
+        cuda.synchronize()
+        for piece in region.pieces:
+            self.remove(piece)
 
     def remove(self, memory: Array) -> None:
         """Give it back; no copy from it may be under way."""
