@@ -25,21 +25,21 @@ def test_what_is_tried_on_a_gpu() -> None:
     assert {"instances": 4, "executions": 8} in tried
     assert not any(change.get("instances", 0) > 4 for change in tried)  # more than cores
     most = [change for step in steps(PLAN, Options(), on_gpu=True, cores=24) for change in step]
-    assert most[0] == {"instances": 8, "executions": 4}, "what `serve` makes of the detector, before all else"
+    assert most[0] == {"instances": 8, "executions": 4}, "what was fastest by itself, before all else"
     assert {"instances": 16, "executions": 1} in most
     assert {"buckets": (1, 8, 16)} in tried
     assert not any("lanes" in change for change in tried)
 
 
 def test_what_is_configured_is_not_tried_again() -> None:
-    as_serve_makes_it = Options(instances=sizing.DETECTORS_ON_GPU, executions=sizing.EXECUTIONS_ON_GPU)
-    shares, slots, delays, _ = steps(PLAN, as_serve_makes_it, on_gpu=True, cores=16)
+    configured = Options(instances=8, executions=4)
+    shares, slots, delays, _ = steps(PLAN, configured, on_gpu=True, cores=16)
     assert {"instances": 8, "executions": 4} not in shares
     assert {"instances": 4, "executions": 8} in shares
     assert {"slots": 3} not in slots, "which is what it has without SLOTS"
     assert {"slots": 3} in steps(PLAN, Options(slots=4), on_gpu=True, cores=16)[1]
     assert delays == [{"delay_us": 500}, {"delay_us": 2000}]
-    assert {"delay_us": 500} not in steps(PLAN, as_serve_makes_it, on_gpu=True, cores=16, delay_us=500)[2]
+    assert {"delay_us": 500} not in steps(PLAN, configured, on_gpu=True, cores=16, delay_us=500)[2]
 
 
 def test_what_serve_makes_of_a_model_on_a_cpu_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
