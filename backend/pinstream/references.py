@@ -10,8 +10,8 @@ What a region is made of is told in docs/configuration.md; the YOLOX service's a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import re
 import struct
 import time
 import weakref
@@ -32,10 +32,11 @@ DIRECTORY = Path("/dev/shm")
 SUFFIX = "_at"
 MAGIC = b"PINSREF1"
 # A reference, one for each item: the mark above, the number of the place, bytes of a place, the token that the place
-# had when it was filled, and the name of the region.
-REFERENCE = struct.Struct("<8sQQ16s128s")
+# had when it was filled, and the SHA-256 of the region's name. Not the name: a client can ask the step before for
+# references, and what names a region of Triton's may be let in there (docs/security.md).
+REFERENCE = struct.Struct("<8sQQ16s32s")
 # As Triton's own regions begin, of which clients of newer Tritons can register none.
-REGION = re.compile(r"triton_python_backend_shm_region_[A-Za-z0-9_.-]+_places")
+REGIONS = "triton_python_backend_shm_region_*_places"
 # A region: a page with the mark, bytes of a place and a row for each place, and then the places, one behind the other.
 HEADER = 4096
 ROWS_AT = 64
@@ -84,7 +85,7 @@ class References:
 
     def __init__(self, inputs: Sequence[TensorSpec]) -> None:
         self._inputs = {referring(tensor).name: tensor for tensor in inputs}
-        self._regions: dict[str, _Region] = {}
+        self._regions: dict[bytes, _Region] = {}
 
     def resolve(self, inputs: Inputs) -> Inputs:
         """The inputs of a request, those that came by reference under their own names.
@@ -126,34 +127,39 @@ class References:
             raise NoLongerThere()
         return region.take(found.first, found.token, shape, tensor.numpy_dtype)
 
-    def _region(self, name: str) -> _Region | None:
-        """The region of this name, while it can be found or has been before."""
-        region = self._regions.get(name)
-        if region is None and REGION.fullmatch(name) and (region := _Region.opened(name)):
+    def _region(self, named: bytes) -> _Region | None:
+        """The region of whose name this is the SHA-256, while it can be found or has been before."""
+        region = self._regions.get(named)
+        if region is None and (path := _path_of(named)) and (region := _Region.opened(path)):
             self._regions = {other: known for other, known in self._regions.items() if known.is_there()}
-            self._regions[name] = region
+            self._regions[named] = region
         return region
+
+
+def _path_of(named: bytes) -> Path | None:
+    paths = DIRECTORY.glob(REGIONS)
+    return next((path for path in paths if hashlib.sha256(os.fsencode(path.name)).digest() == named), None)
 
 
 class _Reference(NamedTuple):
     first: int
     nbytes: int
     token: Array
-    region: str
+    region: bytes
 
 
 def _first_reference(rows: Array) -> _Reference | None:
     """The first of references to places that follow each other; None where it is none, or others follow."""
     if not len(rows):
         return None
-    mark, first, nbytes, token, name = REFERENCE.unpack(rows[0].tobytes())
+    mark, first, nbytes, token, region = REFERENCE.unpack(rows[0].tobytes())
     # One array is one piece of memory.
     if mark != MAGIC or first + len(rows) > MOST_PLACES:
         return None
-    expected = (REFERENCE.pack(mark, first + i, nbytes, token, name) for i in range(len(rows)))
+    expected = (REFERENCE.pack(mark, first + i, nbytes, token, region) for i in range(len(rows)))
     if b"".join(expected) != rows.tobytes():
         return None
-    return _Reference(first, nbytes, np.frombuffer(token, "<u8"), name.rstrip(b"\0").decode("ascii", "replace"))
+    return _Reference(first, nbytes, np.frombuffer(token, "<u8"), region)
 
 
 class _Region:
@@ -167,9 +173,8 @@ class _Region:
         self.item_bytes = int(self._data[8:16].view("<u8")[0])
 
     @classmethod
-    def opened(cls, name: str) -> _Region | None:
-        """The region of this name; None where there is none of this user's."""
-        path = DIRECTORY / name
+    def opened(cls, path: Path) -> _Region | None:
+        """The region of this file; None where it is none of this user's."""
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             status = os.fstat(fd)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import mmap
 import os
 import struct
@@ -23,7 +24,7 @@ Bytes = npt.NDArray[np.uint8]
 DIRECTORY = Path("/dev/shm")
 PREFIX, SUFFIX = "triton_python_backend_shm_region_", "_places"
 MAGIC = b"PINSREF1"
-REFERENCE = struct.Struct("<8sQQ16s128s")
+REFERENCE = struct.Struct("<8sQQ16s32s")
 HEADER, ROWS_AT = 4096, 64
 ROW = np.dtype([("token", "<u8", 2), ("filled", "<f8"), ("reader", "<u8")])
 # Places of one instance: as many as a request has pictures. What finds none is sent through Triton.
@@ -42,7 +43,7 @@ class Held:
 
     Attributes:
         items: Their memory, uint8 [n, bytes of an item], to be filled before the references are sent.
-        references: uint8 [n, 168].
+        references: uint8 [n, 72].
         first: Number of the first of them.
     """
 
@@ -103,8 +104,9 @@ class Places:
         rows["reader"] = 0
         rows["filled"] = time.monotonic()
         rows["token"] = np.frombuffer(token, "<u8")
-        name = self._name.encode()
-        told = b"".join(REFERENCE.pack(MAGIC, first + i, self._item_bytes, token, name) for i in range(count))
+        # Clients may ask for references, and whom the name is told may have Triton open the region for them.
+        named = hashlib.sha256(os.fsencode(self._name)).digest()
+        told = b"".join(REFERENCE.pack(MAGIC, first + i, self._item_bytes, token, named) for i in range(count))
         begin = HEADER + first * self._item_bytes
         items = self._data[begin : begin + count * self._item_bytes].reshape(count, self._item_bytes)
         return Held(items, np.frombuffer(told, np.uint8).reshape(count, REFERENCE.size), first)
