@@ -10,12 +10,13 @@ What a region is made of is told in docs/configuration.md; the YOLOX service's a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import struct
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ HEADER = 4096
 ROWS_AT = 64
 ROW = np.dtype([("token", "<u8", 2), ("filled", "<f8"), ("reader", "<u8")])
 MOST_PLACES = (HEADER - ROWS_AT) // ROW.itemsize
+# struct flock, of the whole file where the numbers are 0.
+LOCK = struct.Struct("hhqqi4x")
 # Seconds after which a place is not read any more. Whoever filled it waits longer before filling it again, so that
 # nobody reads meanwhile.
 PATIENCE_S = 50.0
@@ -202,12 +205,10 @@ class _Region:
         if end > len(self._data):
             self._map()
         rows = self._rows[first : first + shape[0]]
-        if end > len(self._data) or not _are_for_reading(rows, token):
+        if end > len(self._data):
             raise NoLongerThere()
-        rows["reader"] = os.getpid()
-        # In between, after all, somebody may have filled them again.
-        if not (rows["token"] == token).all():
-            raise NoLongerThere()
+        with _one_at_a_time(self._fd):
+            _take(rows, token)
         items = _Items(self._data, self._address + end - shape[0] * self.item_bytes, shape, dtype)
         weakref.finalize(items, _free, rows).atexit = False
         return np.asarray(items)
@@ -224,6 +225,27 @@ class _Items:
             "typestr": dtype.str,
             "version": 3,
         }
+
+
+@contextlib.contextmanager
+def _one_at_a_time(fd: int) -> Iterator[None]:
+    """Of all instances' processes: a client may send the same reference to two, and the first to have read frees it."""
+    # flock's lock is the owner's, and lockf's ends where this process closes any other descriptor of the file.
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    try:
+        yield
+    finally:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
+
+
+def _take(rows: Array, token: Array) -> None:
+    if not _are_for_reading(rows, token):
+        raise NoLongerThere()
+    rows["reader"] = os.getpid()
+    # In between, after all, somebody may have filled them again, for somebody else to read.
+    if not (rows["token"] == token).all():
+        rows["reader"] = 0
+        raise NoLongerThere()
 
 
 def _are_for_reading(rows: Array, token: Array) -> bool:
