@@ -70,7 +70,8 @@ class Places:
         self._most = most
         self._count = 0
         unnamed = DIRECTORY / f".{name}"
-        self._fd = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Anybody may have put something there, a link say: only what is made here is written to.
+        self._fd = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # Locked as long as this process lives, by which others know what a killed one left.
             fcntl.flock(self._fd, fcntl.LOCK_EX)
