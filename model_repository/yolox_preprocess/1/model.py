@@ -84,8 +84,9 @@ class TritonPythonModel:
         if encoded.ndim != 2:  # Triton takes a batch of 0 for a request without a batch dimension
             raise RequestError(f"found image of shape {list(encoded.shape)}; expected [n, 1] with n of at least 1")
         wanted = request.requested_output_names()
-        # What is asked for itself is not left anywhere as well.
-        held = self._places.hold(len(encoded)) if self._places and "images" not in wanted else None
+        # What is asked for itself is not left anywhere as well, and what nobody is told of would stay there.
+        refers = "images_at" in wanted and "images" not in wanted
+        held = self._places.hold(len(encoded)) if self._places and refers else None
         images = held.items if held else np.empty((len(encoded), self._image_bytes), np.uint8)
         try:
             letterboxes = self._letterbox_all(encoded[:, 0], images.reshape(-1, *self._image_shape))
