@@ -185,6 +185,12 @@ def test_what_a_killed_reader_had_is_free_again(made: Places, monkeypatch: pytes
         monkeypatch.setattr(module, "LOST_AFTER_S", 0.05)
         time.sleep(0.1)
         assert free(made)[0] is False
+        process.send_signal(signal.SIGKILL)
+        state = Path(f"/proc/{process.pid}/stat")
+        while ") Z " not in state.read_text():
+            time.sleep(0.01)
+        # Also while nobody has asked how it ended, which Triton does not do.
+        assert free(made)[0] is True
     finally:
         killed(process)
     assert free(made)[0] is True

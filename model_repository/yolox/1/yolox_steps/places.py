@@ -153,8 +153,12 @@ class Places:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a reader is still at it; none (0) is not."""
-    return process != 0 and Path(f"/proc/{process}").exists()
+    """Whether a reader is still at it; none (0) is not, nor is one that has died: Triton does not ask how it ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("Z", "X")
 
 
 def region_name() -> str | None:
