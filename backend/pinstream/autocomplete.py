@@ -93,8 +93,8 @@ def _check_optional(entries: Sequence[Mapping[str, Any]], optional: frozenset[st
     for entry in entries:
         if entry["name"] in optional and not entry.get("optional"):
             raise ConfigError(
-                f"input '{entry['name']}' is one of two of which a request brings one (BY_REFERENCE); add optional: "
-                "true to it in config.pbtxt, or leave the input out to have it completed"
+                f"config.pbtxt has input '{entry['name']}' without optional, and it is one of two of which a request "
+                "brings one (BY_REFERENCE); add optional: true to it, or leave the input out to have it completed"
             )
 
 

@@ -83,7 +83,7 @@ def check_request(inputs: Mapping[str, Array | DeviceArray], spec: ModelSpec, ma
 
 
 def _names_differ(found: set[str], expected: set[str]) -> str:
-    return f"the request has inputs {', '.join(sorted(found))}; the model takes {', '.join(sorted(expected))}"
+    return f"the request has inputs {', '.join(sorted(found)) or 'none'}; the model takes {', '.join(sorted(expected))}"
 
 
 def _check_input(tensor: TensorSpec, array: Array | DeviceArray, batched: bool) -> None:

@@ -33,8 +33,8 @@ class NoLongerThere(PinstreamError):
 
     def __init__(self) -> None:
         super().__init__(
-            "what the request refers to in shared memory is not there any more: it was read before, or has waited for "
-            "too long; send the request again"
+            "what the request refers to in shared memory is not there any more: it is read once, and was read before "
+            "or has waited for too long; send the request again, and no reference twice"
         )
 
 

@@ -60,11 +60,15 @@ def by_reference(names: Sequence[str], spec: ModelSpec) -> tuple[TensorSpec, ...
     for name in names:
         tensor = known.get(name)
         if tensor is None:
-            raise ConfigError(f"BY_REFERENCE has '{name}', but the model's inputs are {', '.join(known)}")
+            raise ConfigError(
+                f"BY_REFERENCE has '{name}', but the model's inputs are {', '.join(known)}; name one of these, or "
+                "leave it out of BY_REFERENCE"
+            )
         if spec.batch is None or tensor.dtype == "BYTES" or not tensor.is_static or name + SUFFIX in known:
             raise ConfigError(
-                f"BY_REFERENCE has '{name}', and {tensor} cannot come so: it takes a model that batches, and an input "
-                f"of fixed dims, no strings, beside which there is no '{name}{SUFFIX}'; leave it out of BY_REFERENCE"
+                f"BY_REFERENCE has '{name}', and {tensor} of a model with{'' if spec.batch else 'out'} a batch "
+                "dimension cannot come so: it takes a model that batches, and an input of fixed dims, no strings, "
+                f"beside which there is no '{name}{SUFFIX}'; leave it out of BY_REFERENCE"
             )
         if tensor.item_bytes <= REFERENCE.size:
             raise ConfigError(
@@ -105,7 +109,7 @@ class References:
                 raise InvalidRequest(f"the request has both '{tensor.name}' and '{name}'; send one of them")
             rows = inputs.pop(name)
             if isinstance(rows, DeviceArray):
-                raise InvalidRequest(f"input '{name}' is on the GPU; send it in host memory")
+                raise InvalidRequest(f"input '{name}' holds references and is on the GPU; send it in host memory")
             inputs[tensor.name] = self._read(name, tensor, rows)
         return inputs
 
@@ -122,8 +126,8 @@ class References:
         found = _first_reference(rows)
         if found is None or found.nbytes != tensor.item_bytes:
             raise InvalidRequest(
-                f"input '{name}' holds no references to items of {tensor.item_bytes} bytes that lie one behind the "
-                f"other; send '{tensor.name}' itself"
+                f"input '{name}' begins with {rows[:1, :24].tobytes()!r}, and holds no references to items of "
+                f"{tensor.item_bytes} bytes that lie one behind the other; send '{tensor.name}' itself"
             )
         region = self._region(found.region)
         if region is None or region.item_bytes != tensor.item_bytes:

@@ -143,8 +143,12 @@ class Places:
         status = os.statvfs(DIRECTORY)
         more = (count - self._count) * self._item_bytes
         # Triton itself can do nothing where /dev/shm is full, and with half of it, it has more than it ever needs.
-        if status.f_bavail * status.f_frsize - more < status.f_blocks * status.f_frsize // 2:
-            raise OSError(f"/dev/shm is to stay half empty, and {count} places would not leave it so")
+        free, total = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+        if free - more < total // 2:
+            raise OSError(
+                f"/dev/shm is to stay half empty, and {count} places would not leave it so: found {free:,} of "
+                f"{total:,} bytes free, and they take {more:,} more; make it larger (docker run --shm-size)"
+            )
         size = HEADER + count * self._item_bytes
         os.posix_fallocate(self._fd, 0, size)
         self._data: Bytes = np.frombuffer(mmap.mmap(self._fd, size), np.uint8)
