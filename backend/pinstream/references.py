@@ -75,7 +75,7 @@ def by_reference(names: Sequence[str], spec: ModelSpec) -> tuple[TensorSpec, ...
                 f"BY_REFERENCE has '{name}', whose items have {tensor.item_bytes} bytes, and a reference to one has "
                 f"{REFERENCE.size}; leave it out of BY_REFERENCE"
             )
-    return tuple(known[name] for name in names)
+    return tuple(known[name] for name in dict.fromkeys(names))
 
 
 def referring(tensor: TensorSpec) -> TensorSpec:

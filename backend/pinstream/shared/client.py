@@ -62,7 +62,8 @@ class SharedEngine(Engine):
         parts = -(-self.spec.batch.largest // CHUNK) + 1 if self.spec.batch else 2
         self._shared_slots = [SharedSlot(i, self) for i in range(slots or min(parts, MAX_SLOTS))]
         self.slots: Sequence[Slot] = self._shared_slots
-        self._regions = KnownRegions(self._share_region, self._leave_region)
+        self._regions = KnownRegions(self._share_region, lambda number: self._gone.append(number))
+        self._gone: list[int] = []  # regions that the engine's process may leave
         self._next_region = 0
 
     def check(self) -> None:
@@ -72,6 +73,9 @@ class SharedEngine(Engine):
             EngineError: It cannot be started, or would be another model's.
         """
         if not self.failure:
+            # Between two parts, so that none of what has been gathered lies there.
+            while self._gone:
+                self._send({"leave": self._gone.pop()})
             return
         self._channel.close()
         self._no_more = self._files.changed() or self._start_again()
@@ -79,6 +83,7 @@ class SharedEngine(Engine):
             raise self._ended()
         LOGGER.warning("the engine's process was started again")
         self._regions.forget()
+        self._gone.clear()
         for slot in self._shared_slots:
             slot.forget(self._failure)
         self._failure = ""
@@ -127,9 +132,6 @@ class SharedEngine(Engine):
         with open(path, "r+b") as file:
             self._send({"region": number}, file.fileno())
         return number
-
-    def _leave_region(self, number: int) -> None:
-        self._send({"leave": number})
 
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Hand the slot's part over; see base.Engine."""

@@ -26,8 +26,9 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
 
     Where a GPU computes, the CPU's work is mostly decoding. So every core may decode; what Triton, gathering and
     answering need goes before (NICENESS in yolox_preprocess). With a quarter more instances than cores, at twice the
-    load, 0.96 instead of 0.92 of the peak was answered. Four detectors take 0.3 ms less of the CPU for a picture than eight,
-    since each is handed more requests at once (benchmarks/README.md). Otherwise the detector itself needs the cores.
+    load, 0.96 instead of 0.92 of the peak was answered. Four detectors take 0.3 ms less of the CPU for a picture than
+    eight, since each is handed more requests at once (benchmarks/README.md). Otherwise the detector itself needs the
+    cores.
 
     Args:
         cores: That this process may use.

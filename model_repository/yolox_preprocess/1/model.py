@@ -94,6 +94,8 @@ class TritonPythonModel:
             if held and self._places:
                 self._places.give_back(held)
             raise
+        if held and self._places:
+            self._places.filled(held)
         outputs = {
             "images_at": held.references if held else images,
             "images": images.reshape(-1, *self._image_shape),

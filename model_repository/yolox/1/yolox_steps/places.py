@@ -112,6 +112,10 @@ class Places:
         items = self._data[begin : begin + count * self._item_bytes].reshape(count, self._item_bytes)
         return Held(items, np.frombuffer(told, np.uint8).reshape(count, REFERENCE.size), first)
 
+    def filled(self, held: Held) -> None:
+        """Whoever is told of these places has time to read them from now on."""
+        self._rows[held.first : held.first + len(held.items)]["filled"] = time.monotonic()
+
     def give_back(self, held: Held) -> None:
         """Nobody will be told of these places."""
         self._rows[held.first : held.first + len(held.items)]["token"] = 0
