@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -138,7 +139,8 @@ for line in sys.stdin:
 
 def reader(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", READS, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def have_read(process: subprocess.Popen[str], told: Array, when: float = 0) -> None:

@@ -166,9 +166,15 @@ time.sleep(60)
 """
 
 
+# What can be imported here can be there.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def started(code: str, *arguments: str) -> subprocess.Popen[str]:
     """A Python process that has said something."""
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
     assert process.stdout
     assert process.stdout.readline()
     return process
@@ -310,10 +316,10 @@ def test_the_name_is_that_of_the_stubs_own_region() -> None:
     command = [sys.executable, "-c", code, "model.py", stub.name, "1048576"]
     stub.touch()
     try:
-        assert subprocess.check_output(command, text=True).strip() == f"{stub.name}_places"
+        assert subprocess.check_output(command, text=True, env=ENVIRONMENT).strip() == f"{stub.name}_places"
     finally:
         stub.unlink()
-    assert subprocess.check_output(command, text=True).strip() == "None"
+    assert subprocess.check_output(command, text=True, env=ENVIRONMENT).strip() == "None"
 
 
 STEPS = ["hold", "read", "part", "drop", "give_back"]
