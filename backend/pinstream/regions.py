@@ -139,7 +139,7 @@ class KnownRegions(Generic[T]):
         return self._known[place.inode]
 
     def _leave_gone(self) -> None:
-        for inode in [inode for inode, path in self._paths.items() if not os.path.exists(path)]:
+        for inode in [inode for inode, path in self._paths.items() if not _is(path, inode)]:
             del self._paths[inode]
             self._unshare(self._known.pop(inode)[0])
 
@@ -147,6 +147,13 @@ class KnownRegions(Generic[T]):
         """Start over: whoever was told is no longer there."""
         self._known.clear()
         self._paths.clear()
+
+
+def _is(path: str, inode: int) -> bool:
+    try:
+        return os.stat(path).st_ino == inode
+    except FileNotFoundError:
+        return False
 
 
 def address_of(array: Array) -> int:

@@ -21,7 +21,7 @@ from .nms import CLASS, SCORE, Y2, Floats, Thresholds, select, to_original_pixel
 from .reading import Reading, text
 from .shared_memory import SharedMemory
 from .steps import Steps, Work
-from .tensors import Signature, read_signature
+from .tensors import Signature, TensorSpec, read_signature
 from .transport import Deadline, InferRequest, Json, Outputs, Parameter, SharedTensor
 from .yolox import HIGHEST_CLASS, DetectRequest
 
@@ -230,7 +230,7 @@ def _steps_beside_candidates(config: Json) -> tuple[str | None, str | None]:
 def _detector_model(name: str, metadata: Json, defaults: Thresholds) -> DetectorModel:
     signature = read_signature(metadata)
     try:
-        (image,), (candidates,) = signature.inputs.values(), signature.outputs.values()
+        (image,), (candidates,) = _without_references(signature.inputs), signature.outputs.values()
         (_, height, width, channels), (_, count, fields) = image.shape, candidates.shape
     except ValueError:
         raise _no_detector(name, signature) from None
@@ -239,6 +239,11 @@ def _detector_model(name: str, metadata: Json, defaults: Thresholds) -> Detector
         raise _no_detector(name, signature)
     bounded = replace(defaults, max_det=min(defaults.max_det, count))
     return DetectorModel(name, image.name, height, width, count, bounded)
+
+
+def _without_references(inputs: Mapping[str, TensorSpec]) -> list[TensorSpec]:
+    """The inputs that are no other way to bring another, as `images_at` is for `images` (BY_REFERENCE)."""
+    return [spec for name, spec in inputs.items() if name.removesuffix("_at") not in inputs.keys() - {name}]
 
 
 def _no_detector(name: str, found: Signature) -> ModelNotFound:
