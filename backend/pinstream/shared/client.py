@@ -63,8 +63,8 @@ class SharedEngine(Engine):
         self._shared_slots = [SharedSlot(i, self) for i in range(slots or min(parts, MAX_SLOTS))]
         self.slots: Sequence[Slot] = self._shared_slots
         self._regions = KnownRegions(self._share_region, lambda number: self._gone.append(number))
-        self._gone: list[int] = []  # regions that the engine's process may leave
         self._next_region = 0
+        self._gone: list[int] = []  # regions that it can forget once no part lies in them
 
     def check(self) -> None:
         """Start over with a new process where the last one has ended.
@@ -73,9 +73,6 @@ class SharedEngine(Engine):
             EngineError: It cannot be started, or would be another model's.
         """
         if not self.failure:
-            # Between two parts, so that none of what has been gathered lies there.
-            while self._gone:
-                self._send({"leave": self._gone.pop()})
             return
         self._channel.close()
         self._no_more = self._files.changed() or self._start_again()
@@ -133,12 +130,21 @@ class SharedEngine(Engine):
             self._send({"region": number}, file.fileno())
         return number
 
+    def _leave_regions(self) -> None:
+        # A part that finds no room for its outputs is sent a second time.
+        used = {region for slot in self._shared_slots for places in slot.places.values() for region, _, _ in places}
+        for number in set(self._gone) - used:
+            self._gone.remove(number)
+            self._send({"leave": number})
+
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Hand the slot's part over; see base.Engine."""
         assert isinstance(slot, SharedSlot)
         slot.wanted, slot.reply = wanted, None
         run = {"run": slot.index, "items": slot.items, "shapes": slot.shapes, "places": slot.places}
         self._send({**run, "wanted": sorted(wanted)})
+        if self._gone:
+            self._leave_regions()
 
     def wait(self, slot: Slot) -> Mapping[str, Array | DeviceArray]:
         """Wait for the slot's part; see base.Engine."""

@@ -6,6 +6,7 @@
 | instance | {"memory": slot, "places": {name: [offset, bytes]}, "bytes": n} and a file descriptor | a slot's memory |
 | instance | {"region": number} and a file descriptor | a region of Triton's own shared memory |
 | instance | {"region": number} | it has grown |
+| instance | {"leave": number} | its file has gone, and nothing more will lie there |
 | instance | {"run": slot, "items": n, "shapes": {input: shape}, "places": {...}, "wanted": [output]} | it is gathered |
 | engine | {"done": slot, "shapes": {output: shape}, "stages": {}, "graph": bool, "ran": []} | outputs are there |
 | engine | {"done": slot, "room": {output: bytes}, "ran": []} | no room for these: share larger memory, run again |
