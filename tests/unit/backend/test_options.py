@@ -29,6 +29,14 @@ def test_parameters_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "read"), [("x", ("x",)), ("x;y", ("x", "y")), (" x ; y ;", ("x", "y")), ("", ()), (None, ())]
+)
+def test_inputs_by_reference_are_read(given: str | None, read: tuple[str, ...]) -> None:
+    parameters = {} if given is None else {"BY_REFERENCE": given}
+    assert Options.from_model_config(config(**parameters)).by_reference == read
+
+
+@pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"BUCKETS": "1,x"}, 'BUCKETS is "1,x".*batch sizes separated by commas'),

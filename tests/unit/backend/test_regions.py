@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pinstream import growing
 from pinstream.growing import GrowingFile
 from pinstream.regions import KnownRegions, SharedRegions, address_of
 from pinstream.tensors import Array
@@ -71,9 +72,9 @@ def test_a_deleted_region_cannot_be_opened_by_others(region: Path) -> None:
 class Told:
     """What somebody was told of regions: a number for each, and the size that its file had then."""
 
-    def __init__(self) -> None:
+    def __init__(self, unshare: Callable[[int], None] = lambda number: None) -> None:
         self.sizes: list[tuple[int, int]] = []
-        self.known = KnownRegions(self._share)
+        self.known = KnownRegions(self._share, unshare)
 
     def _share(self, path: str, number: int | None) -> int:
         number = number or 1 + max((other for other, _ in self.sizes), default=0)
@@ -119,3 +120,53 @@ def test_what_lies_elsewhere_is_shared_with_nobody() -> None:
         raise AssertionError
 
     assert KnownRegions(share).find(*span(np.zeros(10, np.uint8))) is None
+
+
+def test_where_a_mapping_has_ended_other_memory_may_lie(region: Path) -> None:
+    """What was known of that address is not true any more."""
+    regions = SharedRegions()
+    with region.open("r+b") as file:
+        ours = growing.mapped(file.fileno(), SIZE)
+    known = span(ours)
+    assert regions.place(*known) is not None
+    before = growing.ended()
+    del ours
+    assert growing.ended() == before + 1
+    assert regions.place(*known) is None
+
+
+def test_regions_whose_files_have_gone_are_left_as_another_comes(region: Path) -> None:
+    left: list[int] = []
+    told = Told(left.append)
+    old = np.frombuffer(mapped(region, SIZE), np.uint8)
+    assert told.known.find(*span(old)) == (1, 0)
+    region.unlink()
+    assert told.known.find(*span(old)) == (1, 0), "it is known, and still lies there"
+    assert left == []
+    region.write_bytes(bytes(SIZE))
+    second = np.frombuffer(mapped(region, SIZE), np.uint8)
+    assert told.known.find(*span(second)) == (2, 0)
+    assert left == [], "there is a file of that name"
+    other = region.with_name(region.name + "-new")
+    other.write_bytes(bytes(SIZE))
+    region.unlink()
+    try:
+        third = np.frombuffer(mapped(other, SIZE), np.uint8)
+        assert told.known.find(*span(third)) == (3, 0)
+    finally:
+        other.unlink()
+    assert left == [1, 2]
+    assert told.known.find(*span(old)) is None
+
+
+def test_nothing_is_left_that_the_next_was_not_told_of(region: Path) -> None:
+    left: list[int] = []
+    told = Told(left.append)
+    first = np.frombuffer(mapped(region, SIZE), np.uint8)
+    assert told.known.find(*span(first)) == (1, 0)
+    told.known.forget()
+    region.unlink()
+    region.write_bytes(bytes(SIZE))
+    second = np.frombuffer(mapped(region, SIZE), np.uint8)
+    assert told.known.find(*span(second)) == (2, 0)
+    assert left == []
