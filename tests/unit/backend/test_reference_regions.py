@@ -34,13 +34,10 @@ def reference(name: str, first: int = 0, nbytes: int = TENSOR.item_bytes, token:
     return np.frombuffer(REFERENCE.pack(MAGIC, first, nbytes, token, named), np.uint8).reshape(1, -1)
 
 
-REGION_OF_OTHERS = bytes(HEADER + 4 * TENSOR.item_bytes)
-
-
-def as_region(token: bytes = b"t" * 16, nbytes: int = TENSOR.item_bytes) -> bytes:
+def as_region(token: bytes = b"t" * 16) -> bytes:
     """The bytes of a region whose places all have a token."""
-    head = bytearray(REGION_OF_OTHERS)
-    head[:16] = MAGIC + nbytes.to_bytes(8, "little")
+    head = bytearray(HEADER + 4 * TENSOR.item_bytes)
+    head[:16] = MAGIC + TENSOR.item_bytes.to_bytes(8, "little")
     rows = np.frombuffer(head, np.uint8)[ROWS_AT:HEADER].view(ROW)
     rows["token"] = np.frombuffer(token, "<u8")
     rows["filled"] = time.monotonic()
@@ -59,11 +56,13 @@ def test_a_region_of_anybody_who_keeps_to_the_format_is_read(path: Path, readers
     assert read(readers, reference(path.name)).shape == (1, 8, 8)
 
 
-@pytest.mark.parametrize("content", [b"", MAGIC, as_region()[:HEADER], REGION_OF_OTHERS, as_region(nbytes=0)])
+@pytest.mark.parametrize("content", [b"", MAGIC, as_region()[:HEADER], b"PINSREF2" + as_region()[8:]])
 def test_a_file_that_is_no_region_is_not_read(path: Path, readers: References, content: bytes) -> None:
     path.write_bytes(content)
+    descriptors = os.listdir("/proc/self/fd")
     with pytest.raises(NoLongerThere):
         read(readers, reference(path.name))
+    assert os.listdir("/proc/self/fd") == descriptors
 
 
 def test_a_region_that_is_shorter_than_it_says_is_not_read(path: Path, readers: References) -> None:
