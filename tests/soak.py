@@ -64,7 +64,8 @@ INSTANCES = {
 EXECUTIONS = {
     ("onnx", "explicit"): 3,
     ("onnx", "poll"): 1,
-    **{("plan", mode): sizing.EXECUTIONS_ON_GPU for mode in MODES},
+    ("plan", "explicit"): 4,
+    ("plan", "poll"): 1,
 }
 CONFIG = """backend: "pinstream"
 dynamic_batching {{ }}

@@ -8,9 +8,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-# Instances that share an engine, and batches of requests that each works on at once: with few of both requests wait for
-# an instance and not for the GPU.
-DETECTORS_ON_GPU, EXECUTIONS_ON_GPU = 4, 4
+# Instances that share an engine: with few of them requests wait for an instance and not for the GPU.
+DETECTORS_ON_GPU = 8
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
 # Requests that wait before the next one is refused at once: what is done in less than the seconds that one may wait, on
@@ -26,9 +25,9 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
 
     Where a GPU computes, the CPU's work is mostly decoding. So every core may decode; what Triton, gathering and
     answering need goes before (NICENESS in yolox_preprocess). With a quarter more instances than cores, at twice the
-    load, 0.96 instead of 0.92 of the peak was answered. Four detectors take 0.3 ms less of the CPU for a picture than
-    eight, since each is handed more requests at once (benchmarks/README.md). Otherwise the detector itself needs the
-    cores.
+    load, 0.96 instead of 0.92 of the peak was answered. A detector that answers what it was handed
+    before it takes more (no EXECUTIONS) takes the least of the CPU for a picture, which is what limits the service
+    (benchmarks/README.md). Otherwise the detector itself needs the cores.
 
     Args:
         cores: That this process may use.
@@ -83,8 +82,6 @@ def size_service(repository: Path, gpu: bool) -> None:
         config = text_format.Parse(file.read_text(), ModelConfig())
         config.instance_group[0].count = count
         policy = config.dynamic_batching.default_queue_policy
-        if gpu and model == DETECTOR:
-            config.parameters["EXECUTIONS"].string_value = str(EXECUTIONS_ON_GPU)
         if gpu and policy.default_timeout_microseconds:
             policy.default_timeout_microseconds = PATIENCE_ON_GPU_S * 1_000_000
         if model == FIRST_STEP and policy.max_queue_size:
