@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,22 @@ def test_a_picture_that_is_none_leaves_nothing(small: Running) -> None:
         with pytest.raises(InferenceServerException, match="no image"):
             referred(small, images)
         assert is_free(small)
+
+
+def test_what_is_refused_is_written_to_nobody_elses_places(small: Running) -> None:
+    """While one picture of a request turns out to be none, another is still being decoded."""
+    noise = np.random.default_rng(0).integers(0, 256, (4000, 4000, 3), dtype=np.uint8)
+    done, large = cv2.imencode(".png", noise)
+    assert done
+    images = pictures(4)
+    expected = candidates(small, images=infer(small, "yolox_preprocess", ["images"], image=images).as_numpy("images"))
+    for _ in range(2):  # as many as there are instances
+        with pytest.raises(InferenceServerException, match=r"image 0 of 2.*no image"):
+            detected(small, np.array([[b"none"], [large.tobytes()]], object))
+    at = [referred(small, images)[0] for _ in range(4)]
+    time.sleep(2)
+    for one in at:
+        np.testing.assert_array_equal(candidates(small, images_at=one), expected)
 
 
 def test_many_at_once_get_their_own(small: Running) -> None:

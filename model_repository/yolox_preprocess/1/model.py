@@ -125,6 +125,12 @@ class TritonPythonModel:
 
         # A single image gains nothing from another thread. OpenCV releases the GIL while it decodes and resizes.
         each = map if len(encoded) == 1 else self._threads.map
-        for _ in each(letterbox_one, range(len(encoded))):
-            pass  # results are in their arrays; going through them raises the first error there was
+        try:
+            for _ in each(letterbox_one, range(len(encoded))):
+                pass  # results are in their arrays; going through them raises the first error there was
+        except BaseException:
+            # Others of the request are still being written to their places, which are to be free now.
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = ThreadPoolExecutor(self._settings.threads)
+            raise
         return letterboxes
