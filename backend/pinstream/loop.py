@@ -229,8 +229,10 @@ class Loop:
             self._observe(times, (times,) if ran is None else ran)
 
     def _fail(self, batch: Batch, slot: Slot, error: EngineError, answers: list[Answer]) -> None:
+        # Without the traceback: its calls hold the answers, in a circle, and with them what the requests lie in.
+        told = EngineError(str(error))
         for piece in batch.pieces:
-            answers[piece.request].error = error
+            answers[piece.request].error = told
         self._tell(slot, BatchTimes(batch.count, batch.size, {}, failed=True))
 
     def _scatter(
@@ -261,7 +263,7 @@ def _keep(answer: Answer) -> None:
         try:
             answer.outputs = {name: _lasting(array) for name, array in answer.outputs.items()}
         except EngineError as error:
-            answer.error = error
+            answer.error = EngineError(str(error))
 
 
 def _lasting(array: Array | DeviceArray) -> Array | DeviceArray:

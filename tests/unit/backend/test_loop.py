@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -186,3 +188,19 @@ def test_a_batch_that_fails_is_observed_as_failed(doubling: Engine) -> None:
     seen: list[BatchTimes] = []
     Loop(doubling, observe=lambda times, ran: seen.append(times)).run([rows(1, width=13)])
     assert [(times.failed, times.items) for times in seen] == [(True, 1)]
+
+
+@pytest.mark.parametrize("poisoned", [True, False])
+def test_what_failed_keeps_nothing_that_the_requests_lie_in(poisoned: bool) -> None:
+    """Places in shared memory are free when nobody has a view of them any more, and not when garbage is looked for."""
+    engine = HostEngine(BatchSizes((1, 2)), failures=0.0 if poisoned else 1.0)
+    requests = [Request({"row": np.full((1, 4), POISON)}, 1, frozenset({"doubled"})) for _ in range(2)]
+    sources = [weakref.ref(sent(request)) for request in requests]
+    gc.disable()
+    try:
+        answers = Loop(engine).run(requests)
+        assert all(answer.error for answer in answers)
+        del requests, answers
+        assert [source() is None for source in sources] == [True, True]
+    finally:
+        gc.enable()
