@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from tritonclient.utils import InferenceServerException
 
 from pinstream.references import HEADER, REFERENCE, ROW, ROWS_AT
 from pinstream.tensors import Array
+from pinstream_cli.benchmark.install import find_perf_analyzer
+from pinstream_cli.errors import CommandError
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM, Serve, left_behind
 from tests.server.test_leftovers import wait_until
@@ -24,6 +28,7 @@ from tests.server.test_plain_models import infer, together
 from tests.server.test_restart import stubs_of
 from tests.yolox_exports import Export
 
+ROOT = Path(__file__).parents[2]
 ANSWERS = ["num_dets", "det_boxes", "det_scores", "det_classes"]
 
 
@@ -185,6 +190,26 @@ def test_a_picture_that_is_none_leaves_nothing(small: Running) -> None:
         with pytest.raises(InferenceServerException, match="no image"):
             referred(small, images)
         assert is_free(small)
+
+
+def test_perf_analyzer_measures_the_detector_as_compose_has_it(small: Running, tmp_path: Path) -> None:
+    found = re.search(r"- >-\n((?: {8}.*\n)+)", (ROOT / "docker-compose.yml").read_text())
+    assert found
+    try:
+        analyzer = " ".join(find_perf_analyzer(print).command)
+    except CommandError as error:
+        pytest.skip(str(error))
+    script = " ".join(found[1].split()).replace("exec perf_analyzer", f"exec {analyzer}")
+    script = script.replace("--concurrency-range=1:64:8", "-p 500 -s 999 -r 3")
+    for there, here in {
+        "/one_picture.py": str(ROOT / "deploy/one_picture.py"),
+        "/tmp/one_picture.json": str(tmp_path / "picture.json"),
+        "localhost:8000": small.http_url,
+        "localhost:8001": small.grpc_url,
+    }.items():
+        script = re.sub(rf"(?<=\s){there}|(?<=//){there}", here, script)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert "Concurrency: 1, throughput:" in done.stdout, done.stdout + done.stderr
 
 
 def test_what_is_refused_is_written_to_nobody_elses_places(small: Running) -> None:
