@@ -1,7 +1,7 @@
 """Writes to stdout what perf_analyzer sends as `--input-data`: one grey picture for a detector.
 
-By itself it sends every input of a model, and a detector takes one of two: `images`, or `images_at`, which says where they
-lie in shared memory. For the image of Triton's clients: the standard library and no more.
+By itself it sends every input of a model, and a detector takes one of two: `images`, or `images_at`, which says where
+they lie in shared memory. For the image of Triton's clients: the standard library and no more.
 """
 
 import base64

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import os
 import weakref
@@ -27,6 +28,8 @@ _MADV_POPULATE_READ = 22
 RESERVED = (1 << 36, 1 << 33, 1 << 30)
 # Where files that grow are mapped in this process.
 ADDRESSES: set[int] = set()
+_ENDINGS = itertools.count(1)
+_ending: set[int] = set()
 _ended = 0
 
 
@@ -47,14 +50,18 @@ def mapped(fd: int, nbytes: int) -> Array:
 
 def _unmap(address: int, nbytes: int) -> None:
     global _ended
+    number = next(_ENDINGS)
+    _ending.add(number)
     ADDRESSES.discard(address)
-    _ended += 1
+    # Takes its time, in which other threads go on.
     _LIBC.munmap(address, nbytes)
+    _ended = number
+    _ending.discard(number)
 
 
-def ended() -> int:
-    """How many mappings have ended: other memory may lie at their addresses since."""
-    return _ended
+def ended() -> int | None:
+    """The last mapping that has ended: other memory may lie at its address since. None while one is about to end."""
+    return None if _ending else _ended
 
 
 class GrowingFile:

@@ -61,7 +61,10 @@ class SharedRegions:
 
     def place(self, address: int, nbytes: int) -> Place | None:
         """Where so many bytes lie, or None where that is no shared region."""
-        if self._ended != ended():
+        now = ended()
+        if now is None:
+            return None
+        if self._ended != now:
             self._read()
         mapping = self._find(address, nbytes)
         if mapping is None and time.monotonic() > self._read_again:
