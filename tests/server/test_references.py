@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -21,6 +22,9 @@ from pinstream.references import HEADER, REFERENCE, ROW, ROWS_AT
 from pinstream.tensors import Array
 from pinstream_cli.benchmark.install import find_perf_analyzer
 from pinstream_cli.errors import CommandError
+from pinstream_cli.triton.assemble import service_repository
+from pinstream_cli.triton.install import find_triton
+from pinstream_cli.yolox_service import build_service
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM, Serve, left_behind
 from tests.server.test_leftovers import wait_until
@@ -369,3 +373,17 @@ def test_a_killed_first_step_comes_back_and_nothing_stays(start: Callable[..., S
     os.kill(first_steps(serve)[0], signal.SIGKILL)
     serve.stop()
     assert not left_behind(serve)
+
+
+def test_what_tritons_cache_answers_has_no_references(tmp_path: Path, export: Path) -> None:
+    caches = find_triton().binary.parents[1] / "caches"
+    repository = tmp_path / "cached"
+    shutil.copytree(service_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.rmtree(repository / "yolox_detector" / "1")
+    build_service(export, repository / "yolox_detector" / "1")
+    with (repository / "yolox_preprocess" / "config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    extra = [f"--cache-directory={caches}", "--cache-config=local,size=10000000"]
+    with running(repositories=[repository], extra=extra) as server:
+        expected = detected(server, pictures(1))
+        assert_equal(detected(server, pictures(1)), expected)

@@ -43,14 +43,15 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads what the detector wants and what config.pbtxt allows."""
-        config = config_parameters(json.loads(args["model_config"]))
+        model_config = json.loads(args["model_config"])
+        config = config_parameters(model_config)
         self._detector = read_detector(pb_utils.get_model_dir(), config.get("DETECTOR", DEFAULT_NAME))
         self._settings = Preprocessing.of_config(config, DEFAULT_MAX_PIXELS)
         self._parameters = Parameters(config, self._detector.candidates)
         self._threads = ThreadPoolExecutor(self._settings.threads)
         self._image_shape = (self._detector.height, self._detector.width, 3)
         self._image_bytes = math.prod(self._image_shape)
-        self._places = self._make_places()
+        self._places = self._make_places(model_config)
         prepare_process()
         mute_decoders()
         # What has been begun is finished before more is: else, under more load than the cores can do, decoding pictures
@@ -63,10 +64,12 @@ class TritonPythonModel:
         if self._places:
             self._places.close()
 
-    def _make_places(self) -> Places | None:
-        """Shared memory for pictures; None where they go through Triton, for want of room in /dev/shm."""
+    def _make_places(self, model_config: dict[str, Any]) -> Places | None:
+        """Shared memory for pictures; None where they go through Triton, as for want of room in /dev/shm."""
         remove_dead()
-        name = region_name()
+        # Triton's cache gives an answer more than once, and what that refers to is read once.
+        cached = model_config.get("response_cache", {}).get("enable")
+        name = None if cached else region_name()
         try:
             return Places(name, self._image_bytes) if name else None
         except OSError as error:
