@@ -243,6 +243,18 @@ def test_the_end_waits_for_what_is_on_its_way_and_not_for_long(
         assert 0.2 <= time.monotonic() - began < 2
 
 
+def test_the_end_waits_for_nothing_that_is_lost_or_found(readers: References, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAVE_S", 0.2)
+    with places() as made:
+        held_with(made, numbers(1))
+        time.sleep(0.3)
+        found = read(readers, held_with(made, numbers(2, 1)).references)
+        began = time.monotonic()
+        made.close()
+        assert time.monotonic() - began < 0.1
+        np.testing.assert_array_equal(found, numbers(2, 1))
+
+
 OWNS = """
 import sys, time
 from yolox_steps.places import Places

@@ -33,7 +33,7 @@ AT_FIRST = 4
 # Seconds after which nobody comes any more for what was referred to, its request having ended on the way. Readers give
 # up sooner.
 LOST_AFTER_S = 60.0
-# Seconds in which what is on its way should be read before a region's name goes.
+# Seconds in which what is on its way should be read; then a region's name may go.
 LEAVE_S = 3.0
 
 
@@ -122,11 +122,17 @@ class Places:
 
     def close(self) -> None:
         """Take the region's name away, which whoever reads it for the first time needs."""
-        until = time.monotonic() + LEAVE_S
-        while not self._free().all() and time.monotonic() < until:
+        while self._is_awaited():
             time.sleep(0.01)
         (DIRECTORY / self._name).unlink(missing_ok=True)
         os.close(self._fd)
+
+    def _is_awaited(self) -> bool:
+        """Whether somebody may be about to look for the region; who reads in it has found it."""
+        rows = self._rows[: self._count]
+        # Triton ends one instance after the other, each in this time: what was lost before costs none of it.
+        recent = rows["filled"] > time.monotonic() - LEAVE_S
+        return bool((rows["token"].any(axis=1) & (rows["reader"] == 0) & recent).any())
 
     def _find(self, count: int) -> int | None:
         """The lowest free places, whose memory is most likely still in a cache."""
