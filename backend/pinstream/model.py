@@ -33,7 +33,7 @@ from pinstream.executions import Executions, Finish
 from pinstream.loop import Answer, Loop, Run
 from pinstream.metrics import BatchTimes
 from pinstream.options import Options
-from pinstream.references import References, by_reference
+from pinstream.references import References, by_reference, referring
 from pinstream.tensors import Array
 from pinstream.trace import Tracer
 from pinstream.triton_answers import have_parameters, refusal, refused, send, senders_of, unexpected
@@ -80,9 +80,10 @@ class TritonPythonModel:
         if any(engine.spec != self._spec for engine in self._engines):
             raise ModelFileError(f"{model_file} was replaced while it was loaded; load the model again")
         complete(config, self._spec)
-        self._references = References(by_reference(options.by_reference, self._spec))
+        referred = by_reference(options.by_reference, self._spec)
+        self._references = References(referred)
         self._max_batch_size = max_batch_size(config, self._spec)
-        self._dtypes = {tensor.name: tensor.numpy_dtype for tensor in self._spec.inputs}
+        self._dtypes = {t.name: t.numpy_dtype for t in (*self._spec.inputs, *map(referring, referred))}
         self._bf16 = {tensor.name for tensor in (*self._spec.inputs, *self._spec.outputs) if tensor.dtype == "BF16"}
         self._copied_inputs = {tensor.name for tensor in self._spec.inputs if tensor.dtype in NOT_IN_DLPACK}
         on_gpu = engine_name(model_file, options) != "onnxruntime"
