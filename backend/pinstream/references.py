@@ -4,7 +4,7 @@ In an ensemble Triton copies three times what one Python model gives another: ou
 copy of its own in between. Here the model that makes it writes it into a region of /dev/shm, and the tensor that goes
 through Triton refers to that. Called by model.py and autocomplete.py; no Triton, no CUDA.
 
-What a region is made of is told in docs/configuration.md; the YOLOX service's are written by yolox_steps/places.py.
+What a region is made of is told in docs/configuration.md, for whoever writes one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pinstream import regions
 from pinstream.dlpack import DeviceArray
 from pinstream.errors import ConfigError, InvalidRequest, NoLongerThere
 from pinstream.growing import mapped
@@ -29,7 +30,7 @@ from pinstream.tensors import Array, ModelSpec, TensorSpec
 
 Inputs = dict[str, Array | DeviceArray]
 
-DIRECTORY = Path("/dev/shm")
+DIRECTORY = Path(regions.DIRECTORY)
 SUFFIX = "_at"
 MAGIC = b"PINSREF1"
 # A reference, one for each item: the mark above, the number of the place, bytes of a place, the token that the place

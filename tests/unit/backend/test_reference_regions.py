@@ -18,17 +18,6 @@ from tests.places import TENSOR, held_with, name_of_region, numbers, places, rea
 from yolox_steps.places import DIRECTORY, Places
 
 
-@pytest.fixture
-def made() -> Iterator[Places]:
-    with places() as region:
-        yield region
-
-
-@pytest.fixture
-def readers() -> References:
-    return References([TENSOR])
-
-
 def reference(name: str, first: int = 0, nbytes: int = TENSOR.item_bytes, token: bytes = b"t" * 16) -> Array:
     named = hashlib.sha256(os.fsencode(name)).digest()
     return np.frombuffer(REFERENCE.pack(MAGIC, first, nbytes, token, named), np.uint8).reshape(1, -1)

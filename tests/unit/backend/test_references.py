@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,17 +18,6 @@ from pinstream.tensors import Array, TensorSpec
 from tests.places import TENSOR, free, held_with, numbers, places, read
 from yolox_steps import places as writer
 from yolox_steps.places import Places
-
-
-@pytest.fixture
-def made() -> Iterator[Places]:
-    with places() as region:
-        yield region
-
-
-@pytest.fixture
-def readers() -> References:
-    return References([TENSOR])
 
 
 def changed(references: Array, at: int, data: bytes) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +157,18 @@ def test_where_a_mapping_has_ended_other_memory_may_lie(region: Path) -> None:
     assert regions.place(*known) is None
 
 
+@contextlib.contextmanager
+def in_place_of(region: Path) -> Iterator[Array]:
+    """A region of another name, when the file of this one has gone."""
+    other = region.with_name(region.name + "-new")
+    other.write_bytes(bytes(SIZE))
+    region.unlink()
+    try:
+        yield np.frombuffer(mapped(other, SIZE), np.uint8)
+    finally:
+        other.unlink()
+
+
 def test_regions_whose_files_have_gone_are_left_as_another_comes(region: Path) -> None:
     left: list[int] = []
     told = Told(left.append)
@@ -168,14 +181,8 @@ def test_regions_whose_files_have_gone_are_left_as_another_comes(region: Path) -
     second = np.frombuffer(mapped(region, SIZE), np.uint8)
     assert told.known.find(*span(second)) == (2, 0)
     assert left == [1], "the file of that name is another"
-    other = region.with_name(region.name + "-new")
-    other.write_bytes(bytes(SIZE))
-    region.unlink()
-    try:
-        third = np.frombuffer(mapped(other, SIZE), np.uint8)
+    with in_place_of(region) as third:
         assert told.known.find(*span(third)) == (3, 0)
-    finally:
-        other.unlink()
     assert left == [1, 2]
     assert told.known.find(*span(old)) is None
 
@@ -186,12 +193,6 @@ def test_nothing_is_left_that_the_next_was_not_told_of(region: Path) -> None:
     first = np.frombuffer(mapped(region, SIZE), np.uint8)
     assert told.known.find(*span(first)) == (1, 0)
     told.known.forget()
-    other = region.with_name(region.name + "-new")
-    other.write_bytes(bytes(SIZE))
-    region.unlink()
-    try:
-        second = np.frombuffer(mapped(other, SIZE), np.uint8)
+    with in_place_of(region) as second:
         assert told.known.find(*span(second)) == (2, 0)
-    finally:
-        other.unlink()
     assert left == []

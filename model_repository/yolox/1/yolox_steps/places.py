@@ -66,6 +66,8 @@ class Places:
 
     def __init__(self, name: str, item_bytes: int, most: int = MOST) -> None:
         self._name = name
+        # Clients may ask for references, and whom the name is told may have Triton open the region for them.
+        self._named = hashlib.sha256(os.fsencode(name)).digest()
         self._item_bytes = item_bytes
         self._most = most
         self._count = 0
@@ -105,9 +107,7 @@ class Places:
         rows["reader"] = 0
         rows["filled"] = time.monotonic()
         rows["token"] = np.frombuffer(token, "<u8")
-        # Clients may ask for references, and whom the name is told may have Triton open the region for them.
-        named = hashlib.sha256(os.fsencode(self._name)).digest()
-        told = b"".join(REFERENCE.pack(MAGIC, first + i, self._item_bytes, token, named) for i in range(count))
+        told = b"".join(REFERENCE.pack(MAGIC, first + i, self._item_bytes, token, self._named) for i in range(count))
         begin = HEADER + first * self._item_bytes
         items = self._data[begin : begin + count * self._item_bytes].reshape(count, self._item_bytes)
         return Held(items, np.frombuffer(told, np.uint8).reshape(count, REFERENCE.size), first)
