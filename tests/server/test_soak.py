@@ -8,12 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests import soak as soaks
-from tests.soak import MODES, Versions, growth, soak
+from tests.soak import RUNS, soak
+from tests.soak_measure import growth
+from tests.soak_subjects import Classifier, Subject
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_no_request_is_lost_and_no_answer_wrong_while_versions_change(mode: str) -> None:
-    report = soak(seconds=10, every_s=1, mode=mode)
+@pytest.mark.parametrize("run", RUNS)
+def test_no_request_is_lost_and_no_answer_wrong_while_versions_change(run: str) -> None:
+    report = soak(10, 1, *RUNS[run])
     assert report["faults"] == []
     assert report["reloads"] >= 1
     assert report["broken_versions_refused"] >= 1
@@ -22,14 +24,14 @@ def test_no_request_is_lost_and_no_answer_wrong_while_versions_change(mode: str)
 
 def test_a_broken_version_that_is_called_ready_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
-    def not_broken(versions: Versions) -> Iterator[None]:
-        versions.add()
+    def not_broken(subject: Subject) -> Iterator[None]:
+        subject.add()
         yield
 
-    monkeypatch.setattr(Versions, "broken", not_broken)
+    monkeypatch.setattr(Classifier, "broken", not_broken)
     # Of the version before, which is asked for no more.
     monkeypatch.setattr(soaks, "PATIENCE_S", 3.0)
-    report = soak(seconds=8, every_s=0.5, mode="poll")
+    report = soak(8, 0.5, "classifier", "poll")
     assert "a broken version 3 is called ready" in report["faults"]
     assert report["broken_versions_refused"] == 0
 
@@ -47,4 +49,4 @@ def test_what_grows_by_more_than_it_may_is_a_fault() -> None:
     assert growth(slowly, per_version=5.0) == ["resident_mib grows: 413.2 at first, 504.4 at last"]
     # A context of the GPU is gigabytes: what grows there by fifty MiB is far from a share of it.
     on_gpu = [{"gpu_mib": 3151.0 + i} for i in range(50)]
-    assert growth(on_gpu, per_version=5.0) == ["gpu_mib grows: 3156.5 at first, 3194.5 at last"]
+    assert growth(on_gpu, per_version=5.0) == ["gpu_mib grows: 3151.0 at first, 3189.0 at last"]

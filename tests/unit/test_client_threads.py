@@ -57,16 +57,16 @@ def test_a_client_that_has_ended_or_does_not_end_is_a_fault() -> None:
     released.set()
 
 
-class _OfTheSoak(Clients):
-    def _ask(self, client: Any, pixels: Any) -> str:
+class _OfTheSoak:
+    def ask(self, client: Any, rng: np.random.Generator) -> str:
         # As it is where an answer has no output.
         missing: Any = None
-        np.testing.assert_allclose(missing, pixels)
+        np.testing.assert_allclose(missing, rng.normal(size=3))
         return "1"
 
 
 def test_an_answer_without_its_output_is_a_fault_of_the_soak(nowhere: Running) -> None:
-    clients = _OfTheSoak(nowhere, {}, 0.01, 1e-6)
+    clients = Clients(nowhere, _OfTheSoak(), 0.01)  # type: ignore[arg-type]
     with clients:
         _until(lambda: len(clients.faults) > CLIENTS)
     assert len(clients.faults) > CLIENTS

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests import soak
+from tests import soak_measure
 from tests.processes import Family, Process
+from tests.soak import watchdog
 
 SERVE: Any = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
 HERE = Process(os.getpid(), 0)
@@ -32,8 +33,8 @@ def test_what_has_just_ended_is_not_measured(monkeypatch: pytest.MonkeyPatch, en
     # First one that nobody has waited for, then one that is gone, then two versions at once.
     gone = Process(2**22 + 1, 0)
     families = iter([Family(HERE, stubs, (HERE,)) for stubs in ((ended,), (gone,), (HERE, HERE), (HERE,))])
-    monkeypatch.setattr(soak, "family", lambda _: next(families))
-    sample = soak.measure(SERVE, instances=1, engines=1)
+    monkeypatch.setattr(soak_measure, "family", lambda _: next(families))
+    sample = soak_measure.measure(SERVE, instances=1, engines=1, patience_s=60)
     assert sample is not None
     assert {f"{of}{what}" for of in ("", "stubs_", "engines_") for what in ("resident_mib", "threads", "files")} == {
         name for name in sample if name not in ("shm_mib", "regions")
@@ -43,11 +44,11 @@ def test_what_has_just_ended_is_not_measured(monkeypatch: pytest.MonkeyPatch, en
 
 
 def test_a_version_that_stays_is_not_measured_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(soak, "family", lambda _: Family(HERE, (HERE, HERE), ()))
-    assert soak.measure(SERVE, instances=1, engines=0, patience_s=0.1) is None
+    monkeypatch.setattr(soak_measure, "family", lambda _: Family(HERE, (HERE, HERE), ()))
+    assert soak_measure.measure(SERVE, instances=1, engines=0, patience_s=0.1) is None
 
 
 def test_what_serve_says_of_its_processes_is_told_and_nothing_from_before() -> None:
     died = "RESTART the process of model 'classifier' has died (process 3)"
     text = f"WARNING others can write it\nReady.\nStop with Ctrl-C.\nW1127 of Triton's\n{died}\nStop with Ctrl-C.\n"
-    assert soak.watchdog(SimpleNamespace(text=text)) == [died]  # type: ignore[arg-type]
+    assert watchdog(SimpleNamespace(text=text)) == [died]  # type: ignore[arg-type]
