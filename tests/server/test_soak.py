@@ -15,7 +15,7 @@ from tests.soak_subjects import Classifier, Subject
 
 @pytest.mark.parametrize("run", RUNS)
 def test_no_request_is_lost_and_no_answer_wrong_while_versions_change(run: str) -> None:
-    report = soak(10, 1, *RUNS[run])
+    report = soak(8, 0.5, *RUNS[run], pause_s=0.02)
     assert report["faults"] == []
     assert report["reloads"] >= 1
     assert report["broken_versions_refused"] >= 1
@@ -31,7 +31,7 @@ def test_a_broken_version_that_is_called_ready_is_a_fault(monkeypatch: pytest.Mo
     monkeypatch.setattr(Classifier, "broken", not_broken)
     # Of the version before, which is asked for no more.
     monkeypatch.setattr(soaks, "PATIENCE_S", 3.0)
-    report = soak(8, 0.5, "classifier", "poll")
+    report = soak(8, 0.5, "classifier", "poll", pause_s=0.02)
     assert "a broken version 3 is called ready" in report["faults"]
     assert report["broken_versions_refused"] == 0
 

@@ -15,7 +15,7 @@ from tests.held_out import held_out
 from tests.server.running import running
 
 MODEL = Path(__file__).parents[2] / "models" / "shapes_nano.onnx"
-PICTURES = 60
+PICTURES = 30
 # Two cores, whatever there is: more would only try more of the same.
 CORES = 2
 
