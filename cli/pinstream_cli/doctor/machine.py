@@ -73,6 +73,8 @@ def _shared_memory(repositories: Sequence[Path], gpus: int, read_onnx: ReadOnnx)
     models = needs(repositories, gpus, read_onnx)
     for model in models:
         yield Check(AREA, f"{SHARED_MEMORY} for {model.name}", "OK", str(model).partition(": ")[2])
+        if model.left:
+            yield Check(AREA, f"{SHARED_MEMORY} for places of {model.name}", "OK", model.places)
     try:
         check_writable_shared_memory()
     except CommandError as error:

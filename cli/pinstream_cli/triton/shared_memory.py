@@ -17,7 +17,7 @@ from typing import Any
 from pinstream.errors import PinstreamError
 from pinstream.references import by_reference, referring
 from pinstream.tensors import NUMPY_DTYPES, ModelSpec, TensorSpec
-from pinstream_cli.triton.preflight import MIB
+from pinstream_cli.triton.preflight import MIB, SHARED_MEMORY
 from pinstream_cli.triton.repository import (
     PYTHON_BACKENDS,
     Model,
@@ -37,6 +37,8 @@ GROWTH_BYTES = 1 << 20
 MOST_BYTES = 1 << 60
 # What a string counts as, unknown as its length is: about the file of one photograph.
 STRING_BYTES = 256 << 10
+# Of an instance of yolox_preprocess.
+PLACES = 32
 # Configuration types that are not TYPE_ and the name that tensors.py has.
 _STRING = "STRING"
 
@@ -55,6 +57,7 @@ class ModelMemory:
         outputs: Bytes of one item in each of its outputs.
         executions: Batches that an instance has under way at once.
         unknown: Its tensors with a dimension or a type that nothing tells; dimensions count as 1, tensors as nothing.
+        left: Bytes of an item that it leaves in shared memory for the next step; 0 where it sends all through Triton.
     """
 
     name: str
@@ -64,6 +67,7 @@ class ModelMemory:
     outputs: Mapping[str, int]
     unknown: tuple[str, ...] = ()
     executions: int = 1
+    left: int = 0
 
     @property
     def needed(self) -> int:
@@ -73,6 +77,15 @@ class ModelMemory:
         large = sum(_grown(nbytes) for nbytes in tensors if nbytes > GROWTH_BYTES)
         small = _grown(sum(nbytes for nbytes in tensors if nbytes <= GROWTH_BYTES))
         return self.instances * (REGION_BYTES + large + small + GROWTH_BYTES)
+
+    @property
+    def places(self) -> str:
+        """What the places may come to that it leaves items in, which are had where there is room."""
+        most = self.instances * PLACES * self.left
+        return (
+            f"up to {self.instances} x {PLACES} x {_size(self.left)} = {_size(most)} more, each only where half of "
+            f"{SHARED_MEMORY} stays free; what finds no place goes through Triton"
+        )
 
     def __str__(self) -> str:
         times = f"{self.executions} x " if self.executions > 1 else ""
@@ -101,14 +114,33 @@ def needs(repositories: Iterable[Path], gpus: int = 0, read_onnx: ReadOnnx = rea
             continue
     specs = {model.path: _spec_or_none(model, read_onnx) for model in models}
     shapes = _shapes_of_all(models, specs)
+    left = _left_by(models, specs)
     return [
-        _memory(model, specs[model.path], shapes[model.name], gpus)
+        _memory(model, specs[model.path], shapes[model.name], gpus, left.get(model.name, 0))
         for model in models
         if model.config.backend in PYTHON_BACKENDS
     ]
 
 
-def _memory(model: Model, spec: ModelSpec | None, shapes: Shapes, gpus: int) -> ModelMemory:
+def _left_by(models: Sequence[Model], specs: Mapping[Path, ModelSpec | None]) -> dict[str, int]:
+    """By the step of an ensemble that leaves items in shared memory, bytes of one, as the step after it takes them."""
+    taken = {
+        (model.name, referring(tensor).name): tensor.item_bytes
+        for model in models
+        for tensor in _by_reference(model, specs[model.path])
+    }
+    left = {}
+    for ensemble in models:
+        steps = ensemble.config.ensemble_scheduling.step
+        given_by = {name: step.model_name for step in steps for name in step.output_map.values()}
+        for step in steps:
+            for tensor, name in step.input_map.items():
+                if (step.model_name, tensor) in taken and name in given_by:
+                    left[given_by[name]] = taken[step.model_name, tensor]
+    return left
+
+
+def _memory(model: Model, spec: ModelSpec | None, shapes: Shapes, gpus: int, left: int) -> ModelMemory:
     item_bytes = {
         name: STRING_BYTES if dtype == _STRING else NUMPY_DTYPES[dtype].itemsize * math.prod(map(abs, shape))
         for name, (dtype, shape) in shapes.items()
@@ -119,7 +151,7 @@ def _memory(model: Model, spec: ModelSpec | None, shapes: Shapes, gpus: int) -> 
     inputs = {name: nbytes for name, nbytes in item_bytes.items() if name in named}
     outputs = {name: nbytes for name, nbytes in item_bytes.items() if name not in named}
     instances, executions = instance_count(model, gpus), _executions(model)
-    return ModelMemory(model.name, instances, _batch(model, spec), inputs, outputs, unknown, executions)
+    return ModelMemory(model.name, instances, _batch(model, spec), inputs, outputs, unknown, executions, left)
 
 
 def _executions(model: Model) -> int:

@@ -16,6 +16,7 @@ from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.yolox_service import build_service
 from tests.unit.cli.test_doctor import report
 from tests.yolox_exports import Export
+from yolox_steps.places import MOST
 
 Damage = Callable[[Path], object]
 
@@ -58,6 +59,10 @@ def test_the_service_is_sound(sound: Path) -> None:
     assert checks["model yolox_preprocess", "warmup/image"]["status"] == "OK"
     assert checks["model yolox_postprocess", "1/model.py code"]["status"] == "OK"
     assert checks["model yolox_detector", "1/ permissions"]["found"] == "only root and this user can write"
+    # 64 x 64 x 3 bytes a picture, as many as the step that leaves them there has places for.
+    places = [name for _, name in checks if name.startswith("/dev/shm for places of ")]
+    assert places == ["/dev/shm for places of yolox_preprocess"]
+    assert checks["machine", places[0]]["found"].startswith(f"up to 2 x {MOST} x 12.0 KiB = 768.0 KiB more")
 
 
 @pytest.mark.parametrize(
