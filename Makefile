@@ -26,9 +26,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/pinstream demo $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 
-# Four on two cores, since servers mostly wait; files in the order of testpaths, of which the long ones come first.
+# Five on two cores, since servers mostly wait; files in the order of testpaths, of which the long ones come first.
 test: setup
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 test-pythons: setup
 	.ci/pythons
@@ -44,6 +44,7 @@ torch: .run/torch/.installed
 test-training: torch
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)/.run/torch" $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit/training \
 	  --ignore tests/unit/training/test_shapes.py
+	.ci/training passed
 
 # Both halves run, whatever becomes of the first.
 test-gpu: export PINSTREAM_REQUIRE_GPU := 1

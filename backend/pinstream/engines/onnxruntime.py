@@ -127,6 +127,9 @@ class OnnxRuntimeEngine(Engine):
                 self.wait(slot)
                 times.append(time.perf_counter() - began)
             per_item[size] = min(times) / size
+            # Where two in a row are no better than what was there, larger ones are not either, and take the longest.
+            if size >= 4 * min(per_item, key=lambda tried: per_item[tried]):
+                break
         best = min(per_item, key=lambda size: per_item[size])
         # Of the sizes that are as good as the best within the noise of a measurement, the smallest wastes least.
         good = [size for size in per_item if per_item[size] <= 1.03 * per_item[best]]
