@@ -34,9 +34,9 @@ def test_what_is_too_much_is_refused_in_time_and_the_rest_is_done() -> None:
     assert report["by_status"].keys() <= STATUSES, report
     assert report["by_status"]["UNAVAILABLE"] > 0, report
     assert report["by_status"]["DEADLINE_EXCEEDED"] <= report["gave_up"], report
-    # Refusals are quick, and it is soon as it was before. Who is refused has not waited for its turn: beside other tests
-    # a refusal may take much of a second all the same; the long form, which has the machine for itself, allows no more
-    # than the time of an answer when idle.
+    # Refusals are quick, and it is soon as it was before. Who is refused has not waited for its turn: beside other
+    # tests a refusal may take much of a second all the same; the long form, which has the machine for itself, allows
+    # no more than the time of an answer when idle.
     assert report["milliseconds"]["refused"]["p50"] <= report["milliseconds"]["answered"]["p50"] / 2, report
     assert report["back_to_idle_s"] <= LONGEST_BACK_S, report
     # Other tests take half of the machine in one of these seconds and nothing in the next: what it does in a second is
