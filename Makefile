@@ -42,6 +42,7 @@ torch: .run/torch/.installed
 	touch $@
 
 test-training: torch
+	PYTHONPATH="$(CURDIR)/.run/torch" $(BIN)/python -c "import torch"
 	OMP_NUM_THREADS=1 PYTHONPATH="$(CURDIR)/.run/torch" $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit/training \
 	  --ignore tests/unit/training/test_shapes.py
 	.ci/training passed

@@ -1,8 +1,9 @@
 """A server under load while versions of a model come, go, and are broken: `python -m tests.soak` (`make soak`).
 
-Once where versions are loaded when somebody says so (explicit), and once where Triton looks for them itself (poll). No
-request may be lost, every answer must be that of the version that gave it, `pinstream serve` must have nothing to say
-of its processes, and memory, the GPU's too, files, threads and /dev/shm must not grow.
+A plain model, and the YOLOX service, of which the detector gets new versions; each once where versions are loaded when
+somebody says so (explicit), and once where Triton looks for them itself (poll). No request may be lost, every answer
+must be that of the version that gave it, `pinstream serve` must have nothing to say of its processes, and memory, the
+GPU's too, files, threads and /dev/shm must not grow.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ def soak(
             except (LookupError, OSError, InferenceServerException) as error:  # there may be no tritonserver any more
                 clients.faults.append(f"at version {subject.last}: {in_words(error)}")
                 break
+        unused = subject.unused(serve) if not clients.faults else []
     return {
         "served": served,
         "mode": mode,
@@ -158,7 +160,7 @@ def soak(
         "reloads": len(samples),
         "broken_versions_refused": broken,
         "samples": samples,
-        "faults": [*watchdog(serve), *clients.faults[:20], *growth(samples, PER_VERSION[kind])],
+        "faults": [*watchdog(serve), *unused, *clients.faults[:20], *growth(samples, PER_VERSION[kind])],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pinstream.sidecar import FILE_NAME, Sidecar, TensorEntry, file_sha256, writ
 from pinstream_cli.triton import sizing
 from pinstream_cli.triton.assemble import service_repository
 from tests import onnx_models
+from tests.server.serve_process import Serve, left_behind
 from tests.soak_subjects import TOLERANCE, Subject, infer
 
 # Of the detector's input, and of each picture, so that nothing is scaled.
@@ -45,6 +47,12 @@ class Service(Subject):
     def stubs(self) -> int:
         """How many instances in Python there are, of all steps."""
         return self._stubs
+
+    def unused(self, serve: Serve) -> list[str]:
+        """Whether its pictures stay where the first step puts them, as they do where /dev/shm has room."""
+        instances = sizing.instances(len(os.sched_getaffinity(0)), gpu=self.kind == "plan")[sizing.FIRST_STEP]
+        regions = [path for path in left_behind(serve) if path.name.endswith("_places")]
+        return [] if len(regions) == instances else [f"of {instances} first steps {len(regions)} have places"]
 
     def make(self, directory: Path, version: int) -> Path:
         """A detector of four boxes, the quarters: the score is how bright one is, the class is the version."""
@@ -93,8 +101,9 @@ class Service(Subject):
         best_first = np.take_along_axis(bright, order, axis=1)
         np.testing.assert_allclose(scores, best_first, atol=max(TOLERANCE[self.kind], 1e-5))
         np.testing.assert_allclose(boxes, QUARTERS[order], atol=0.1)
-        (version,) = np.unique(classes)
-        return str(version)
+        versions = np.unique(classes)
+        assert len(versions) == 1, f"one answer of the versions {versions}"
+        return str(versions[0])
 
 
 def _picture(rng: np.random.Generator) -> NDArray[np.uint8]:

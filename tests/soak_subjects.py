@@ -18,6 +18,7 @@ from pinstream.engines.flavour import load_flavour
 from pinstream.plans import BuildSpec, build_plan
 from pinstream_cli.triton import sizing
 from tests import onnx_models
+from tests.server.serve_process import Serve
 
 KINDS = ("onnx", "plan")
 # How far an answer may be from ONNX Runtime's: plans multiply FP32 in TF32. Of a million rows that are rounded to its
@@ -84,6 +85,10 @@ class Subject(ABC):
     def engines(self) -> int:
         """How many engines have a process of their own; on a GPU several instances share one by themselves."""
         return int(self.executions > 1 or self.kind == "plan")
+
+    def unused(self, serve: Serve) -> list[str]:
+        """What of its ways it has not gone, without which the soak says less than it seems to."""
+        return []
 
     def add(self) -> None:
         """Drop in another version, there all at once; that before the last ones goes."""

@@ -1,4 +1,7 @@
-"""`make setup` refuses a Python that is none of the supported ones; `make test-gpu` runs both of its halves."""
+"""`make setup` refuses a Python that is none of the supported ones; `make test-gpu` runs both of its halves.
+
+CI leaves the tests of training out only where nothing that they test has changed.
+"""
 
 import os
 import shutil
@@ -42,3 +45,28 @@ def test_both_halves_of_the_gpu_tests_run_and_either_may_fail(tmp_path: Path, fa
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.stdout.splitlines() == ["ran: not exact", "ran: exact"]
     assert bool(done.returncode) == bool(failing)
+
+
+TRAINS = ("training/yolox.py", "tests/unit/training/test_yolox.py", "cli/pinstream_cli/yolox_recognise.py", "Makefile")
+
+
+@pytest.mark.parametrize("changed", [*TRAINS, "requirements.lock", "training"])
+def test_training_is_tested_again_where_it_is_other_than_when_it_passed(tmp_path: Path, changed: str) -> None:
+    for name in (*TRAINS, "requirements.lock", "cli/pinstream_cli/main.py", ".ci/training"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def training(word: str) -> int:
+        return subprocess.run([tmp_path / ".ci" / "training", word], capture_output=True, check=False).returncode
+
+    assert training("unchanged") == 1, "nothing is known of a last time"
+    assert training("passed") == 0
+    assert training("unchanged") == 0
+    (tmp_path / "cli" / "pinstream_cli" / "main.py").write_text("")
+    assert training("unchanged") == 0
+    if changed == "training":
+        shutil.rmtree(tmp_path / changed)
+    else:
+        (tmp_path / changed).write_text("other")
+    assert training("unchanged") != 0
+    assert training("else") == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,32 +109,22 @@ class OnnxRuntimeEngine(Engine):
         for slot in self._hosts:
             self.wait(slot)
         if sizes is not None and sizes.exact:
-            self.spec = replace(self.spec, batch=replace(sizes, best=self._best_batch(sizes.largest)))
+            self.spec = replace(self.spec, batch=replace(sizes, best=best_batch(self._seconds, sizes.largest)))
 
     def _start_zeros(self, slot: HostSlot, size: int) -> None:
         """Start a batch of zeros; `size` 0 for a model without a batch dimension."""
         slot.begin({t.name: (size, *t.shape) if size else t.shape for t in self.spec.inputs})
         self.enqueue(slot, frozenset(tensor.name for tensor in self.spec.outputs))
 
-    def _best_batch(self, largest: int) -> int:
-        """The power of two up to `largest`, at most 8, with the least time an item; ties go to the smaller."""
-        slot, per_item = self._hosts[0], {}
-        for size in (size for size in (1, 2, 4, 8) if size <= largest):
-            times = []
-            for _ in range(TRIAL_RUNS):
-                began = time.perf_counter()
-                self._start_zeros(slot, size)
-                self.wait(slot)
-                times.append(time.perf_counter() - began)
-            per_item[size] = min(times) / size
-            # Where two in a row are no better than what was there, larger ones are not either, and take the longest.
-            if size >= 4 * min(per_item, key=lambda tried: per_item[tried]):
-                break
-        best = min(per_item, key=lambda size: per_item[size])
-        # Of the sizes that are as good as the best within the noise of a measurement, the smallest wastes least.
-        good = [size for size in per_item if per_item[size] <= 1.03 * per_item[best]]
-        # Where the largest tried is the best, still larger ones may be better.
-        return largest if best == max(per_item) and good == [best] else min(good)
+    def _seconds(self, size: int) -> float:
+        """The least that a batch of zeros takes, of a few."""
+        times = []
+        for _ in range(TRIAL_RUNS):
+            began = time.perf_counter()
+            self._start_zeros(self._hosts[0], size)
+            self.wait(self._hosts[0])
+            times.append(time.perf_counter() - began)
+        return min(times)
 
     def enqueue(self, slot: Slot, wanted: frozenset[str]) -> None:
         """Hand the slot's batch to a free lane; see base.Engine."""
@@ -281,3 +271,23 @@ def batch_sizes(inputs: Sequence[Dims], outputs: Sequence[Dims], options: Option
     if options.buckets:
         return BatchSizes(options.buckets, lanes=options.lanes)
     return BatchSizes((options.max_batch_size or DEFAULT_MAX_BATCH_SIZE,), exact=True, lanes=options.lanes)
+
+
+def best_batch(seconds: Callable[[int], float], largest: int) -> int:
+    """The batch size worth running: a power of two up to 8 with the least time an item; ties go to the smaller.
+
+    Args:
+        seconds: What a batch of so many items takes.
+        largest: The most that there may be, and what comes out where the largest tried is the best: still larger ones
+            may be better then.
+    """
+    per_item: dict[int, float] = {}
+    for size in (size for size in (1, 2, 4, 8) if size <= largest):
+        per_item[size] = seconds(size) / size
+        best = min(per_item, key=lambda tried: per_item[tried])
+        # Two in a row were no better: not the next one either, most likely, which takes as long as all before it.
+        if size >= 4 * best:
+            break
+    # Of the sizes that are as good as the best within the noise of a measurement, the smallest wastes least.
+    good = [size for size in per_item if per_item[size] <= 1.03 * per_item[best]]
+    return largest if best == max(per_item) and good == [best] else min(good)

@@ -49,7 +49,7 @@ EXIT_TIMEOUT_S = 30
 # It gives stubs as long again, which have nothing to answer any more. A supervisor's grace has to be longer.
 LONGEST_STOP_S = EXIT_TIMEOUT_S + 10.0
 # How often Triton looks at the CPU's and the GPU's load. Its thread for that sleeps as long before it sees that the
-# server ends: with its own two seconds a stop took one more, on average.
+# server ends: with Triton's own two seconds a stop took a second more, on average.
 METRICS_INTERVAL_MS = 500
 
 

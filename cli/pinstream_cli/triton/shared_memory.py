@@ -129,14 +129,15 @@ def _left_by(models: Sequence[Model], specs: Mapping[Path, ModelSpec | None]) ->
         for model in models
         for tensor in _by_reference(model, specs[model.path])
     }
-    left = {}
+    left: dict[str, int] = {}
     for ensemble in models:
         steps = ensemble.config.ensemble_scheduling.step
         given_by = {name: step.model_name for step in steps for name in step.output_map.values()}
         for step in steps:
             for tensor, name in step.input_map.items():
                 if (step.model_name, tensor) in taken and name in given_by:
-                    left[given_by[name]] = taken[step.model_name, tensor]
+                    giver = given_by[name]
+                    left[giver] = max(left.get(giver, 0), taken[step.model_name, tensor])
     return left
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pinstream.engines import find_model_file, open_engine
-from pinstream.engines.onnxruntime import batch_sizes
+from pinstream.engines.onnxruntime import batch_sizes, best_batch
 from pinstream.errors import ConfigError, ModelFileError, first_line
 from pinstream.options import Options
 from pinstream.tensors import BatchSizes
@@ -100,6 +100,30 @@ def test_the_batch_size_worth_running_is_found_at_load_and_leaves_the_limit_alon
     assert engine.spec.batch is not None
     assert engine.spec.batch.largest == 8
     assert engine.spec.batch.best in (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("per_item", "largest", "best", "tried"),
+    [
+        ([1.0, 1.1, 1.2, 0.5], 32, 1, [1, 2, 4]),
+        ([1.0, 1.1, 0.9, 1.0], 32, 4, [1, 2, 4, 8]),
+        ([1.0, 0.8, 0.9, 1.0], 32, 2, [1, 2, 4, 8]),
+        ([1.0, 0.98, 0.99, 1.0], 32, 1, [1, 2, 4, 8]),
+        ([1.0, 0.5, 0.4, 0.3], 32, 32, [1, 2, 4, 8]),
+        ([1.0, 0.5, 0.4, 0.3], 3, 3, [1, 2]),
+    ],
+)
+def test_the_batch_size_with_the_least_time_an_item_is_worth_running(
+    per_item: list[float], largest: int, best: int, tried: list[int]
+) -> None:
+    asked = []
+
+    def seconds(size: int) -> float:
+        asked.append(size)
+        return size * per_item[[1, 2, 4, 8].index(size)]
+
+    assert best_batch(seconds, largest) == best
+    assert asked == tried
 
 
 def test_what_onnx_runtime_says_comes_without_its_own_source() -> None:
