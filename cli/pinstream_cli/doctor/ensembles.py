@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pinstream.errors import ConfigError
+from pinstream.references import SUFFIX
 from pinstream_cli.doctor.backends import OURS, backend_of
 from pinstream_cli.doctor.check import Check
 from pinstream_cli.doctor.signature import Signature, Tensor, agree
@@ -66,7 +68,7 @@ def check_ensemble(area: str, model: Model, models: Mapping[str, Known]) -> Iter
     steps = model.config.ensemble_scheduling.step
     faults = [*_wiring(model), *(fault for step in steps for fault in _step(step, model, models))]
     if not faults:
-        faults += [*_tensors(model, models), *_circle(model, models)]
+        faults += [*_tensors(model, models), *_circle(model, models), *_references(model, models)]
     for found, remedy in faults:
         yield Check(area, "steps", "FIX", found, remedy or f"correct ensemble_scheduling in {CONFIG}")
     if not faults:
@@ -190,3 +192,27 @@ def _reached(model: Model, models: Mapping[str, Known]) -> set[str]:
 def _circle(model: Model, models: Mapping[str, Known]) -> Faults:
     if model.name in _reached(model, models):
         yield f"it leads back to {model.name} itself", "take that step out"
+
+
+def _references(model: Model, models: Mapping[str, Known]) -> Faults:
+    """Whether what is referred to, which can be read once, is read by one."""
+    taken = [
+        (step, theirs, name)
+        for step in model.config.ensemble_scheduling.step
+        for theirs, name in step.input_map.items()
+    ]
+    times = Counter([name for _, _, name in taken] + [tensor.name for tensor in model.config.output])
+    for step, theirs, name in taken:
+        if times[name] > 1 and theirs in _referring(models[step.model_name].model):
+            yield (
+                f"{name} refers to what {step.model_name} reads once, and goes to another step or an output, too",
+                f"give {theirs.removesuffix(SUFFIX)} instead of {theirs} to {step.model_name}, or {name} to it alone",
+            )
+
+
+def _referring(model: Model) -> set[str]:
+    """The inputs of a model of ours that refer to others."""
+    try:
+        return {name + SUFFIX for name in model.options.by_reference} if backend_of(model.config) == OURS else set()
+    except ConfigError:  # told where its configuration is looked at
+        return set()

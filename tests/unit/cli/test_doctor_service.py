@@ -100,6 +100,16 @@ def test_the_service_is_sound(sound: Path) -> None:
             "detector",
             "another/1/model.json",
         ),
+        (
+            replaced(
+                "yolox/config.pbtxt",
+                "output [\n",
+                'output [\n  { name: "images_at", data_type: TYPE_UINT8, dims: [ -1 ] },\n',
+            ),
+            "yolox",
+            "steps",
+            "images_at refers to what yolox_detector reads once",
+        ),
     ],
 )
 def test_what_keeps_a_step_from_loading(service: Path, damage: Damage, area: str, name: str, words: str) -> None:
