@@ -11,7 +11,7 @@ import numpy as np
 
 from pinstream.references import References
 from pinstream.tensors import Array, TensorSpec
-from yolox_steps.places import DIRECTORY, PREFIX, SUFFIX, Held, Places
+from yolox_steps.places import DIRECTORY, PATIENCE_S, PREFIX, SUFFIX, Held, Places
 
 # 256 bytes an item, more than a reference to one.
 TENSOR = TensorSpec("x", "FP32", (8, 8))
@@ -23,10 +23,12 @@ def name_of_region() -> str:
 
 
 @contextlib.contextmanager
-def places(name: str = "", tensor: TensorSpec = TENSOR, most: int = 32) -> Iterator[Places]:
+def places(
+    name: str = "", tensor: TensorSpec = TENSOR, most: int = 32, read_within_s: float = PATIENCE_S
+) -> Iterator[Places]:
     """A region of places for items of a tensor."""
     name = name or name_of_region()
-    made = Places(name, tensor.item_bytes, most)
+    made = Places(name, tensor.item_bytes, most, read_within_s)
     try:
         yield made
     finally:

@@ -12,6 +12,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 DETECTORS_ON_GPU = 8
 # Seconds that a request waits before it is refused. On a CPU a large network takes as long for a few images.
 PATIENCE_ON_GPU_S = 1
+# Seconds in which the detector has begun to read what the first step left for it: what it waits in the queue, and for
+# batches that run. What clients leave behind in between is free ten seconds later. On a CPU a batch may take seconds.
+READ_WITHIN, READ_WITHIN_ON_GPU_S, LONGEST_READ_WITHIN_S = "READ_WITHIN_S", 5, 50
 # Requests that wait before the next one is refused at once: what is done in less than the seconds that one may wait, on
 # a CPU of a small network, beside a GPU of decoding. Were they more, what is too much would be refused that late, and
 # decoded for those who have left meanwhile.
@@ -71,6 +74,8 @@ def lift_limits(repository: Path) -> None:
         config = text_format.Parse(file.read_text(), ModelConfig())
         if config.HasField("dynamic_batching"):
             config.dynamic_batching.ClearField("default_queue_policy")
+            if READ_WITHIN in config.parameters:
+                config.parameters[READ_WITHIN].string_value = str(LONGEST_READ_WITHIN_S)
             file.write_text(text_format.MessageToString(config))
 
 
@@ -86,4 +91,6 @@ def size_service(repository: Path, gpu: bool) -> None:
             policy.default_timeout_microseconds = PATIENCE_ON_GPU_S * 1_000_000
         if model == FIRST_STEP and policy.max_queue_size:
             policy.max_queue_size = waiting(cores)
+        if model == FIRST_STEP and gpu:
+            config.parameters[READ_WITHIN].string_value = str(READ_WITHIN_ON_GPU_S)
         file.write_text(text_format.MessageToString(config))

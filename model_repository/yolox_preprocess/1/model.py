@@ -71,7 +71,7 @@ class TritonPythonModel:
         cached = model_config.get("response_cache", {}).get("enable")
         name = None if cached else region_name()
         try:
-            return Places(name, self._image_bytes) if name else None
+            return Places(name, self._image_bytes, read_within_s=self._settings.read_within_s) if name else None
         except OSError as error:
             pb_utils.Logger.log_info(f"pictures go to the detector through Triton: {error}")
             return None

@@ -15,6 +15,8 @@ from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.sizing import (
     FIRST_STEP,
     PATIENCE_ON_GPU_S,
+    READ_WITHIN,
+    READ_WITHIN_ON_GPU_S,
     instances,
     plain_config,
     size_service,
@@ -58,6 +60,10 @@ def test_nothing_but_the_counts_and_waiting_times_changes(tmp_path: Path, gpu: b
         policies = [config.dynamic_batching.default_queue_policy for config in (before[model], after)]
         waits, patience = (policy.default_timeout_microseconds for policy in policies)
         assert patience == (min(waits, PATIENCE_ON_GPU_S * 1_000_000) if gpu else waits)
+        if gpu and model == FIRST_STEP:
+            assert after.parameters[READ_WITHIN].string_value == str(READ_WITHIN_ON_GPU_S)
+            assert READ_WITHIN_ON_GPU_S > 2 * PATIENCE_ON_GPU_S
+            after.parameters[READ_WITHIN].CopyFrom(before[model].parameters[READ_WITHIN])
         if waits:
             policies[1].default_timeout_microseconds = waits
             policies[1].max_queue_size = policies[0].max_queue_size

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from yolox_steps.errors import RequestError
-from yolox_steps.parameters import Parameters, Thresholds, positive_integer
+from yolox_steps.parameters import Parameters, Preprocessing, Thresholds, positive_integer
 
 CONFIG = {"CONF": "0.3", "IOU": "0.5", "MAX_DET": "20"}
 
@@ -125,3 +125,11 @@ def test_however_long_what_was_sent_is_the_error_is_not(text: str) -> None:
         Parameters({}, 300).of_request(text % ("x" * 100_000))
     assert "xxx..." in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["0", "51", "5.0", "soon"])
+def test_pictures_are_read_within_a_minute(text: str) -> None:
+    assert Preprocessing.of_config({}, 1).read_within_s == 50
+    assert Preprocessing.of_config({"READ_WITHIN_S": "5"}, 1).read_within_s == 5
+    with pytest.raises(ValueError, match=r"parameter READ_WITHIN_S in config\.pbtxt: expected "):
+        Preprocessing.of_config({"READ_WITHIN_S": text}, 1)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinstream.errors import NoLongerThere
-from pinstream.references import PATIENCE_S, References
+from pinstream.references import References
 from pinstream.tensors import Array
 from tests.places import TENSOR, free, held_with, name_of_region, numbers, places, read
 from yolox_steps import places as module
@@ -308,16 +308,6 @@ def test_regions_of_other_users_stay() -> None:
 def test_a_region_is_locked_as_long_as_its_owner_lives(made: Places) -> None:
     with (DIRECTORY / made._name).open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_the_time_to_read_begins_when_they_are_filled(made: Places, readers: References) -> None:
-    """However long that took."""
-    held = held_with(made, numbers(2))
-    made._rows["filled"][:2] -= 2 * PATIENCE_S
-    with pytest.raises(NoLongerThere):
-        read(readers, held.references)
-    made.filled(held)
-    np.testing.assert_array_equal(read(readers, held.references), numbers(2))
 
 
 def test_the_name_is_that_of_the_stubs_own_region() -> None:

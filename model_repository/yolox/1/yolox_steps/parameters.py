@@ -12,6 +12,8 @@ from yolox_steps.errors import RequestError
 
 # Characters of what a client sent that an error repeats.
 LONGEST_SHOWN = 60
+# Seconds: readers of references give up then (places.PATIENCE_S).
+MOST_READ_WITHIN_S = 50
 
 
 @dataclass(frozen=True)
@@ -120,27 +122,36 @@ class Preprocessing:
         max_pixels: Images of more are refused.
         reduced: Whether large JPEGs are decoded smaller than they are.
         threads: Over which the images of a request are spread.
+        read_within_s: Seconds in which the detector begins to read what was left for it in shared memory.
     """
 
     max_pixels: int
     reduced: bool
     threads: int
+    read_within_s: int
 
     @classmethod
     def of_config(cls, config: Mapping[str, str], max_pixels: int) -> Preprocessing:
-        """Read MAX_IMAGE_PIXELS, REDUCED_DECODING and THREADS, each optional.
+        """Read MAX_IMAGE_PIXELS, REDUCED_DECODING, THREADS and READ_WITHIN_S, each optional.
 
         Args:
             config: The model's `parameters` of config.pbtxt by name.
             max_pixels: Where config.pbtxt says nothing.
 
         Raises:
-            ValueError: One of them is no number above 0, or neither true nor false.
+            ValueError: One of them is no number above 0, or neither true nor false, or READ_WITHIN_S is above 50.
         """
+        read_within_s = positive_integer(config, "READ_WITHIN_S", MOST_READ_WITHIN_S)
+        if read_within_s > MOST_READ_WITHIN_S:
+            raise ValueError(
+                f"parameter READ_WITHIN_S in config.pbtxt: expected at most {MOST_READ_WITHIN_S}, after which nothing "
+                f"is read any more, found {read_within_s}"
+            )
         return cls(
             positive_integer(config, "MAX_IMAGE_PIXELS", max_pixels),
             boolean(config, "REDUCED_DECODING", default=False),
             positive_integer(config, "THREADS", 2),
+            read_within_s,
         )
 
 

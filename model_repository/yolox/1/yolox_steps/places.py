@@ -31,8 +31,8 @@ ROW = np.dtype([("token", "<u8", 2), ("filled", "<f8"), ("reader", "<u8")])
 MOST = 32
 AT_FIRST = 4
 # Seconds after which nobody comes any more for what was referred to, its request having ended on the way. Readers give
-# up sooner.
-LOST_AFTER_S = 60.0
+# up after PATIENCE_S.
+LOST_AFTER_S, PATIENCE_S = 60.0, 50.0
 # Seconds in which what is on its way should be read; then a region's name may go.
 LEAVE_S = 3.0
 
@@ -59,17 +59,21 @@ class Places:
         name: Of the region, a file in /dev/shm.
         item_bytes: Size of a place.
         most: How many places it may come to have.
+        read_within_s: Seconds in which whoever is sent the references begins to read, at most PATIENCE_S. What nobody
+            came for is free again ten seconds later.
 
     Raises:
         OSError: There is no room for it in /dev/shm.
     """
 
-    def __init__(self, name: str, item_bytes: int, most: int = MOST) -> None:
+    def __init__(self, name: str, item_bytes: int, most: int = MOST, read_within_s: float = PATIENCE_S) -> None:
         self._name = name
         # Clients may ask for references, and whom the name is told may have Triton open the region for them.
         self._named = hashlib.sha256(os.fsencode(name)).digest()
         self._item_bytes = item_bytes
         self._most = most
+        # Readers go by the time at which a place was filled: so much earlier it is said to have been.
+        self._earlier_s = PATIENCE_S - read_within_s
         self._count = 0
         unnamed = DIRECTORY / f".{name}"
         # Anybody may have put something there, a link say: only what is made here is written to.
@@ -105,7 +109,7 @@ class Places:
         token = os.urandom(16)
         rows = self._rows[first : first + count]
         rows["reader"] = 0
-        rows["filled"] = time.monotonic()
+        rows["filled"] = time.monotonic() - self._earlier_s
         rows["token"] = np.frombuffer(token, "<u8")
         told = b"".join(REFERENCE.pack(MAGIC, first + i, self._item_bytes, token, self._named) for i in range(count))
         begin = HEADER + first * self._item_bytes
@@ -114,7 +118,7 @@ class Places:
 
     def filled(self, held: Held) -> None:
         """Whoever is told of these places has time to read them from now on."""
-        self._rows[held.first : held.first + len(held.items)]["filled"] = time.monotonic()
+        self._rows[held.first : held.first + len(held.items)]["filled"] = time.monotonic() - self._earlier_s
 
     def give_back(self, held: Held) -> None:
         """Nobody will be told of these places."""
@@ -131,7 +135,7 @@ class Places:
         """Whether somebody may be about to look for the region; who reads in it has found it."""
         rows = self._rows[: self._count]
         # Triton ends one instance after the other, each in this time: what was lost before costs none of it.
-        recent = rows["filled"] > time.monotonic() - LEAVE_S
+        recent = rows["filled"] > time.monotonic() - self._earlier_s - LEAVE_S
         return bool((rows["token"].any(axis=1) & (rows["reader"] == 0) & recent).any())
 
     def _find(self, count: int) -> int | None:
