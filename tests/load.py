@@ -28,8 +28,10 @@ import numpy as np
 
 from pinstream_cli.benchmark import environment
 from tests.load_requests import Mix
+from tests.places import regions, taken
 from tests.server.running import Running, running
 from tests.server.test_plain_models import metrics
+from yolox_steps.places import MOST
 
 MODELS = Path(__file__).parents[1] / "models"
 SHAPES, PICTURE = MODELS / "shapes_nano.onnx", MODELS / "demo.jpg"
@@ -195,6 +197,11 @@ class Service:
             log = self.server.console.getvalue()[-LAST_WORDS:]
             raise SystemExit(f"Triton ended with code {code} while it was under load:\n{log}")
 
+    def places_taken(self) -> float:
+        """Of the places in shared memory that pictures may come to have, the share that somebody is to read."""
+        prefix = self.server.server.shm_prefix
+        return taken(prefix) / max(1, MOST * len(regions(prefix)))
+
     def memory_mib(self) -> float:
         """MiB that tritonserver and its stubs have for themselves; what they share grows to the largest batch."""
         group = self.server.server.pid
@@ -252,6 +259,7 @@ def load(
         client_cores: What the clients have of the cores for themselves, who else would take them from the server the
             more of them there are; with 0 all share all.
     """
+    about = environment.origin(environment.command(["python", "-m", "tests.load", *sys.argv[1:]]))
     mix = Mix(picture)
     cores = sorted(os.sched_getaffinity(0))
     server_cores = cores[: len(cores) - client_cores]
@@ -269,13 +277,14 @@ def load(
             for clients in (len(server_cores) * each for each in PEAK_CLIENTS_PER_CORE)
         }
         best = max(peaks, key=lambda clients: peaks[clients].images_per_s)
-        before, memory = service.computed(), [service.memory_mib()]
+        before, memory, places = service.computed(), [service.memory_mib()], [service.places_taken()]
         rate = factor * peaks[best].images_per_s / mix.mean_images
         cpu = service.cpu_s()
 
         def look() -> None:
             service.require_running()
             memory.append(service.memory_mib())
+            places.append(service.places_taken())
 
         overload = service.overload(mix, seconds, rate, look)
         good = sum(o.images for o in list(overload.outcomes) if o.status == "OK")
@@ -292,8 +301,8 @@ def load(
     peak = statistics.mean((peaks[best].images_per_s, after.images_per_s))
     frugal = statistics.mean((peaks[best].images_per_cpu_s, after.images_per_cpu_s))
     return {
-        **environment.origin(environment.command(["python", "-m", "tests.load", *sys.argv[1:]])),
-        "machine": {**environment.machine(), "load_average": os.getloadavg()[1]},
+        **about,
+        "machine": {**about["machine"], "load_average": os.getloadavg()[1]},
         "seconds": seconds,
         "factor": factor,
         "client_cores": client_cores,
@@ -308,6 +317,8 @@ def load(
         "back_to_idle_s": round(recovered, 2),
         # At its beginning, at every twentieth of it, and at its end.
         "memory_mib": [round(mib) for mib in (*memory[:: max(1, len(memory) // 20)], memory[-1])],
+        # Of those that there may be; what finds none goes through Triton.
+        "places_taken": [round(share, 2) for share in (*places[:: max(1, len(places) // 20)], places[-1])],
     }
 
 

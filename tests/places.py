@@ -6,10 +6,11 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from pinstream.references import References
+from pinstream.references import HEADER, ROW, ROWS_AT, References
 from pinstream.tensors import Array, TensorSpec
 from yolox_steps.places import DIRECTORY, PATIENCE_S, PREFIX, SUFFIX, Held, Places
 
@@ -65,3 +66,18 @@ def free(made: Places) -> list[bool]:
     """Which places could be filled."""
     found: list[bool] = made._free().tolist()
     return found
+
+
+def regions(prefix: str) -> list[Path]:
+    """Those of a server whose Triton's regions begin so."""
+    return sorted(DIRECTORY.glob(f"{prefix}*{SUFFIX}"))
+
+
+def taken(prefix: str) -> int:
+    """Places of a server that somebody is to read, or reads."""
+    return sum(int(_rows(path)["token"].any(axis=1).sum()) for path in regions(prefix))
+
+
+def _rows(path: Path) -> Array:
+    with path.open("rb") as file:
+        return np.frombuffer(file.read(HEADER)[ROWS_AT:], ROW)

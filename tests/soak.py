@@ -227,13 +227,11 @@ def main(
     out: Path | None,
 ) -> None:
     """Load a server for each run, side by side, while its model is replaced again and again."""
+    # Before it: a tree may be another one half an hour later.
+    about = environment.origin(environment.command(["python", "-m", "tests.soak", *sys.argv[1:]]))
     with ThreadPoolExecutor(len(runs)) as pool:
         reports = list(pool.map(lambda run: soak(seconds, every_s, *RUNS[run], pause_s, kind), runs))
-    described = {
-        **environment.origin(environment.command(["python", "-m", "tests.soak", *sys.argv[1:]])),
-        "reports": reports,
-    }
-    text = json.dumps(described, indent=1) + "\n"
+    text = json.dumps({**about, "reports": reports}, indent=1) + "\n"
     if out:
         out.write_text(text)
     else:

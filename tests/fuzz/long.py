@@ -204,15 +204,13 @@ def main(inputs: int | None, served: int, first: int, only: str | None, out: Pat
     """Give bad input to everything that reads what others wrote."""
     # As Ctrl-C does: its directories are removed and its server is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    about = environment.origin(environment.command(["python", "-m", "tests.fuzz.long", *sys.argv[1:]]))
     names = [only] if only else list(TARGETS)
     report: dict[str, Any] = {
         name: run_target(name, first, TARGETS[name][1] if inputs is None else inputs) for name in names
     }
     if served and not only:
         report["served"] = run_served(0, served)
-    about = {
-        **environment.origin(environment.command(["python", "-m", "tests.fuzz.long", *sys.argv[1:]])),
-    }
     text = json.dumps({**about, **report}, indent=2) + "\n"
     if out:
         out.write_text(text)

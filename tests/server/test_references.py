@@ -25,6 +25,7 @@ from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.install import find_triton
 from pinstream_cli.yolox_service import build_service
+from tests.places import regions, taken
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM, Serve, left_behind
 from tests.server.test_leftovers import wait_until
@@ -59,16 +60,6 @@ def picture(seed: int) -> bytes:
 
 def pictures(items: int, seed: int = 0) -> Array:
     return np.array([[picture(seed + i)] for i in range(items)], object)
-
-
-def regions(prefix: str) -> list[Path]:
-    return sorted(SHM.glob(f"{prefix}*_places"))
-
-
-def taken(prefix: str) -> int:
-    """Places of a server that somebody is to read, or reads."""
-    rows = [np.frombuffer(path.read_bytes()[ROWS_AT:HEADER], ROW) for path in regions(prefix)]
-    return sum(int(of_one["token"].any(axis=1).sum()) for of_one in rows)
 
 
 def detected(server: Any, images: Array) -> dict[str, Array]:
