@@ -34,6 +34,7 @@ from tests.fuzz.configs import config
 from tests.fuzz.documented import documented_in
 from tests.fuzz.mutate import INTERESTING, Chance, generator, mutated, mutated_behind, mutated_json
 from tests.fuzz.pictures import corpus, liars
+from tests.fuzz.references import refused_or_right
 from yolox_steps.decode import decode, prepare_process
 from yolox_steps.detector import DetectorError, read_detector
 from yolox_steps.errors import RequestError
@@ -309,6 +310,14 @@ def options(chance: Chance) -> str:
     return "taken"
 
 
+def references(chance: Chance) -> str:
+    """References to what lies in shared memory, good ones and made up ones."""
+    outcome, error = refused_or_right(chance)
+    if error:
+        _assert_message(error)
+    return outcome
+
+
 # How many of each make up the long form; together well over 100,000.
 TARGETS: dict[str, tuple[Target, int]] = {
     "picture": (picture, 100_000),
@@ -319,6 +328,7 @@ TARGETS: dict[str, tuple[Target, int]] = {
     "plan": (plan, 5_000),
     "options": (options, 5_000),
     "config": (config, 5_000),
+    "references": (references, 20_000),
 }
 if is_installed("tensorrt_rtx"):
     TARGETS["plan_body"] = (plan_body, 20_000)
