@@ -70,7 +70,7 @@ soak: setup
 # Twice what the service can do, from clients of whom some give up, and who have a core of their own.
 load: SECONDS := 600
 load: setup
-	PYTHONPATH=. $(BIN)/python -m tests.load --seconds $(SECONDS) --client-cores 1 --out benchmarks/results/load.json
+	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.load --seconds $(SECONDS) --client-cores 1 --out benchmarks/results/load.json
 
 # Processes killed, files damaged, clients killed, over and over under load.
 chaos: SECONDS := 600

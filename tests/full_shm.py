@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
+from pinstream.tensors import Array
 from tests import onnx_models
+from tests.places import regions, taken
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.running import Running, running
 from tests.server.serve_process import SHM, ready
 from tests.server.test_plain_models import infer
+from tests.server.test_references import assert_equal, by_value, detected, pictures
 from tests.server.test_restart import seconds_until
+from tests.yolox_exports import Export
 
 OWN, SHARED, SENDING = "own", "shared", "sending"
 SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
@@ -27,6 +33,8 @@ parameters { key: "SHARE_ENGINE" value { string_value: "on" } }
 parameters { key: "EXECUTIONS" value { string_value: "2" } }
 """
 SMALL, LARGE = 10, 500_000  # columns; two rows of these many are 4 MB
+# Of 96 MiB, which the service wants.
+LESS_THAN_HALF_KIB = 40_000
 # With the one there is no room for the input, with the other there is, and none for the answer.
 ROOMS_KIB = (64, 5000)
 
@@ -66,7 +74,7 @@ def is_answered(server: Running, model: str, width: int) -> bool:
     return True
 
 
-def main() -> None:
+def plain_models() -> None:
     """Serve, fill, ask, free, ask again."""
     repository = Path(tempfile.mkdtemp())
     onnx_models.dynamic_width(add_model(repository, OWN, ONE_LINE + "max_batch_size: 4\n"))
@@ -94,6 +102,37 @@ def main() -> None:
     assert not list(SHM.iterdir()), "left in /dev/shm"
 
 
+def service() -> None:
+    """The same with pictures, which go through Triton where their places would take more than half of /dev/shm."""
+    export = Export(size=(96, 160)).save(Path(tempfile.mkdtemp()) / "small.onnx")
+    few, more, many = pictures(2), pictures(8, seed=9), pictures(32, seed=20)
+    with running(export) as server:
+        expected = {len(images): by_value(server, images) for images in (few, more)}
+
+        def sizes() -> list[int]:
+            return [region.stat().st_size for region in regions(server.server.shm_prefix)]
+
+        def is_right(images: Array) -> None:
+            assert_equal(detected(server, images), expected[len(images)])
+
+        is_right(few)
+        before = sizes()
+        with full_but_for(LESS_THAN_HALF_KIB):
+            is_right(more)
+            assert sizes() == before
+        with full_but_for(ROOMS_KIB[0]):
+            is_right(few)
+            with pytest.raises(InferenceServerException, match="use '--shm-size'") as refused:
+                detected(server, many)
+            assert refused.value.status() == "StatusCode.INTERNAL"
+            is_right(few)
+            assert sizes() == before
+        is_right(more)
+        assert sizes() > before, "there is room for places again"
+        seconds_until(lambda: not taken(server.server.shm_prefix), 5)
+    assert not list(SHM.iterdir()), "left in /dev/shm"
+
+
 if __name__ == "__main__":
-    main()
+    {"plain_models": plain_models, "service": service}[sys.argv[1]]()
     print("all as it should be")

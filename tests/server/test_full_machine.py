@@ -27,16 +27,18 @@ def in_a_namespace(script: str) -> str:
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         lacking("needs root and unshare, for mounts of its own")
     command = ["unshare", "-m", "sh", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=ROOT, env=env)
     if done.returncode == 77 or done.stderr.startswith("unshare"):
         lacking(f"no mount namespace here: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_dev_shm_that_runs_full_refuses_what_finds_no_room_and_nothing_else() -> None:
-    mount = "mount -t tmpfs -o size=48m tmpfs /dev/shm || exit 77"
-    assert "all as it should be" in in_a_namespace(f"{mount}; exec {sys.executable} -m tests.full_shm")
+@pytest.mark.parametrize(("mib", "served"), [(48, "plain_models"), (96, "service")])
+def test_a_dev_shm_that_runs_full_refuses_what_finds_no_room_and_nothing_else(mib: int, served: str) -> None:
+    mount = f"mount -t tmpfs -o size={mib}m tmpfs /dev/shm || exit 77"
+    assert "all as it should be" in in_a_namespace(f"{mount}; exec {sys.executable} -m tests.full_shm {served}")
 
 
 WRITE_PLANS = """
