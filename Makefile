@@ -75,7 +75,7 @@ load: setup
 # Processes killed, files damaged, clients killed, over and over under load.
 chaos: SECONDS := 600
 chaos: setup
-	PYTHONPATH=. $(BIN)/python -m tests.chaos --seconds $(SECONDS) --out benchmarks/results/chaos.json
+	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.chaos --seconds $(SECONDS) --out benchmarks/results/chaos.json
 
 # What the lock file has, and what the container gets, as CycloneDX, and that nothing is missing in them. Then the known
 # vulnerabilities of both; they come from PyPI's JSON interface, which mirrors often lack: `make auditable` says whether it

@@ -30,6 +30,7 @@ from tests.chaos_scene import ENGINES, EXECUTIONS, INSTANCES, MODELS, SHARED, Sc
 from tests.processes import Family, Process, family, out_of_place
 from tests.server.serve_process import ready
 from tests.server.test_restart import seconds_until
+from yolox_steps.places import LOST_AFTER_S
 
 UNREADY_S, BACK_S, GONE_S = 5.0, 90.0, 5.0
 # What may be answered while it ends.
@@ -245,6 +246,9 @@ def chaos(seconds: float, seed: int) -> dict[str, Any]:
                 for what, took in inflict(scene, name).items():
                     until[name].setdefault(what, []).append(round(took, 2))
                 threading.Event().wait(rng.uniform(0, 2))
+        scene.stop_clients()
+        # Those of requests that were given up on the way are free then.
+        seconds_until(scene.places_are_free, LOST_AFTER_S + GONE_S)
     shutil.rmtree(directory)
     return {
         "seconds": round(time.monotonic() - began),

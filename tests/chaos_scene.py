@@ -15,15 +15,18 @@ import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton.leftovers import prefix_of
 from pinstream_cli.triton.server import LONGEST_STOP_S
 from tests import onnx_models
 from tests.client_threads import ClientThreads, in_words
+from tests.places import taken
 from tests.processes import Process
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
+from tests.soak_service import Service
 
 # The one has its engine in its own process. Two instances of each of the others share an engine's process; those of the
-# last work on two batches of requests at once, as the detector's do on a GPU.
+# last work on two batches of requests at once.
 OWN, SHARED, EXECUTIONS = "own", "shared", "executions"
 SHARING = 'instance_group [ { count: 2 } ]\nparameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n'
 MODELS = {
@@ -31,15 +34,18 @@ MODELS = {
     SHARED: SHARING,
     EXECUTIONS: SHARING + 'parameters { key: "EXECUTIONS" value { string_value: "2" } }\n',
 }
-INSTANCES, ENGINES = 5, 2
-CLIENTS = 3
+# The YOLOX service, of which the detector's instances share an engine, as they do on a GPU; its pictures lie in places
+# of the first step's, which may be killed, and the engine that reads them, too.
+SERVICE = Service.served
+INSTANCES, ENGINES = 5 + 5, 2 + 1
+CLIENTS = 4
 # What may be answered while something is down. Anything else, and every wrong answer, is a fault.
 DOWN = {"StatusCode.UNAVAILABLE", "StatusCode.INTERNAL", "StatusCode.CANCELLED", "StatusCode.NOT_FOUND"}
 SIGNS_OF_A_FAULT = ("Traceback", 'File "')
 
 
 class Scene:
-    """`pinstream serve --restart` with three models, and clients that compare what they get.
+    """`pinstream serve --restart` with three models and the service, and clients that compare what they get.
 
     Attributes:
         serve: The command's process.
@@ -53,6 +59,10 @@ class Scene:
 
     def __init__(self, directory: Path) -> None:
         self.repository = directory / "repository"
+        self._service = Service(self.repository, "onnx", 1)
+        with (self._service.path / "config.pbtxt").open("a") as file:
+            file.write('parameters { key: "SHARE_ENGINE" value { string_value: "on" } }\n')
+        assert self._service.stubs == INSTANCES - 5
         for seed, (name, config) in enumerate(MODELS.items()):
             onnx_models.classifier(
                 add_model(self.repository, name, ONE_LINE + "dynamic_batching { }\n" + config), seed=seed
@@ -80,8 +90,13 @@ class Scene:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.faults += self._threads.stop(60)
+        self.stop_clients()
         self.end()
+
+    def stop_clients(self) -> None:
+        """Have nobody ask any more; a client that has ended before is a fault."""
+        if not self._stop.is_set():
+            self.faults += self._threads.stop(60)
 
     def start(self, endpoints: Endpoints) -> None:
         """Serve, there."""
@@ -106,10 +121,10 @@ class Scene:
 
     def ask(self, model: str, rng: np.random.Generator) -> str:
         """One request; "right" or "wrong", or the status that it was refused with."""
-        pixels = rng.normal(size=(int(rng.integers(1, 9)), 3, 8, 8)).astype(np.float32)
         try:
-            got = self._infer(model, pixels)
-            right = np.allclose(got, self.reference[model].run(None, {"pixels": pixels})[0], rtol=1e-4, atol=1e-6)
+            right = self._is_right(model, rng)
+        except AssertionError:
+            right = False
         except InferenceServerException as error:
             status, text = str(error.status()), str(error.message())
             if status not in DOWN or any(sign in text for sign in SIGNS_OF_A_FAULT):
@@ -122,6 +137,14 @@ class Scene:
             self.faults.append(f"a wrong answer of {model}")
         return "right" if right else "wrong"
 
+    def _is_right(self, model: str, rng: np.random.Generator) -> bool:
+        if model == SERVICE:
+            with grpc.InferenceServerClient(self.serve.grpc_url) as client:
+                return self._service.ask(client, rng) == "1"
+        pixels = rng.normal(size=(int(rng.integers(1, 9)), 3, 8, 8)).astype(np.float32)
+        expected = self.reference[model].run(None, {"pixels": pixels})[0]
+        return bool(np.allclose(self._infer(model, pixels), expected, rtol=1e-4, atol=1e-6))
+
     def _infer(self, model: str, pixels: Any) -> Any:
         tensor = grpc.InferInput("pixels", list(pixels.shape), "FP32")
         tensor.set_data_from_numpy(pixels)
@@ -131,7 +154,7 @@ class Scene:
     def _client(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         while not self._stop.wait(0.01):
-            answer = self.ask(str(rng.choice([*MODELS])), rng)
+            answer = self.ask(str(rng.choice([*MODELS, SERVICE])), rng)
             with self._lock:
                 self.answers[answer] += 1
             if answer != "right":
@@ -140,10 +163,14 @@ class Scene:
     def serves(self) -> bool:
         """Whether all models are ready and answer, one after the other, several times."""
         rng = np.random.default_rng(9)
-        urls = (f"/v2/models/{name}/ready" for name in MODELS)
+        urls = (f"/v2/models/{name}/ready" for name in (*MODELS, SERVICE))
         return all(ready(self.serve.endpoints, url) for url in urls) and all(
-            self.ask(name, rng) == "right" for name in [*MODELS] * 4
+            self.ask(name, rng) == "right" for name in [*MODELS, SERVICE] * 4
         )
+
+    def places_are_free(self) -> bool:
+        """Whether nobody is to read a picture any more."""
+        return taken(prefix_of(self.serve.process.pid)) == 0
 
     def restarts(self) -> int:
         """How often serve has started again."""
