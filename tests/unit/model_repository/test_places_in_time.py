@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from pinstream.errors import NoLongerThere
 from pinstream.references import References
 from tests.places import TENSOR, held_with, name_of_region, numbers, places, read
 from yolox_steps import parameters
-from yolox_steps.places import AT_FIRST, LEAVE_S, LOST_AFTER_S, PATIENCE_S, Places
+from yolox_steps.places import AT_FIRST, DIRECTORY, LEAVE_S, LOST_AFTER_S, PATIENCE_S, Places, remove_dead
 
 WITHIN_S = 5.0
 
@@ -28,6 +29,19 @@ def soon() -> Iterator[Places]:
 def later(made: Places, seconds: float) -> None:
     """As if so much time had passed since all places were filled."""
     made._rows["filled"] -= seconds
+
+
+def test_what_was_killed_before_it_had_its_name_is_removed_once_nobody_can_be_about_to_give_it() -> None:
+    old, new = (DIRECTORY / f".{name_of_region()}" for _ in range(2))
+    for path in (old, new):
+        path.touch(0o600)
+    os.utime(old, (0, time.time() - LOST_AFTER_S - 1))
+    try:
+        remove_dead()
+        assert not old.exists()
+        assert new.exists()
+    finally:
+        new.unlink()
 
 
 def test_reader_and_writer_know_of_the_same_time() -> None:

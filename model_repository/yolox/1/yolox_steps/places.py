@@ -188,8 +188,9 @@ def region_name() -> str | None:
 
 
 def remove_dead() -> None:
-    """Delete the regions of killed processes of this user."""
-    for path in DIRECTORY.glob(f"{PREFIX}*{SUFFIX}"):
+    """Delete the regions of killed processes of this user, those that had no name yet as well."""
+    unnamed = (path for path in DIRECTORY.glob(f".{PREFIX}*{SUFFIX}") if _is_old(path))
+    for path in (*DIRECTORY.glob(f"{PREFIX}*{SUFFIX}"), *unnamed):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -198,3 +199,11 @@ def remove_dead() -> None:
                     path.unlink()
             finally:
                 os.close(fd)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether a file was made so long ago that nobody is about to lock it and give it its name."""
+    try:
+        return time.time() - path.lstat().st_mtime > LOST_AFTER_S
+    except OSError:
+        return False
