@@ -222,7 +222,8 @@ if wants ensemble; then
   done
   # With 256 under way a request takes a tenth of a second, and in windows of one second the load was still rising.
   measure ensemble 30 $bench ensemble --model "$WORK/plans640" "${images[@]}" --batch 1,8 --concurrency 128,256 \
-    --transport grpc --transport grpc+shm --foreign 1 --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 5)"
+    --transport grpc --transport grpc+shm \
+    --foreign 1 --reference-window 0.9 --repetitions "$REPETITIONS" --window "$(window 5)"
 fi
 if wants sweep; then
   also=()
