@@ -33,8 +33,9 @@ from tests.server.test_restart import seconds_until
 from yolox_steps.places import LOST_AFTER_S
 
 UNREADY_S, BACK_S, GONE_S = 5.0, 90.0, 5.0
-# What may be answered while it ends.
-ENDING = {"right", "StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"}
+# What may be answered while it ends; gRPC's server itself cancels what it can wait for no longer, as an ensemble's
+# request that is between two steps.
+ENDING = {"right", "StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.CANCELLED"}
 Seconds = dict[str, float]
 
 
