@@ -249,7 +249,10 @@ def chaos(seconds: float, seed: int) -> dict[str, Any]:
                 threading.Event().wait(rng.uniform(0, 2))
         scene.stop_clients()
         # Those of requests that were given up on the way are free then.
-        seconds_until(scene.places_are_free, LOST_AFTER_S + GONE_S)
+        try:
+            seconds_until(scene.places_are_free, LOST_AFTER_S + GONE_S)
+        except AssertionError:
+            scene.faults.append("places are taken that nobody reads any more")
     shutil.rmtree(directory)
     return {
         "seconds": round(time.monotonic() - began),

@@ -215,7 +215,12 @@ def _broken_version_is_refused(
 @click.option("--pause", "pause_s", default=0.0, help="Seconds that a client waits before it sends again.")
 @click.option("--kind", type=click.Choice(KINDS), default="onnx", show_default=True, help="plan: on a GPU.")
 @click.option(
-    "--run", "runs", multiple=True, type=click.Choice(list(RUNS)), default=list(RUNS), show_default=True, help="All."
+    "--run",
+    "runs",
+    multiple=True,
+    type=click.Choice(list(RUNS)),
+    default=list(RUNS),
+    help="A server; else all.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the report goes; else to the screen.")
 def main(

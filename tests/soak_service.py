@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -40,17 +39,19 @@ class Service(Subject):
         shutil.copytree(service_repository(), repository, ignore=ours, dirs_exist_ok=True)
         shutil.rmtree(self.path / "1")
         sizing.size_service(repository, gpu=self.kind == "plan")
-        configs = [text_format.Parse(file.read_text(), ModelConfig()) for file in repository.glob("*/config.pbtxt")]
-        self._stubs: int = sum(group.count for config in configs for group in config.instance_group)
+        self._instances: dict[str, int] = {}
+        for file in repository.glob("*/config.pbtxt"):
+            groups = text_format.Parse(file.read_text(), ModelConfig()).instance_group
+            self._instances[file.parent.name] = sum(group.count for group in groups)
 
     @property
     def stubs(self) -> int:
         """How many instances in Python there are, of all steps."""
-        return self._stubs
+        return sum(self._instances.values())
 
     def unused(self, serve: Serve) -> list[str]:
         """Whether its pictures stay where the first step puts them, as they do where /dev/shm has room."""
-        instances = sizing.instances(len(os.sched_getaffinity(0)), gpu=self.kind == "plan")[sizing.FIRST_STEP]
+        instances = self._instances[sizing.FIRST_STEP]
         regions = [path for path in left_behind(serve) if path.name.endswith("_places")]
         return [] if len(regions) == instances else [f"of {instances} first steps {len(regions)} have places"]
 

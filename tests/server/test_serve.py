@@ -18,11 +18,13 @@ import pytest
 import tritonclient.grpc as grpc
 
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton.server import METRICS_INTERVAL_MS
 from pinstream_client import Detector
 from tests import onnx_models
 from tests.listening import addresses
 from tests.server.conftest import ONE_LINE, add_model
 from tests.server.serve_process import Serve, left_behind, ready
+from tests.server.test_leftovers import tritonserver
 from tests.yolox_exports import Export
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +79,9 @@ def test_a_yolox_export_becomes_the_service_at_once(start: Callable[..., Serve],
 def test_the_rest_of_the_command_line_goes_to_tritonserver(start: Callable[..., Serve], classifier: Path) -> None:
     serve = start("--model", classifier, "--model-control-mode=explicit", "--load-model=*")
     serve.wait_for("Stop with Ctrl-C")
+    command = Path(f"/proc/{tritonserver(serve)}/cmdline").read_text().split("\0")
+    # Ours, without which a stop takes a second more, comes before what was given.
+    assert command.index(f"--metrics-interval-ms={METRICS_INTERVAL_MS}") < command.index("--load-model=*")
     request = urllib.request.Request(
         f"http://{serve.endpoints.http_url}/v2/repository/models/classifier/unload", method="POST"
     )

@@ -14,7 +14,7 @@ DETECTORS_ON_GPU = 8
 PATIENCE_ON_GPU_S = 1
 # Seconds in which the detector has begun to read what the first step left for it: what it waits in the queue, and for
 # batches that run. What clients leave behind in between is free ten seconds later. On a CPU a batch may take seconds.
-READ_WITHIN, READ_WITHIN_ON_GPU_S, LONGEST_READ_WITHIN_S = "READ_WITHIN_S", 5, 50
+READ_WITHIN, READ_WITHIN_ON_GPU_S = "READ_WITHIN_S", 5
 # Requests that wait before the next one is refused at once: what is done in less than the seconds that one may wait, on
 # a CPU of a small network, beside a GPU of decoding. Were they more, what is too much would be refused that late, and
 # decoded for those who have left meanwhile.
@@ -74,8 +74,8 @@ def lift_limits(repository: Path) -> None:
         config = text_format.Parse(file.read_text(), ModelConfig())
         if config.HasField("dynamic_batching"):
             config.dynamic_batching.ClearField("default_queue_policy")
-            if READ_WITHIN in config.parameters:
-                config.parameters[READ_WITHIN].string_value = str(LONGEST_READ_WITHIN_S)
+            # Left out it is as long as can be.
+            config.parameters.pop(READ_WITHIN, None)
             file.write_text(text_format.MessageToString(config))
 
 

@@ -18,6 +18,7 @@ from pinstream_cli.triton.sizing import (
     READ_WITHIN,
     READ_WITHIN_ON_GPU_S,
     instances,
+    lift_limits,
     plain_config,
     size_service,
     waiting,
@@ -68,6 +69,16 @@ def test_nothing_but_the_counts_and_waiting_times_changes(tmp_path: Path, gpu: b
             policies[1].default_timeout_microseconds = waits
             policies[1].max_queue_size = policies[0].max_queue_size
         assert after == before[model]
+
+
+def test_where_whatever_is_sent_waits_pictures_are_waited_for_as_long_as_can_be(tmp_path: Path) -> None:
+    repository = shutil.copytree(service_repository(), tmp_path / "models")
+    size_service(repository, gpu=True)
+    lift_limits(repository)
+    for model in STEPS:
+        config = read(repository, model)
+        assert not config.dynamic_batching.HasField("default_queue_policy")
+        assert READ_WITHIN not in config.parameters
 
 
 def test_as_many_wait_as_the_machine_does_in_about_a_second(tmp_path: Path) -> None:

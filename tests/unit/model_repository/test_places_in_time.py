@@ -13,7 +13,6 @@ from pinstream import references
 from pinstream.errors import NoLongerThere
 from pinstream.references import References
 from tests.places import TENSOR, held_with, name_of_region, numbers, places, read
-from yolox_steps import parameters
 from yolox_steps.places import AT_FIRST, DIRECTORY, LEAVE_S, LOST_AFTER_S, PATIENCE_S, Places, remove_dead
 
 WITHIN_S = 5.0
@@ -45,7 +44,7 @@ def test_what_was_killed_before_it_had_its_name_is_removed_once_nobody_can_be_ab
 
 
 def test_reader_and_writer_know_of_the_same_time() -> None:
-    assert PATIENCE_S == references.PATIENCE_S == parameters.MOST_READ_WITHIN_S
+    assert PATIENCE_S == references.PATIENCE_S
     assert LOST_AFTER_S >= PATIENCE_S + 10
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from yolox_steps.errors import RequestError
+from yolox_steps.places import PATIENCE_S
 
 # Characters of what a client sent that an error repeats.
 LONGEST_SHOWN = 60
-# Seconds: readers of references give up then (places.PATIENCE_S).
-MOST_READ_WITHIN_S = 50
+MOST_READ_WITHIN_S = int(PATIENCE_S)
 
 
 @dataclass(frozen=True)
