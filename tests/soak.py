@@ -42,6 +42,8 @@ RUNS = {f"{served}-{mode}": (served, mode) for served in SUBJECTS for mode in MO
 POLL_S = 1
 # Until a version that was dropped in is served; Triton starts a process for it.
 PATIENCE_S = 60.0
+# Of `serve`'s own log in the report, where it has something to say of its processes.
+LAST_LINES = 20
 # MiB more for each new version, which tritonserver takes for a plain Python model as well. On a GPU it is four, in an
 # arena of malloc's that had none: what all of them come to is the most.
 PER_VERSION = {"onnx": 0.2, "plan": 5.0}
@@ -148,6 +150,8 @@ def soak(
                 clients.faults.append(f"at version {subject.last}: {in_words(error)}")
                 break
         unused = subject.unused(serve) if not clients.faults else []
+    told = watchdog(serve)
+    told += [f"the log: {line}" for line in serve.lines[-LAST_LINES:]] if told else []
     return {
         "served": served,
         "mode": mode,
@@ -160,7 +164,7 @@ def soak(
         "reloads": len(samples),
         "broken_versions_refused": broken,
         "samples": samples,
-        "faults": [*watchdog(serve), *unused, *clients.faults[:20], *growth(samples, PER_VERSION[kind])],
+        "faults": [*told, *unused, *clients.faults[:20], *growth(samples, PER_VERSION[kind])],
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from pathlib import Path
 
 from pinstream_cli.triton.install import MALLOC
 from tests.processes import Family, family
-from tests.server.serve_process import Serve, left_behind
+from tests.server.serve_process import SHM, Serve, left_behind
 
 # From the first quarter of a run to its last: what grows by more than so many, be they MiB, threads or files, leaks; of
 # MiB this share more.
@@ -69,11 +70,25 @@ def _held(pid: int) -> dict[str, float]:
     process = Path(f"/proc/{pid}")
     try:
         status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line)
-        files = len(list((process / "fd").iterdir()))
+        files = _files(process / "fd")
         resident_kib = int(status["VmRSS"].split()[0])
     except (OSError, KeyError):  # it has just ended, and nobody has waited for it yet
         return {}
     return {"resident_mib": round(resident_kib / 1024, 1), "threads": int(status["Threads"]), "files": files}
+
+
+def _files(descriptors: Path) -> int:
+    """How many files are open, of regions in shared memory those that are gone, and what is open more than once.
+
+    A detector opens the places of a first step's pictures once, when it first meets one of them: how many it has met
+    since its version was loaded is chance.
+    """
+    names = []
+    for descriptor in descriptors.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has been closed meanwhile
+            names.append(str(descriptor.readlink()))
+    there = {name for name in names if name.startswith(f"{SHM}/") and not name.endswith(" (deleted)")}
+    return len(names) - len(there)
 
 
 def growth(samples: list[dict[str, float]], per_version: float) -> list[str]:

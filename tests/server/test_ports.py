@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_free_ports_are_none_that_clients_get() -> None:
         assert not any(first <= port <= last for port in ports)
         # Nor such as other processes get by this, which look before this one's server has them.
         assert {(port - first + 12_000) % 64 for port in ports} == {os.getpid() % 64}
+
+
+def test_threads_that_look_for_free_ports_side_by_side_find_different_ones() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: Endpoints.free(), range(30)))
+    assert len({port for endpoints in found for port in (endpoints.http, endpoints.grpc, endpoints.metrics)}) == 90
 
 
 def test_a_service_that_is_switched_off_in_any_of_tritons_words_is_not_waited_for(classifier: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +20,7 @@ from tests.soak import watchdog
 
 SERVE: Any = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
 HERE = Process(os.getpid(), 0)
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -52,3 +56,16 @@ def test_what_serve_says_of_its_processes_is_told_and_nothing_from_before() -> N
     died = "RESTART the process of model 'classifier' has died (process 3)"
     text = f"WARNING others can write it\nReady.\nStop with Ctrl-C.\nW1127 of Triton's\n{died}\nStop with Ctrl-C.\n"
     assert watchdog(SimpleNamespace(text=text)) == [died]  # type: ignore[arg-type]
+
+
+def test_regions_that_are_open_once_are_no_files_that_grow(tmp_path: Path) -> None:
+    count = soak_measure._files
+    before = count(DESCRIPTORS)
+    with contextlib.ExitStack() as stack:
+        region = stack.enter_context(tempfile.NamedTemporaryFile(dir="/dev/shm", delete=False))
+        assert count(DESCRIPTORS) == before
+        stack.enter_context(open(region.name, "rb"))
+        stack.enter_context((tmp_path / "other").open("wb"))
+        assert count(DESCRIPTORS) == before + 2
+        Path(region.name).unlink()
+        assert count(DESCRIPTORS) == before + 3

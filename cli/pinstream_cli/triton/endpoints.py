@@ -6,6 +6,8 @@ import contextlib
 import os
 import random
 import socket
+import threading
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,9 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # So many that look for ports side by side, started one after the other, find different ones.
 _PROCESSES = 64
+# What this process was given of late, and may not have begun to listen on.
+_given: deque[int] = deque(maxlen=90)
+_giving = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Endpoints:
     @classmethod
     def free(cls) -> Endpoints:
         """Three ports of 127.0.0.1 that nobody listens on, nor will by chance before the server does."""
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, _giving:
             ports = [_take_port(stack.enter_context(socket.socket())) for _ in range(3)]
         return cls("127.0.0.1", ports[0], ports[1], ports[2])
 
@@ -88,13 +93,16 @@ class Endpoints:
 def _take_port(taken: socket.socket) -> int:
     """Bind to a port that outgoing connections never get; to any where there is no such port.
 
-    It is free again before the server has it: processes that look side by side each look among ports of their own.
+    It is free again before the server has it: processes that look side by side each look among ports of their own, and
+    none of these is given again soon.
     """
     first_outgoing = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else 0
-    candidates = range(first_outgoing - 12_000 + os.getpid() % _PROCESSES, first_outgoing, _PROCESSES)
-    for port in random.sample(candidates, 50) if candidates.start > 1024 else ():
+    mine = range(first_outgoing - 12_000 + os.getpid() % _PROCESSES, first_outgoing, _PROCESSES)
+    candidates = [port for port in mine if port not in _given] if mine.start > 1024 else []
+    for port in random.sample(candidates, min(50, len(candidates))):
         with contextlib.suppress(OSError):
             taken.bind(("127.0.0.1", port))
+            _given.append(port)
             return port
     taken.bind(("127.0.0.1", 0))
     return int(taken.getsockname()[1])
