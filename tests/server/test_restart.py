@@ -19,6 +19,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from pinstream_cli.triton import Endpoints
+from pinstream_cli.triton.install import find_triton
 from pinstream_cli.triton.server import LONGEST_STOP_S
 from pinstream_cli.triton.watchdog import Backoff
 from tests import onnx_models
@@ -315,3 +316,26 @@ def test_short_lives_are_waited_for_longer_and_longer() -> None:
     assert [backoff.next(5) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
     assert backoff.next(600) == 0
     assert backoff.next(5) == 1
+
+
+def test_a_triton_that_cannot_be_started_for_a_while_is_tried_again(
+    start: Callable[..., Serve], tmp_path: Path, classifier: Path
+) -> None:
+    """As where memory or processes are short just after something has died of that."""
+    real = find_triton()
+    binary = tmp_path / "bin" / "tritonserver"
+    binary.parent.mkdir()
+    binary.write_text(f'#!/bin/sh\nexec "{real.binary}" "$@"\n')
+    binary.chmod(0o755)
+    for part in ("backends", "python_backend_stubs"):
+        (tmp_path / part).symlink_to(real.binary.parents[1] / part)
+    serve = start("--model", classifier, "--restart", "--tritonserver", binary)
+    serve.wait_for("Stop with Ctrl-C")
+    script = binary.read_text()
+    binary.write_text("#!/not/there\n")
+    os.kill(tritonserver(serve), signal.SIGKILL)
+    serve.wait_for("RESTART tritonserver cannot be started: [Errno 2] No such file")
+    assert left_behind(serve) == []
+    binary.write_text(script)
+    seconds_until(lambda: ready(serve.endpoints, MODEL), 60)
+    assert "Traceback" not in serve.text

@@ -23,7 +23,8 @@ LOCK_NAME = "lock"
 # As Triton's own regions begin: Tritons of mid-2025 and later let no client have one of that name opened for it.
 RESERVED = "triton_python_backend_shm_region_"
 # Those of before began with our mark.
-REGION = re.compile(rf"((?:{RESERVED})?pinstream_\d+_[^_]+_)")
+# A region that has not got its name yet has a dot before it.
+REGION = re.compile(rf"\.?((?:{RESERVED})?pinstream_\d+_[^_]+_)")
 
 
 def shm_prefix(pid: int, run_name: str) -> str:
@@ -54,7 +55,8 @@ def hold_regions(prefix: str) -> int:
 def _locked(path: Path) -> int:
     """A locked file, which tritonserver and its stubs are to inherit."""
     unlocked = path.with_name(f".{path.name}")
-    descriptor = os.open(unlocked, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    # O_EXCL: /dev/shm is everybody's, and what lies there under that name is a link or a file of somebody else's.
+    descriptor = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     # Only now under its name: nobody ever sees it there without an owner.
     unlocked.rename(path)
@@ -81,8 +83,8 @@ def _opened(path: Path) -> Iterator[int]:
 
 def remove_regions(prefix: str) -> None:
     """Delete the regions whose names begin so, the file that is locked for them last."""
-    found = sorted(SHARED_MEMORY.glob(f"{prefix}*"), key=lambda region: region.name == prefix + LOCK_NAME)
-    for region in found:
+    named = sorted(SHARED_MEMORY.glob(f"{prefix}*"), key=lambda region: region.name == prefix + LOCK_NAME)
+    for region in (*SHARED_MEMORY.glob(f".{prefix}*"), *named):
         with contextlib.suppress(OSError):  # somebody else's of such a name, which says nothing of the others
             region.unlink()
 

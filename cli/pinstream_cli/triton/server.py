@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
 import threading
 import time
 from collections import deque
@@ -129,7 +130,7 @@ class TritonServer:
         """Start the process; returns at once.
 
         Raises:
-            CommandError: There is no shared memory for it.
+            CommandError: There is no shared memory for it, or no room for another process.
         """
         self._began = time.monotonic()
         with uninterrupted():
@@ -137,11 +138,20 @@ class TritonServer:
                 self._region_lock = hold_regions(self.shm_prefix)
             except OSError as error:
                 raise no_shared_memory(f"cannot be written to ({error.strerror})") from None
-            # What is ours stays marked as in use for as long as any of its processes lives.
-            self._child = Child(self._command, self._environment, [self._lock, self._region_lock])
-            self.stubs = Stubs(self._child.pid, self.loads)
-            self._reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
-            self._reader.start()
+            reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
+            try:
+                # What is ours stays marked as in use for as long as any of its processes lives.
+                self._child = Child(self._command, self._environment, [self._lock, self._region_lock])
+                self.stubs = Stubs(self._child.pid, self.loads)
+                reader.start()
+            except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+                # Of memory or of processes there may be too few for a while, as where something has just died of it.
+                self._abandon()
+                raise CommandError(
+                    f"tritonserver cannot be started: {error}; see that there are memory and processes left "
+                    "(free -m, ulimit -u, the container's limits)"
+                ) from None
+            self._reader = reader
 
     def _follow_log(self) -> None:
         assert self._child is not None
@@ -267,6 +277,12 @@ class TritonServer:
             if self._reader is not None:
                 self._reader.join(timeout=5)
             self._remove_shared_memory()
+
+    def _abandon(self) -> None:
+        """End what was not wholly started."""
+        if self._child is not None:
+            self._child.end(0.0)
+        self._remove_shared_memory()
 
     def _remove_shared_memory(self) -> None:
         remove_regions(self.shm_prefix)

@@ -41,13 +41,31 @@ def test_regions_of_a_server_are_its_own_until_its_lock_is_open(shm: Path) -> No
     prefix = leftovers.shm_prefix(gone.pid, "pinstream-a_b_c_d_")
     lock = leftovers.hold_regions(prefix)
     region, unmarked = server_region(shm, prefix), server_region(shm, f"pinstream_{gone.pid}_unlocked_")
+    unnamed = server_region(shm, f".{prefix}")  # by whoever was killed before it gave it its name
     assert str(region) not in found(fix=True)
     assert region.exists()
     os.close(lock)
     assert found(fix=False)[str(region)].status == "WARN"
     assert region.exists()
-    assert found(fix=True)[str(region)].found == "removed"
+    fixed = found(fix=True)
+    assert fixed[str(region)].found == fixed[str(unnamed)].found == "removed"
     assert list(shm.iterdir()) == [unmarked], "nothing tells whose that is"
+
+
+def test_a_lock_that_somebody_has_made_before_is_not_taken_for_ones_own(shm: Path) -> None:
+    prefix = leftovers.shm_prefix(os.getpid(), "pinstream-abcdefgh")
+    (shm / f".{prefix}{leftovers.LOCK_NAME}").symlink_to(shm / "elsewhere")
+    with pytest.raises(FileExistsError):
+        leftovers.hold_regions(prefix)
+    assert not (shm / "elsewhere").exists()
+
+
+def test_a_stop_removes_regions_that_had_no_name_yet(shm: Path) -> None:
+    prefix = leftovers.shm_prefix(os.getpid(), "pinstream-abcdefgh")
+    os.close(leftovers.hold_regions(prefix))
+    server_region(shm, prefix), server_region(shm, f".{prefix}")
+    leftovers.remove_regions(prefix)
+    assert list(shm.iterdir()) == []
 
 
 def test_regions_from_before_triton_reserved_their_name_are_found(shm: Path) -> None:
