@@ -39,6 +39,7 @@ class Row:
         requests_per_s: Sent at random times, answered or not (a Poisson process); 0 where clients wait for answers.
         windows: Of which these are the medians: the repetitions, or fewer where time was up.
         window_s: Seconds of a window's load, the median; longer than planned where that was too short; 0 if not known.
+        p99_spread: Of p99_ms, as `spread`: of requests at random times, whose rate is given, it says more.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Row:
     requests_per_s: float = 0.0
     windows: int = 1
     window_s: float = 0.0
+    p99_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Result:
 def row(measured: Measured) -> Row:
     """The medians of a subject's windows."""
     samples = measured.samples
-    rates = [sample.images_per_s for sample in samples]
+    rates, slowest = ([getattr(sample, of) for sample in samples] for of in ("images_per_s", "p99_ms"))
     return Row(
         name=measured.subject.name,
         batch=measured.subject.batch,
@@ -94,14 +96,19 @@ def row(measured: Measured) -> Row:
         p50_ms=_rounded(median(sample.p50_ms for sample in samples)),
         p99_ms=_rounded(median(sample.p99_ms for sample in samples)),
         ratio_to_bare=round(median(measured.ratios), 3),
-        spread=round(spread(rates), 3) if len(rates) > 1 else None,
+        spread=_spread(rates),
         cpu_ms_per_image=_median_cpu(samples),
         foreign_cpu=round(median(sample.foreign for sample in samples), 3),
         stages_ms=_medians([sample.stages_ms for sample in samples]),
         requests_per_s=_rounded(getattr(measured.subject, "rate", 0.0)),
         windows=len(samples),
         window_s=_rounded(median(sample.seconds for sample in samples)),
+        p99_spread=_spread(slowest),
     )
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return round(spread(values), 3) if len(values) > 1 and median(values) else None
 
 
 def _median_cpu(samples: Sequence[Sample]) -> dict[str, float]:
@@ -178,7 +185,7 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
             str(r.batch),
             f"{r.requests_per_s:.0f}/s" if r.requests_per_s else str(r.concurrency),
             *(f"{value:.1f}" for value in (r.images_per_s, r.p50_ms, r.p99_ms)),
-            "-" if r.spread is None else f"{r.spread:.0%}",
+            "-" if (varied := r.p99_spread if r.requests_per_s else r.spread) is None else f"{varied:.0%}",
             f"{r.windows} of {round(r.window_s, 1):g} s" if r.window_s else str(r.windows),
             ", ".join(f"{name} {ms:.2f}" for name, ms in r.cpu_ms_per_image.items()),
         )
@@ -186,7 +193,7 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
     console.print(f"ratio: images/s relative to {result.reference}, in windows just before and after.")
     lengths = f"{plan.window_s:g} s, those of the reference {plan.reference_s or plan.window_s:g} s"
     console.print(f"Medians of so many windows of {lengths}, longer where that was too short.")
-    console.print("Spread of images/s is (max - min) / median.")
+    console.print("Spread of images/s, at random times of p99, is (max - min) / median.")
     if not environment.machine()["gpus"]:
         console.print("On a CPU the ratios are the result; images/s are this machine's, which client and server share.")
     for note in result.notes:
