@@ -44,7 +44,7 @@ def refused_or_right(chance: Chance) -> tuple[str, PinstreamError | None]:
     held = held_with(made, data)
     told = [row.tobytes() for row in held.references]
     try:
-        sent = _changed(held.references, rng)
+        sent = changed(held.references, TENSOR.item_bytes, rng)
         # An array that goes when this is over, and its places with it.
         found = _readers().resolve({f"{TENSOR.name}_at": sent})[TENSOR.name]
         assert isinstance(found, np.ndarray)
@@ -67,8 +67,8 @@ def _meant(row: Array, told: list[bytes], data: Array) -> bytes:
     return sent if len(sent) == TENSOR.item_bytes else data[told.index(sent)].tobytes()
 
 
-def _changed(rows: Array, rng: random.Random) -> Array:
-    """References as somebody might send them."""
+def changed(rows: Array, item_bytes: int, rng: random.Random) -> Array:
+    """References to items of so many bytes as somebody might send them, unchanged ones among them."""
     how = rng.randrange(6)
     if how == 0:
         return rows
@@ -78,14 +78,14 @@ def _changed(rows: Array, rng: random.Random) -> Array:
         first = rng.randrange(len(rows))
         return rows[first : rng.randint(first + 1, len(rows))]
     if how == 3:  # one number another, in all of them or in one
-        changed, at = rows.copy(), 8 * rng.randrange(REFERENCE.size // 8)
+        other, at = rows.copy(), 8 * rng.randrange(REFERENCE.size // 8)
         number = rng.choice((*INTERESTING, 125, 126, 1 << 63, (1 << 64) - 1)) + rng.randint(-1, 1)
         which = slice(None) if rng.random() < 0.5 else rng.randrange(len(rows))
-        changed[which, at : at + 8] = np.frombuffer((number % (1 << 64)).to_bytes(8, "little"), np.uint8)
-        return changed
+        other[which, at : at + 8] = np.frombuffer((number % (1 << 64)).to_bytes(8, "little"), np.uint8)
+        return other
     if how == 4:  # of any shape, and mostly of no reference's
-        bytes_of = mutated((rows.tobytes(), MAGIC, bytes(TENSOR.item_bytes)), rng)
-        width = rng.choice((REFERENCE.size, TENSOR.item_bytes, max(1, len(bytes_of))))
+        bytes_of = mutated((rows.tobytes(), MAGIC, bytes(item_bytes)), rng)
+        width = rng.choice((REFERENCE.size, item_bytes, max(1, len(bytes_of))))
         whole = len(bytes_of) // width * width
         return np.frombuffer(bytes_of[:whole], np.uint8).reshape(-1, width)
     damaged = mutated((rows.tobytes(),), rng)[: rows.size].ljust(rows.size, b"\0")

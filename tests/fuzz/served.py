@@ -28,6 +28,7 @@ from tests.fuzz.deadly import is_deadly
 from tests.fuzz.documented import TRITONS_OWN, documented_in
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import corpus, liars
+from tests.fuzz.served_references import GONE, references, request_with
 from tests.fuzz.steady import GOOD, good_request, steady
 from tests.fuzz.targets import LONGEST_MESSAGE, NAMES, VALUES, any_array
 from tests.server.conftest import add_model
@@ -45,6 +46,10 @@ SIGNS_OF_A_FAULT = ("Traceback", 'File "', "internal error", "\\nAt:", "\nAt:")
 GROWTH_MIB = 256
 # Small requests after the others; more of them where there were many others.
 LEAST_SMALL = 2000
+# Of a picture, as the small detector takes it.
+DETECTOR_BYTES = 64 * 64 * 3
+# Of a neighbour's requests, which Triton refuses beside a batch of 0 (docs/security.md).
+MOST_KNOWN = 0.005
 # Bytes of a request that is far larger than its model takes.
 OVERSIZED = (1 << 20, 1 << 22, 1 << 24)
 
@@ -74,6 +79,7 @@ class Served:
             self._message,
             self._stream,
             self._generate,
+            self._references,
         )
 
     def send(self, seed: int) -> str:
@@ -163,12 +169,20 @@ class Served:
         # As a form, which is what some clients call every body, 4 MB end Triton 2.51 (docs/security.md).
         return f"texts: {self._post('yolox', texts.http_body(rng), {'Content-Type': 'application/json'})}"
 
-    def _infer(self, call: Callable[..., Any], request: Any) -> str:
+    def _references(self, rng: random.Random, seed: int) -> str:
+        """References to pictures that the first step has decoded, as it gave them or otherwise."""
+        request, good = request_with(references(self._stub.ModelInfer, rng), DETECTOR_BYTES, rng)
+        outcome = self._infer(self._stub.ModelInfer, request, ANSWERS | {GONE})
+        if good and outcome != "answered":
+            raise Fault(f"good references to pictures were refused: {outcome}")
+        return f"references: {outcome}"
+
+    def _infer(self, call: Callable[..., Any], request: Any, answers: frozenset[str] = ANSWERS) -> str:
         try:
             call(request, timeout=PATIENCE_S)
         except grpc.RpcError as error:
             code, text = error.code().name, error.details() or ""
-            if code not in ANSWERS:
+            if code not in answers:
                 raise Fault(f"{code}: {text}") from None
             _judge(text, code)
             return str(code)
@@ -363,6 +377,8 @@ def fuzz(server: Running, first: int, count: int) -> dict[str, Any]:
         after = stubs(server)
     faults += [{"seed": -1, "text": f"small requests: {text}"} for text in leaks]
     faults += [{"seed": -1, "text": f"the neighbour: {text}"} for text in neighbour.wrong[:20]]
+    if neighbour.known > MOST_KNOWN * neighbour.answered:
+        faults.append({"seed": -1, "text": f"the neighbour lost {neighbour.known} requests to batches of 0"})
     if before.keys() != after.keys():
         faults.append({"seed": -1, "text": f"the stubs are not those of before: {sorted(before)}, {sorted(after)}"})
     for name, mib in resident.items():
