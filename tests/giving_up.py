@@ -31,13 +31,13 @@ def request_of(shape: list[int]) -> Any:
     return request
 
 
-def computed(server: Running) -> float:
-    """Items that the model's engine has run so far."""
+def computed(server: Running, model: str = MODEL) -> float:
+    """Items that a model's engine has run so far, whatever became of them."""
     items = 0.0
     for name, value in metrics(server).items():
-        if f'model="{MODEL}"' in name and (bucket := re.match(r'pinstream_batches{.*bucket="(\d+)"', name)):
+        if f'model="{model}"' in name and (bucket := re.match(r'pinstream_batches{.*bucket="(\d+)"', name)):
             items += int(bucket[1]) * value
-        if f'model="{MODEL}"' in name and name.startswith("pinstream_padding_items{"):
+        if f'model="{model}"' in name and name.startswith("pinstream_padding_items{"):
             items -= value
     return items
 
