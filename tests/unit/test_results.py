@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 FIELDS = {"name", "batch", "concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"}
+# The pages that name them: what holds now, and what was before.
+PAGES = ("benchmarks/README.md", "benchmarks/HISTORY.md")
 # As benchmarks/README.md says of them: they are older than the command is kept.
 WITHOUT_A_COMMAND = {"gpu-tests-2026-11-22.json", "gpu-tests-two-gpus.json"}
 # Not a measurement of this repository's code alone, or put together by hand.
@@ -43,8 +45,7 @@ def test_a_result_says_what_it_is_of(file: Path) -> None:
 
 
 def test_the_page_names_every_result_and_no_other() -> None:
-    page = (ROOT / "benchmarks" / "README.md").read_text()
-    named = set(re.findall(r"`([\w./-]+\.json)`", page))
+    named = {name for page in PAGES for name in re.findall(r"`([\w./-]+\.json)`", (ROOT / page).read_text())}
     assert {str(file.relative_to(RESULTS)) for file in results()} <= named
     assert [name for name in named if not (RESULTS / name).is_file() and "/" in name] == []
 
@@ -68,18 +69,28 @@ def test_the_headline_is_what_the_comparison_has() -> None:
     assert f"{times('torch', 8, 32, 64, 128, 256)} times compiled PyTorch" in page
 
 
-@pytest.mark.parametrize("name", ["gpu/sweep-h100.json", "gpu/sweep-slow-h100.json"])
-def test_where_a_sweep_falls_the_page_says_so(name: str) -> None:
-    page = words("benchmarks/README.md")
+@pytest.mark.parametrize(
+    ("name", "named_in"),
+    [("gpu/sweep-h100.json", "benchmarks/README.md"), ("gpu/sweep-slow-h100.json", "benchmarks/HISTORY.md")],
+    ids=["sweep-h100", "sweep-slow-h100"],
+)
+def test_where_a_sweep_falls_the_page_says_so(name: str, named_in: str) -> None:
+    page = words(named_in)
     for note in read(name)["notes"]:
         for share in re.findall(r"falls by ([\d.]+)%", note):
             assert f"{share} %" in page
 
 
+def section(page: str, title: str) -> str:
+    """What stands under a heading of a page, until the next heading."""
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 def test_the_table_of_lone_requests_has_the_medians_of_its_files() -> None:
-    page = (ROOT / "benchmarks" / "README.md").read_text().partition("#### One request at a time")[2]
     checked = 0
-    for line in page.partition("####")[0].splitlines():
+    for line in "".join(section(page, "One request at a time") for page in PAGES).splitlines():
         cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
         file = re.fullmatch(r"`(gpu/[\w-]+\.json)`", cells[-1]) if cells else None
         if file is None:
