@@ -28,7 +28,7 @@ from tests.fuzz.deadly import is_deadly
 from tests.fuzz.documented import TRITONS_OWN, documented_in
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import corpus, liars
-from tests.fuzz.served_references import GONE, references, request_with
+from tests.fuzz.served_references import GONE, detect, references, request_with
 from tests.fuzz.steady import GOOD, good_request, steady
 from tests.fuzz.targets import LONGEST_MESSAGE, NAMES, VALUES, any_array
 from tests.server.conftest import add_model
@@ -171,8 +171,11 @@ class Served:
 
     def _references(self, rng: random.Random, seed: int) -> str:
         """References to pictures that the first step has decoded, as it gave them or otherwise."""
-        request, good = request_with(references(self._stub.ModelInfer, rng), DETECTOR_BYTES, rng)
+        rows = references(self._stub.ModelInfer, rng)
+        request, good = request_with(rows, DETECTOR_BYTES, rng)
         outcome = self._infer(self._stub.ModelInfer, request, ANSWERS | {GONE})
+        # What was not read now is: else there soon are no places left, and everything comes by value.
+        self._infer(self._stub.ModelInfer, detect(rows), ANSWERS | {GONE})
         if good and outcome != "answered":
             raise Fault(f"good references to pictures were refused: {outcome}")
         return f"references: {outcome}"

@@ -53,7 +53,12 @@ def request_with(rows: Array, item_bytes: int, rng: random.Random) -> tuple[Any,
         The request, and whether it has to be answered.
     """
     sent = changed(rows, item_bytes, rng)
+    return detect(sent), sent is rows
+
+
+def detect(rows: Array) -> Any:
+    """A request to the detector with these rows for `images_at`, UINT8 [n, any number]."""
     request = service_pb2.ModelInferRequest(model_name="yolox_detector")
-    request.inputs.add(name="images_at", datatype="UINT8", shape=sent.shape)
-    request.raw_input_contents.append(sent.tobytes())
-    return request, sent is rows
+    request.inputs.add(name="images_at", datatype="UINT8", shape=rows.shape)
+    request.raw_input_contents.append(rows.tobytes())
+    return request
