@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,6 @@ from pinstream_cli.triton.ownership import check_code, check_owners, check_vouch
 from pinstream_cli.triton.preflight import check_temporary_files, check_writable_shared_memory, gpu_count
 from pinstream_cli.triton.repository import CONFIG, may_break_shell, model_directories, read_configurations
 from pinstream_cli.triton.shared_memory import needs
-from pinstream_cli.triton.sizing import lift_limits
 from pinstream_cli.triton.withdrawn import Withdrawn
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
 from pinstream_cli.yolox_service import build_apart
@@ -63,7 +62,7 @@ def serving(
     access: Access | None = None,
     fallback: Fallback | None = None,
     verify: bool = False,
-    limits: bool = True,
+    prepare: Sequence[Callable[[Path], None]] = (),
     startup_timeout_s: float = 180.0,
     console: Console,
     verbose: bool = False,
@@ -81,7 +80,7 @@ def serving(
         access: Who may do what; by default everybody infers and nobody does anything else.
         fallback: How to start where that failed before; then it decides on `extra`.
         verify: Whether VERIFY holds for every model, and nobody else may write anything of what is served.
-        limits: Whether the queues of `model` are limited; those of repositories are as they are.
+        prepare: What changes the configurations that are made for `model`, in a repository.
         startup_timeout_s: Seconds until every model must be ready.
         console: Where progress is shown.
         verbose: Whether to show Triton's whole log.
@@ -118,8 +117,8 @@ def serving(
             run = stack.enter_context(RunDirectory(install))
             if model is not None:
                 _add_model(run, model, name, labels, console)
-                if not limits:
-                    lift_limits(run.models)
+                for change in prepare:
+                    change(run.models)
                 if verify:
                     check_vouched(run.models, model)
             for repository in (*([run.models] if model is not None else []), *repositories):

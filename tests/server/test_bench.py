@@ -84,6 +84,13 @@ def test_serve_with_a_server_that_runs_already(tmp_path: Path) -> None:
     assert refused.startswith("HTTP, shared memory, batch 64, concurrency 1, is left out: perf_analyzer failed")
 
 
+def test_the_detector_of_a_service_is_measured_in_shared_memory(tmp_path: Path) -> None:
+    model = Export().save(tmp_path / "tiny.onnx")
+    content = bench(tmp_path, "serve", "--model", model, "--transport", "grpc+shm", "--concurrency", "1")
+    assert "gRPC, shared memory" in [row["name"] for row in content["rows"]]
+    assert not any("is left out" in note for note in content["notes"])
+
+
 def test_engine(tmp_path: Path) -> None:
     model = onnx_models.classifier(tmp_path / "classifier.onnx")
     content = bench(tmp_path, "engine", "--model", model, "--batch", "1,8")

@@ -30,6 +30,7 @@ from pinstream_cli.serve import serving
 from pinstream_cli.triton import Access, Endpoints
 from pinstream_cli.triton.assemble import service_repository
 from pinstream_cli.triton.loads import TRACEBACK
+from pinstream_cli.triton.measured import lift_limits, take_tensors
 from pinstream_cli.triton.repository import RepositoryError, read_model
 from pinstream_cli.triton.sizing import DETECTOR
 from pinstream_cli.yolox_graph import is_serving_graph, is_yolox_export
@@ -179,6 +180,7 @@ def target(
     arguments: Sequence[str] = (),
     batches: Sequence[int] = (),
     ends: float = math.inf,
+    tensors: bool = True,
 ) -> Iterator[tuple[Target, ServedModel]]:
     """The server to be measured, and the model in it that has a bare loop.
 
@@ -190,6 +192,7 @@ def target(
         arguments: More of tritonserver's own.
         batches: Items of the requests that are to be sent.
         ends: When time is up, by time.monotonic.
+        tensors: Whether what is made of `source.model` takes tensors alone, as is sent to it, or references, too.
 
     Raises:
         CommandError: The model or the server is not fit, or time was up before that could be started.
@@ -211,7 +214,7 @@ def target(
                 extra=arguments,
                 # The index of models, with reasons, belongs to the control of models. It is a loopback's.
                 access=Access(client_shm=True, control=True),
-                limits=False,
+                prepare=[lift_limits, take_tensors] if tensors else [lift_limits],
                 console=console,
                 startup_timeout_s=timeout_s,
             )  # type: ignore[assignment]

@@ -68,17 +68,6 @@ def plain_config() -> str:
     )
 
 
-def lift_limits(repository: Path) -> None:
-    """Let everything wait in `repository`, which must be a copy: where more is sent than is served, to measure that."""
-    for file in repository.glob("*/config.pbtxt"):
-        config = text_format.Parse(file.read_text(), ModelConfig())
-        if config.HasField("dynamic_batching"):
-            config.dynamic_batching.ClearField("default_queue_policy")
-            # Left out it is as long as can be.
-            config.parameters.pop(READ_WITHIN, None)
-            file.write_text(text_format.MessageToString(config))
-
-
 def size_service(repository: Path, gpu: bool) -> None:
     """Write counts and limits on what waits into the service's configurations in `repository`, which must be a copy."""
     cores = len(os.sched_getaffinity(0))

@@ -16,7 +16,8 @@ from pinstream import sidecar as sidecars
 from pinstream_cli.benchmark.target import Source, locate
 from pinstream_cli.errors import CommandError
 from pinstream_cli.triton.assemble import link_or_copy, service_repository
-from pinstream_cli.triton.sizing import DETECTOR, lift_limits, plain_config, size_service
+from pinstream_cli.triton.measured import lift_limits, take_tensors
+from pinstream_cli.triton.sizing import DETECTOR, plain_config, size_service
 
 CONFIG = "config.pbtxt"
 ONE_LINE = 'backend: "pinstream"\n'
@@ -93,7 +94,7 @@ def place(tuned: Tuned, repository: Path) -> Tuned:
 
     Returns:
         The model as it is to be measured: without the limits on queues that `pinstream serve` sets, so that whatever is
-        sent waits. Limits that somebody wrote stay.
+        sent waits. Limits that somebody wrote stay. It takes tensors and no references to them (BY_REFERENCE).
     """
     version = repository / tuned.name / "1"
     version.mkdir(parents=True)
@@ -102,6 +103,7 @@ def place(tuned: Tuned, repository: Path) -> Tuned:
     for file in tuned.version.iterdir():
         if file.is_file():
             link_or_copy(file, version / file.name)
+    take_tensors(repository)
     if tuned.file is None:
         lift_limits(repository)
     return replace(tuned, config=_parse(config.read_text(), config))

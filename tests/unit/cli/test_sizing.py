@@ -12,13 +12,13 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from pinstream_cli.triton.assemble import service_repository
+from pinstream_cli.triton.measured import lift_limits
 from pinstream_cli.triton.sizing import (
     FIRST_STEP,
     PATIENCE_ON_GPU_S,
     READ_WITHIN,
     READ_WITHIN_ON_GPU_S,
     instances,
-    lift_limits,
     plain_config,
     size_service,
     waiting,

@@ -67,6 +67,12 @@ def test_the_detector_starts_with_the_instances_that_serve_gives_it(tmp_path: Pa
     assert policy.default_timeout_microseconds == sizing.PATIENCE_ON_GPU_S * 1_000_000
 
 
+def test_a_detector_takes_tensors_alone_while_it_is_measured_and_references_as_it_is_written(tmp_path: Path) -> None:
+    tuned = find(built(tmp_path / "built", "model.plan", yolox={}), None, tmp_path)
+    assert "BY_REFERENCE" not in place(tuned, tmp_path / "models").config.parameters
+    assert Settings(delay_us=500).apply(tuned.config).parameters["BY_REFERENCE"].string_value == "images"
+
+
 def test_what_was_built_of_another_network_has_its_directorys_name(tmp_path: Path) -> None:
     directory = built(tmp_path / "segmenter", "model.plan")
     assert locate(Source(directory), tmp_path) == (directory, "segmenter")

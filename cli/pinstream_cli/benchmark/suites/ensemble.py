@@ -51,7 +51,7 @@ def run(setup: Setup) -> Result:
     scratch = Path(setup.closing.enter_context(tempfile.TemporaryDirectory(prefix="pinstream-bench-")))
     extra = [_boxes_only(scratch / "models")] if ours else []
     server, model = setup.closing.enter_context(
-        target(setup.source, setup.console, extra, batches=setup.batches, ends=setup.plan.ends)
+        target(setup.source, setup.console, extra, batches=setup.batches, ends=setup.plan.ends, tensors=False)
     )
     client = Client(tool, server, setup.keep, setup.plan.ends)
     versions = environment.versions(tritonserver=server.version(), perf_analyzer=tool.version)
