@@ -61,12 +61,14 @@ test-gpu:
 fuzz: setup
 	PYTHONPATH=.:model_repository/yolox/1 $(BIN)/python -m tests.fuzz.long --out benchmarks/results/fuzz.json
 
-# RUN names some of the soak's servers, as `make soak RUN=service-poll`; else there are four, side by side.
+# RUN names some of the soak's servers, as `make soak RUN=service-poll`; else there are four, side by side. PAUSE is how many
+# seconds a client waits between an answer and its next request.
 SECONDS ?= 1800
 RUN     ?=
+PAUSE   ?= 0.05
 soak: OUT := benchmarks/results/soak.json
 soak: setup
-	PYTHONPATH=. $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 --pause 0.05 $(addprefix --run ,$(RUN)) --out "$(OUT)"
+	PYTHONPATH=. $(BIN)/python -m tests.soak --seconds $(SECONDS) --every 20 --pause $(PAUSE) $(addprefix --run ,$(RUN)) --out "$(OUT)"
 
 # Twice what the service can do, from clients of whom some give up, and who have a core of their own.
 load: SECONDS := 600
