@@ -88,13 +88,16 @@ class ToxicProxy:
             _reset(writer)
             return
         up = asyncio.create_task(self._pump(reader, up_writer, None))
-        with contextlib.suppress(OSError, RuntimeError):
-            await self._pump(up_reader, writer, 0)
-        up.cancel()
-        self._going.discard(writer)
-        with contextlib.suppress(OSError, RuntimeError):
-            up_writer.close()
-            writer.close()
+        try:
+            with contextlib.suppress(OSError, RuntimeError):
+                await self._pump(up_reader, writer, 0)
+        finally:
+            # Also where the proxy ends: Triton waits half a minute for the end of a connection that is open.
+            up.cancel()
+            self._going.discard(writer)
+            with contextlib.suppress(OSError, RuntimeError):
+                up_writer.close()
+                writer.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answered: int | None) -> None:
         with contextlib.suppress(OSError):
@@ -120,6 +123,8 @@ class ToxicProxy:
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        # What was closed is let go of in the next round.
+        self._loop.run_until_complete(asyncio.sleep(0.01))
         self._loop.close()
 
     def _stop(self) -> None:

@@ -19,6 +19,8 @@ from tests.fuzz.pictures import corpus
 from tests.fuzz.references import changed
 
 MOST_PICTURES = 3
+# Of a picture, as the small detector takes it.
+ITEM_BYTES = 64 * 64 * 3
 # Where something of them is not there any more, or has been read before.
 GONE = "UNAVAILABLE"
 
@@ -41,18 +43,17 @@ def references(infer: Callable[..., Any], rng: random.Random) -> Array:
     return np.frombuffer(answer.raw_output_contents[0], np.uint8).reshape(len(pictures), -1)
 
 
-def request_with(rows: Array, item_bytes: int, rng: random.Random) -> tuple[Any, bool]:
+def request_with(rows: Array, rng: random.Random) -> tuple[Any, bool]:
     """A request to the detector with these references, or with what somebody has made of them.
 
     Args:
         rows: Of `references`.
-        item_bytes: Of a picture, as the detector takes it.
         rng: Chooses.
 
     Returns:
         The request, and whether it has to be answered.
     """
-    sent = changed(rows, item_bytes, rng)
+    sent = changed(rows, ITEM_BYTES, rng)
     return detect(sent), sent is rows
 
 

@@ -34,7 +34,7 @@ def test_whatever_clients_send_the_server_and_its_neighbours_go_on(server: Runni
     assert report["faults"] == []
     assert report["neighbour_answers"] > 20
     # Of each kind some get as far as the model: what only fails on its way there tries nothing behind it.
-    for kind in ("picture", "tensors", "message", "stream", "generate", "bytes"):
+    for kind in ("picture", "tensors", "message", "stream", "generate", "bytes", "references"):
         assert f"{kind}: answered" in report["outcomes"], report["outcomes"]
 
 

@@ -57,9 +57,14 @@ def _locked(path: Path) -> int:
     unlocked = path.with_name(f".{path.name}")
     # O_EXCL: /dev/shm is everybody's, and what lies there under that name is a link or a file of somebody else's.
     descriptor = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    # Only now under its name: nobody ever sees it there without an owner.
-    unlocked.rename(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Only now under its name: nobody ever sees it there without an owner.
+        unlocked.rename(path)
+    except OSError:
+        os.close(descriptor)
+        unlocked.unlink(missing_ok=True)
+        raise
     return descriptor
 
 

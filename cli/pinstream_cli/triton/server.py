@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -147,10 +148,7 @@ class TritonServer:
             except (OSError, subprocess.SubprocessError, RuntimeError) as error:
                 # Of memory or of processes there may be too few for a while, as where something has just died of it.
                 self._abandon()
-                raise CommandError(
-                    f"tritonserver cannot be started: {error}; see that there are memory and processes left "
-                    "(free -m, ulimit -u, the container's limits)"
-                ) from None
+                raise CommandError(f"tritonserver cannot be started: {error}; {_remedy(error)}") from None
             self._reader = reader
 
     def _follow_log(self) -> None:
@@ -298,6 +296,12 @@ class TritonServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno not in (errno.EAGAIN, errno.ENOMEM):
+        return "see that it can be run, or name another with --tritonserver"
+    return "see that there are memory and processes left (free -m, ulimit -u, the container's limits)"
 
 
 def _refused(option: str, arguments: Sequence[str]) -> bool:

@@ -30,7 +30,7 @@ def instances(cores: int, gpu: bool) -> dict[str, int]:
     answering need goes before (NICENESS in yolox_preprocess). With a quarter more instances than cores, at twice the
     load, 0.96 instead of 0.92 of the peak was answered. A detector that answers what it was handed
     before it takes more (no EXECUTIONS) takes the least of the CPU for a picture, which is what limits the service
-    (benchmarks/README.md). Otherwise the detector itself needs the cores.
+    (benchmarks/HISTORY.md). Otherwise the detector itself needs the cores.
 
     Args:
         cores: That this process may use.

@@ -133,6 +133,8 @@ def test_threads_survive_the_death_of_the_server(tiny_service: Path, transport: 
             stop.set()
             for caller in callers:
                 caller.join()
+            # Triton waits half a minute for the end of connections that are open.
+            stack.close()
     for outcome, right in zip(outcomes.values(), rights, strict=True):
         outcome.assert_honest()
         assert outcome.right > right, "no call answered after the server came back"

@@ -57,7 +57,7 @@ class Race:
             try:
                 engine = open_for_instance(self._model, SHARED)
             except ModelFileError as error:  # killed while it was loading
-                if "ended with" not in str(error):
+                if not self._kills or "ended with" not in str(error):
                     self.wrong.append(str(error))
                 continue
             for number in range(rng.randint(0, 12)):

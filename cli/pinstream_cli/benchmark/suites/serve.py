@@ -65,5 +65,6 @@ def describe(model: ServedModel) -> str:
     options = model.options
     settings = f"LANES {options.lanes}, THREADS {options.threads}" if model.file.suffix == ".onnx" else ""
     settings = f"EXECUTIONS {options.executions}" if options.executions > 1 else settings
+    settings += f"{', ' * bool(settings)}BY_REFERENCE {';'.join(options.by_reference)}" if options.by_reference else ""
     inputs, outputs = (", ".join(map(str, tensors)) for tensors in (model.spec.inputs, model.spec.outputs))
     return f"{model.name}: {inputs} -> {outputs}; instances {model.instances}{', ' * bool(settings)}{settings}."
