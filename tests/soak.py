@@ -1,9 +1,9 @@
 """A server under load while versions of a model come, go, and are broken: `python -m tests.soak` (`make soak`).
 
-A plain model, and the YOLOX service, of which the detector gets new versions; each once where versions are loaded when
-somebody says so (explicit), and once where Triton looks for them itself (poll). No request may be lost, every answer
-must be that of the version that gave it, `pinstream serve` must have nothing to say of its processes, and memory, the
-GPU's too, files, threads and /dev/shm must not grow.
+A plain model, and the YOLOX service, of which the detector gets new versions, and the other steps are loaded anew with
+every second; each once where versions are loaded when somebody says so (explicit), and once where Triton looks for them
+itself (poll). No request may be lost, every answer must be that of the version that gave it, `pinstream serve` must
+have nothing to say of its processes, and memory, the GPU's too, files, threads and /dev/shm must not grow.
 """
 
 from __future__ import annotations
@@ -133,10 +133,13 @@ def soak(
                     broken += _broken_version_is_refused(subject, control, clients, mode)
                     continue
                 subject.add()
-                if mode == "explicit":
-                    control.load_model(subject.model)
+                for model in (subject.model, *subject.reconfigure()):
+                    if mode == "explicit":
+                        control.load_model(model)
                 if not _soon(lambda: bool(control.is_model_ready(subject.model, str(subject.last)))):
                     clients.faults.append(f"version {subject.last} was dropped in and is not served")
+                if not _soon(partial(subject.is_reconfigured, control)):
+                    clients.faults.append(f"beside version {subject.last} the other steps are not loaded anew")
                 # The processes of the version before have a while to end.
                 if sample := measure(serve, subject.stubs, subject.engines, PATIENCE_S):
                     samples.append({**sample, **(gpu_memory() if kind == "plan" else {})})

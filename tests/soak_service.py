@@ -26,10 +26,12 @@ HALF = SIDE // 2
 # x1, y1, x2, y2 of the quarters of a picture: above, then below, from left to right.
 QUARTERS = np.array([(x, y, x + HALF, y + HALF) for y in (0, HALF) for x in (0, HALF)], np.float32)
 MOST_PICTURES = 4
+# What is loaded anew as well, pictures on their way from one to the other.
+STEPS = (sizing.FIRST_STEP, "yolox_postprocess")
 
 
 class Service(Subject):
-    """The whole service, of which the detector gets new versions."""
+    """The whole service, of which the detector gets new versions, and the other steps are loaded anew."""
 
     model, served = sizing.DETECTOR, "yolox"
 
@@ -40,6 +42,7 @@ class Service(Subject):
         shutil.rmtree(self.path / "1")
         sizing.size_service(repository, gpu=self.kind == "plan")
         self._instances: dict[str, int] = {}
+        self._ignored = ""
         for file in repository.glob("*/config.pbtxt"):
             groups = text_format.Parse(file.read_text(), ModelConfig()).instance_group
             self._instances[file.parent.name] = sum(group.count for group in groups)
@@ -54,6 +57,27 @@ class Service(Subject):
         instances = self._instances[sizing.FIRST_STEP]
         regions = [path for path in left_behind(serve) if path.name.endswith("_places")]
         return [] if len(regions) == instances else [f"of {instances} first steps {len(regions)} have places"]
+
+    def reconfigure(self) -> tuple[str, ...]:
+        """Let the first and the last step pass over another parameter, with every second version."""
+        # From the first one on: what is started while Triton serves inherits more of its open files.
+        if self.last % 3 != 2:
+            return ()
+        self._ignored = f"of_version_{self.last}"
+        for step in STEPS:
+            file = self.path.parent / step / "config.pbtxt"
+            config = text_format.Parse(file.read_text(), ModelConfig())
+            config.parameters["IGNORED_PARAMETERS"].string_value = self._ignored
+            new = file.with_name(".new")
+            new.write_text(text_format.MessageToString(config))
+            # There all at once: Triton may look just now.
+            new.replace(file)
+        return STEPS
+
+    def is_reconfigured(self, client: grpc.InferenceServerClient) -> bool:
+        """Whether both are those that were configured last."""
+        found = (client.get_model_config(step).config.parameters["IGNORED_PARAMETERS"] for step in STEPS)
+        return all(parameter.string_value == self._ignored for parameter in found)
 
     def make(self, directory: Path, version: int) -> Path:
         """A detector of four boxes, the quarters: the score is how bright one is, the class is the version."""

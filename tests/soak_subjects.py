@@ -101,6 +101,14 @@ class Subject(ABC):
             if old.name.isdecimal() and int(old.name) < self.last - 3:
                 shutil.rmtree(old)
 
+    def reconfigure(self) -> tuple[str, ...]:
+        """Change what models beside it are configured with, so that they are loaded anew; those that are."""
+        return ()
+
+    def is_reconfigured(self, client: grpc.InferenceServerClient) -> bool:
+        """Whether these have been loaded since."""
+        return True
+
     @contextlib.contextmanager
     def broken(self) -> Iterator[None]:
         """Have a version that cannot be loaded, for a while."""
