@@ -294,7 +294,7 @@ def load(
         outcomes = overload.outcomes
         time.sleep(1)
         # The probes are computed as well; they are few.
-        computed = service.computed() - before
+        images_computed = service.computed() - before
         after = service.peak(mix, peak_s, best)
     # A machine that others use is another one after ten minutes.
     peak = statistics.mean((peaks[best].images_per_s, after.images_per_s))
@@ -312,7 +312,7 @@ def load(
         "sent_requests_per_s": round(overload.sent / (overload.ended - overload.began), 1),
         **report(outcomes, seconds, peak),
         "goodput_of_peak_per_cpu_second": round(spent / frugal, 3),
-        "computed_of_answered": round(computed / max(1, sum(o.images for o in outcomes if o.status == "OK")), 3),
+        "computed_of_answered": round(images_computed / max(1, sum(o.images for o in outcomes if o.status == "OK")), 3),
         "back_to_idle_s": round(recovered, 2),
         # At its beginning, at every twentieth of it, and at its end.
         "memory_mib": [round(mib) for mib in (*memory[:: max(1, len(memory) // 20)], memory[-1])],

@@ -1,6 +1,6 @@
 """`make setup` refuses a Python that is none of the supported ones; `make test-gpu` runs both of its halves.
 
-CI leaves the tests of training out only where nothing that they test has changed.
+CI leaves the tests of training out only where nothing that they test has changed, and tries again what failed for time.
 """
 
 import os
@@ -70,3 +70,17 @@ def test_training_is_tested_again_where_it_is_other_than_when_it_passed(tmp_path
     else:
         (tmp_path / changed).write_text("other")
     assert training("unchanged") != 0
+
+
+@pytest.mark.parametrize(("name", "tried_again"), [("test_shared_races", False), ("test_other", True)])
+def test_what_failed_is_tried_again_unless_it_is_a_race(tmp_path: Path, name: str, tried_again: bool) -> None:
+    again, test, here = tmp_path / ".ci" / "again", tmp_path / f"{name}.py", tmp_path / "here"
+    again.parent.mkdir()
+    shutil.copy(ROOT / ".ci" / "again", again)
+    test.write_text(f"import os\n\n\ndef test_it():\n    assert os.path.exists({str(here)!r})\n")
+    first = subprocess.run([sys.executable, "-m", "pytest", "-q", test], cwd=tmp_path, capture_output=True, check=False)
+    assert first.returncode == 1
+    here.touch()
+    done = subprocess.run([again, sys.executable], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode == 0) == tried_again, done.stdout
+    assert ("1 passed" in done.stdout) == tried_again

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.fuzz.targets import TARGETS
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 FIELDS = {"name", "batch", "concurrency", "images_per_s", "p50_ms", "p99_ms", "ratio_to_bare", "spread"}
@@ -50,6 +52,12 @@ def test_the_page_names_every_result_and_no_other() -> None:
     assert [name for name in named if not (RESULTS / name).is_file() and "/" in name] == []
 
 
+def test_the_fuzzers_figures_are_of_all_its_targets() -> None:
+    found = read("fuzz.json")
+    assert TARGETS.keys() | {"served"} <= found.keys()
+    assert any(outcome.startswith("references: ") for outcome in found["served"]["outcomes"])
+
+
 def test_the_headline_is_what_the_comparison_has() -> None:
     rows = read("gpu/compare-h100.json")["rows"]
     singles = {(row["name"], row["concurrency"]): row for row in rows if row["batch"] == 1 and row["concurrency"]}
@@ -71,8 +79,12 @@ def test_the_headline_is_what_the_comparison_has() -> None:
 
 @pytest.mark.parametrize(
     ("name", "named_in"),
-    [("gpu/sweep-h100.json", "benchmarks/README.md"), ("gpu/sweep-slow-h100.json", "benchmarks/HISTORY.md")],
-    ids=["sweep-h100", "sweep-slow-h100"],
+    [
+        ("gpu/sweep-h100.json", "benchmarks/README.md"),
+        ("gpu/sweep-slow-h100.json", "benchmarks/HISTORY.md"),
+        ("sweep-cpu.json", "benchmarks/README.md"),
+    ],
+    ids=["sweep-h100", "sweep-slow-h100", "sweep-cpu"],
 )
 def test_where_a_sweep_falls_the_page_says_so(name: str, named_in: str) -> None:
     page = words(named_in)

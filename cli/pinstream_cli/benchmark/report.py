@@ -111,6 +111,10 @@ def _spread(values: Sequence[float]) -> float | None:
     return round(spread(values), 3) if len(values) > 1 and median(values) else None
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
 def _median_cpu(samples: Sequence[Sample]) -> dict[str, float]:
     medians = _medians([sample.cpu_ms for sample in samples])
     return {name: ms for name, ms in sorted(medians.items(), key=lambda item: -item[1]) if ms >= 0.001}
@@ -185,7 +189,7 @@ def print_table(result: Result, plan: Plan, console: Console) -> None:
             str(r.batch),
             f"{r.requests_per_s:.0f}/s" if r.requests_per_s else str(r.concurrency),
             *(f"{value:.1f}" for value in (r.images_per_s, r.p50_ms, r.p99_ms)),
-            "-" if (varied := r.p99_spread if r.requests_per_s else r.spread) is None else f"{varied:.0%}",
+            _percent(r.p99_spread if r.requests_per_s else r.spread),
             f"{r.windows} of {round(r.window_s, 1):g} s" if r.window_s else str(r.windows),
             ", ".join(f"{name} {ms:.2f}" for name, ms in r.cpu_ms_per_image.items()),
         )

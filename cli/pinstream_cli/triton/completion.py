@@ -9,12 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
 from pinstream.autocomplete import complete
 from pinstream.errors import PinstreamError
 from pinstream.tensors import ModelSpec, TensorSpec
-from pinstream_cli.triton.repository import CONFIG, Model, RepositoryError, read_model, spec_of
+from pinstream_cli.triton.repository import RepositoryError, read_model, spec_of, write_model
 
 # For tritonserver, where every model is complete.
 COMPLETE = "--disable-auto-complete-config"
@@ -47,7 +45,7 @@ def complete_model(path: Path) -> ModelSpec | None:
         config.max_batch_size = missing.max_batch_size
     if missing.dynamic_batching:
         config.dynamic_batching.SetInParent()
-    _write(model)
+    write_model(model)
     return spec
 
 
@@ -67,11 +65,11 @@ def complete_service(repository: Path, detector: str) -> bool:
     first = read_model(repository / "yolox_preprocess")
     for tensor in spec.inputs:
         first.config.output.add(**_entry(tensor))
-    _write(first)
+    write_model(first)
     last = read_model(repository / "yolox_postprocess")
     for tensor in spec.outputs:
         _fix_input(last.config, tensor)
-    _write(last)
+    write_model(last)
     return True
 
 
@@ -86,7 +84,3 @@ def _fix_input(config: Any, tensor: TensorSpec) -> None:
 
 def _entry(tensor: TensorSpec) -> dict[str, object]:
     return {"name": tensor.name, "data_type": tensor.config_dtype, "dims": tensor.shape}
-
-
-def _write(model: Model) -> None:
-    (model.path / CONFIG).write_text(text_format.MessageToString(model.config))

@@ -163,6 +163,11 @@ def read_model(path: Path, name: str = CONFIG) -> Model:
     return Model(path, config, numbers)
 
 
+def write_model(model: Model) -> None:
+    """Write a model's configuration into its directory, without the comments that it had."""
+    (model.path / CONFIG).write_text(text_format.MessageToString(model.config))
+
+
 def read_configuration(path: Path, name: str) -> bytes:
     """The content of a model's configuration; empty where there is none, as to Triton.
 

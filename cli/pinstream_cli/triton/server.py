@@ -137,6 +137,10 @@ class TritonServer:
         with uninterrupted():
             try:
                 self._region_lock = hold_regions(self.shm_prefix)
+            except FileExistsError as error:
+                raise CommandError(
+                    f"{error.filename} is there already, and is not ours; start again, which takes another name"
+                ) from None
             except OSError as error:
                 raise no_shared_memory(f"cannot be written to ({error.strerror})") from None
             reader = threading.Thread(target=self._follow_log, name="triton-log", daemon=True)
